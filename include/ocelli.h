@@ -1,0 +1,89 @@
+/* ocelli.h - vision-language models in C: the one public header.
+ *
+ * A worked example (docs/example.c, compiled and run by the tests):
+ *
+ *     oc_err err = {0};
+ *     oc_options options = {.threads = 2};
+ *     oc_engine *engine = oc_engine_open("starter", &options, &err);
+ *     oc_session *session = engine ? oc_session_open(engine, &err) : NULL;
+ *     const char *texts[] = {"a red apple", "一只猫"};
+ *     float *rows = malloc(2 * sizeof(float) * (size_t)oc_embedding_width(engine));
+ *     if (!session || oc_embed_texts(session, texts, 2, rows, &err)) fprintf(stderr, "%s\n", err.text);
+ *     oc_session_close(session);
+ *     oc_engine_close(engine);
+ *
+ * An engine holds weights: immutable, shared by any number of threads. A session owns the memory of one
+ * timeline and is used by one thread at a time. Functions that can fail return 0 or -1 (or a pointer or
+ * NULL) and fill `oc_err` with one line; the library never prints and never exits. */
+#ifndef OCELLI_H
+#define OCELLI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define OC_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define OC_API __attribute__((visibility("default")))
+#else
+#define OC_API
+#endif
+
+/* One line that says what failed, where and what was expected; "" when nothing failed. Start it zeroed. */
+typedef struct oc_err {
+    char text[1024];
+} oc_err;
+
+typedef struct oc_engine oc_engine;
+typedef struct oc_session oc_session;
+
+/* Zero means the default of each field. */
+typedef struct oc_options {
+    int threads;             /* worker threads; 0: one per core */
+    const char *lora;        /* folder of a PEFT adapter that every session uses; NULL: none */
+    float lora_scale;        /* multiplies the adapter's own scale; 0: 1 */
+    uint64_t max_pixels;     /* pictures with more pixels are refused before memory is taken; 0: 178956970, Pillow's error limit */
+    int max_batch;           /* rows a session takes at once, larger requests are cut into such pieces; 0: 32 */
+    const char *data_dir;    /* where `starter` and its like are looked for first; NULL: beside the program, then installed */
+} oc_options;
+
+/* Loads a model folder in Hugging Face's layout (`starter` names the one that ships). */
+OC_API oc_engine *oc_engine_open(const char *model, const oc_options *options, oc_err *err);
+OC_API void oc_engine_close(oc_engine *engine);
+
+/* What the model is: Hugging Face's `model_type`, its number of parameters, the width of an embedding (0: none). */
+OC_API const char *oc_family(const oc_engine *engine);
+OC_API int64_t oc_parameters(const oc_engine *engine);
+OC_API int oc_embedding_width(const oc_engine *engine);
+
+OC_API oc_session *oc_session_open(oc_engine *engine, oc_err *err);
+OC_API void oc_session_close(oc_session *session);
+
+/* A decoded picture, or NULL pixels and its own error: a batch never fails for one broken file. */
+typedef struct oc_picture {
+    int width, height;
+    uint8_t *rgb;            /* height * width * 3 bytes, upright; owned by the picture */
+    oc_err err;              /* why rgb is NULL */
+} oc_picture;
+
+OC_API int oc_picture_read(oc_picture *picture, const char *path, const oc_options *options);
+OC_API int oc_picture_decode(oc_picture *picture, const void *bytes, size_t n, const char *name, const oc_options *options);
+OC_API void oc_picture_clear(oc_picture *picture);
+
+/* Embeddings, L2-normalised, n rows of oc_embedding_width floats each. Texts are UTF-8; one that is longer
+ * than the model's context is cut with its end token kept; `oc_last_cut` says how many of the last call were. */
+OC_API int oc_embed_pictures(oc_session *session, const oc_picture *pictures, int n, float *rows, oc_err *err);
+OC_API int oc_embed_texts(oc_session *session, const char *const *texts, int n, float *rows, oc_err *err);
+OC_API int oc_last_cut(const oc_session *session);
+
+/* exp(logit_scale): what a cosine is multiplied by before the softmax of zero-shot classification. */
+OC_API float oc_logit_scale(const oc_engine *engine);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

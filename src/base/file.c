@@ -1,0 +1,220 @@
+/* file.c - maps, whole reads, outputs that appear whole or not at all. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base.h"
+
+int bs_map_open(bs_map *m, const char *path, oc_err *err)
+{
+    memset(m, 0, sizeof *m);
+    int result = -1, fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    if (fd < 0)
+        return bs_err(err, "cannot open '%s': %s", path, strerror(errno));
+    if (fstat(fd, &st)) {
+        bs_err(err, "cannot open '%s': %s", path, strerror(errno));
+        goto done;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        bs_err(err, "cannot open '%s': not a regular file", path);
+        goto done;
+    }
+    if (st.st_size > 0) {
+        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED) {
+            bs_err(err, "cannot map '%s': %s", path, strerror(errno));
+            goto done;
+        }
+        m->p = p;
+        m->n = (size_t)st.st_size;
+    }
+    result = 0;
+done:
+    close(fd);
+    return result;
+}
+
+void bs_map_close(bs_map *m)
+{
+    if (m->p)
+        munmap((void *)(uintptr_t)m->p, m->n);
+    memset(m, 0, sizeof *m);
+}
+
+void bs_map_release(const bs_map *m, size_t at, size_t n)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t first = (at + page - 1) / page * page, last = (at + n) / page * page;
+    if (m->p && last > first && last <= m->n)
+        madvise((void *)(uintptr_t)(m->p + first), last - first, MADV_DONTNEED);
+}
+
+int bs_read_file(bs_buf *b, const char *path, size_t max, oc_err *err)
+{
+    bool in = strcmp(path, "-") == 0;
+    FILE *f = in ? stdin : fopen(path, "rb");
+    if (!f)
+        return bs_err(err, "cannot open '%s': %s", path, strerror(errno));
+    int result = -1;
+    b->n = 0;
+    b->max = max;
+    char part[65536];
+    size_t n;
+    if (bs_buf_put(b, "", 0, err))
+        goto done;
+    while ((n = fread(part, 1, sizeof part, f)) > 0)
+        if (bs_buf_put(b, part, n, err)) {
+            bs_err_prefix(err, "cannot read '%s': ", path);
+            goto done;
+        }
+    if (ferror(f)) {
+        bs_err(err, "cannot read '%s': %s", path, strerror(errno));
+        goto done;
+    }
+    result = 0;
+done:
+    if (!in)
+        fclose(f);
+    return result;
+}
+
+int bs_out_open(bs_out *o, const char *path, oc_err *err)
+{
+    memset(o, 0, sizeof *o);
+    size_t n = strlen(path) + 32;
+    o->path = bs_strdup(path);
+    o->tmp = malloc(n);
+    if (!o->path || !o->tmp) {
+        bs_out_abort(o);
+        return bs_err(err, "out of memory: the name of '%s'", path);
+    }
+    snprintf(o->tmp, n, "%s.tmp-%ld", path, (long)getpid());
+    o->f = fopen(o->tmp, "wb");
+    if (!o->f) {
+        bs_err(err, "cannot write '%s': %s", path, strerror(errno));
+        bs_out_abort(o);
+        return -1;
+    }
+    return 0;
+}
+
+int bs_out_write(bs_out *o, const void *bytes, size_t n, oc_err *err)
+{
+    if (n && fwrite(bytes, 1, n, o->f) != n)
+        return bs_err(err, "cannot write '%s': %s", o->path, strerror(errno));
+    return 0;
+}
+
+/* A rename is only lasting once the folder that holds the name is on disk as well. */
+static void sync_folder_of(const char *path)
+{
+    char *copy = bs_strdup(path);
+    if (!copy)
+        return;
+    char *slash = strrchr(copy, '/');
+    if (slash)
+        slash[slash == copy] = 0;
+    int fd = open(slash ? copy : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    free(copy);
+}
+
+int bs_out_commit(bs_out *o, oc_err *err)
+{
+    bool bad = fflush(o->f) || ferror(o->f) || fsync(fileno(o->f));
+    int why = errno;
+    if (fclose(o->f) && !bad) {
+        bad = true;
+        why = errno;
+    }
+    o->f = NULL;
+    if (!bad && rename(o->tmp, o->path)) {
+        bad = true;
+        why = errno;
+    }
+    int result = bad ? bs_err(err, "cannot write '%s': %s", o->path, strerror(why)) : 0;
+    if (!bad) {
+        sync_folder_of(o->path);
+        free(o->tmp);
+        o->tmp = NULL;
+    }
+    bs_out_abort(o);
+    return result;
+}
+
+void bs_out_abort(bs_out *o)
+{
+    if (o->f)
+        fclose(o->f);
+    if (o->tmp)
+        unlink(o->tmp);
+    free(o->tmp);
+    free(o->path);
+    memset(o, 0, sizeof *o);
+}
+
+int bs_write_file(const char *path, const void *bytes, size_t n, oc_err *err)
+{
+    bs_out o;
+    if (bs_out_open(&o, path, err))
+        return -1;
+    if (bs_out_write(&o, bytes, n, err)) {
+        bs_out_abort(&o);
+        return -1;
+    }
+    return bs_out_commit(&o, err);
+}
+
+int bs_mkdirs(const char *path, oc_err *err)
+{
+    char *copy = bs_strdup(path);
+    if (!copy)
+        return bs_err(err, "out of memory: the name of '%s'", path);
+    int result = 0;
+    for (char *c = copy + 1; !result; c++) {
+        if (*c && *c != '/')
+            continue;
+        char keep = *c;
+        *c = 0;
+        if (copy[0] && mkdir(copy, 0777) && errno != EEXIST)
+            result = bs_err(err, "cannot make the folder '%s': %s", copy, strerror(errno));
+        *c = keep;
+        if (!keep)
+            break;
+    }
+    if (!result && !bs_is_dir(path))
+        result = bs_err(err, "cannot make the folder '%s': a file is in the way", path);
+    free(copy);
+    return result;
+}
+
+bool bs_is_dir(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISDIR(st.st_mode);
+}
+
+bool bs_is_file(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISREG(st.st_mode);
+}
+
+char *bs_join(const char *a, const char *b)
+{
+    if (!a || b[0] == '/')
+        return bs_strdup(b);
+    size_t n = strlen(a) + strlen(b) + 2;
+    char *p = malloc(n);
+    if (p)
+        snprintf(p, n, "%s%s%s", a, a[0] && a[strlen(a) - 1] != '/' ? "/" : "", b);
+    return p;
+}

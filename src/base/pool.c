@@ -1,0 +1,184 @@
+/* pool.c - threads that sleep when idle and share out pieces of a loop. */
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base.h"
+
+enum { MAX_THREADS = 1024, SPINS = 2000 };
+
+struct bs_pool {
+    int threads;
+    pthread_t *thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake, idle;
+    unsigned long round; /* under lock: a new one is a new job */
+    int busy;            /* under lock: workers that have not finished the round */
+    bool quit;
+    bs_work *work;
+    void *arg;
+    long n, grain;
+    _Alignas(64) atomic_long next; /* a line of its own: every worker hammers it */
+    _Alignas(64) atomic_ulong seen; /* mirrors round, to spin on without the lock */
+    _Alignas(64) atomic_int left;   /* mirrors busy, likewise */
+};
+
+typedef struct start {
+    bs_pool *pool;
+    int worker;
+} start;
+
+static _Thread_local bool inside;     /* a nested call must not wait for itself */
+static _Thread_local int own_number; /* and must use its own worker's scratch */
+
+static void share(bs_pool *p, int worker)
+{
+    for (;;) {
+        long begin = atomic_fetch_add_explicit(&p->next, p->grain, memory_order_relaxed);
+        if (begin >= p->n)
+            return;
+        long end = begin + p->grain < p->n ? begin + p->grain : p->n;
+        p->work(p->arg, begin, end, worker);
+    }
+}
+
+/* Jobs follow one another within microseconds while a model runs: a short spin saves the trip to the kernel. */
+static void spin_for_round(bs_pool *p, unsigned long done)
+{
+    for (int i = 0; i < SPINS && atomic_load_explicit(&p->seen, memory_order_acquire) == done; i++)
+        sched_yield();
+}
+
+static void *worker_main(void *arg)
+{
+    start s = *(start *)arg;
+    free(arg);
+    bs_pool *p = s.pool;
+    unsigned long done = 0;
+    inside = true;
+    own_number = s.worker;
+    for (;;) {
+        spin_for_round(p, done);
+        pthread_mutex_lock(&p->lock);
+        while (p->round == done && !p->quit)
+            pthread_cond_wait(&p->wake, &p->lock);
+        bool quit = p->quit;
+        done = p->round;
+        pthread_mutex_unlock(&p->lock);
+        if (quit)
+            return NULL;
+        share(p, s.worker);
+        pthread_mutex_lock(&p->lock);
+        if (--p->busy == 0)
+            pthread_cond_signal(&p->idle);
+        atomic_store_explicit(&p->left, p->busy, memory_order_release);
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+static int cores(void)
+{
+    cpu_set_t set;
+    if (!sched_getaffinity(0, sizeof set, &set))
+        return CPU_COUNT(&set);
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
+}
+
+bs_pool *bs_pool_open(int threads, oc_err *err)
+{
+    if (threads <= 0)
+        threads = cores();
+    if (threads > MAX_THREADS) {
+        bs_err(err, "%d threads: at most %d are possible", threads, MAX_THREADS);
+        return NULL;
+    }
+    bs_pool *p = bs_calloc(1, sizeof *p, "a thread pool", err);
+    if (!p)
+        return NULL;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    pthread_cond_init(&p->idle, NULL);
+    p->threads = 1;
+    p->thread = calloc((size_t)threads, sizeof *p->thread);
+    while (p->thread && p->threads < threads) {
+        start *s = malloc(sizeof *s);
+        if (!s)
+            break;
+        *s = (start){p, p->threads};
+        if (pthread_create(&p->thread[p->threads], NULL, worker_main, s)) {
+            free(s);
+            break;
+        }
+        p->threads++;
+    }
+    if (p->threads < threads) {
+        bs_err(err, "cannot start %d threads, only %d", threads, p->threads);
+        bs_pool_close(p);
+        return NULL;
+    }
+    return p;
+}
+
+void bs_pool_close(bs_pool *p)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->lock);
+    p->quit = true;
+    p->round++;
+    atomic_store(&p->seen, p->round);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    for (int i = 1; i < p->threads; i++)
+        pthread_join(p->thread[i], NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_cond_destroy(&p->idle);
+    pthread_mutex_destroy(&p->lock);
+    free(p->thread);
+    bs_free(p);
+}
+
+int bs_pool_threads(const bs_pool *p) { return p ? p->threads : 1; }
+
+static void wait_for_workers(bs_pool *p)
+{
+    for (int i = 0; i < SPINS && atomic_load_explicit(&p->left, memory_order_acquire); i++)
+        sched_yield();
+    pthread_mutex_lock(&p->lock);
+    while (p->busy)
+        pthread_cond_wait(&p->idle, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void bs_pool_for(bs_pool *p, long n, long grain, bs_work *work, void *arg)
+{
+    if (n <= 0)
+        return;
+    if (grain < 1)
+        grain = 1;
+    if (!p || p->threads == 1 || inside || n <= grain) {
+        for (long i = 0; i < n; i += grain)
+            work(arg, i, i + grain < n ? i + grain : n, own_number);
+        return;
+    }
+    pthread_mutex_lock(&p->lock);
+    p->work = work;
+    p->arg = arg;
+    p->n = n;
+    p->grain = grain;
+    atomic_store(&p->next, 0);
+    p->busy = p->threads - 1;
+    atomic_store(&p->left, p->busy);
+    p->round++;
+    atomic_store_explicit(&p->seen, p->round, memory_order_release);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    inside = true;
+    share(p, 0);
+    inside = false;
+    wait_for_workers(p);
+}

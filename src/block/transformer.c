@@ -1,0 +1,77 @@
+/* transformer.c - multi-head attention, the MLP, the pre-norm layer. */
+#include "transformer.h"
+
+#include <string.h>
+
+void bl_visit_attention(tn_visitor *v, bl_attention *a, const char *name, long width, long context_width)
+{
+    size_t mark = tn_enter(v, "%s", name);
+    tn_visit_linear(v, &a->q_proj, "q_proj", width, width, true);
+    tn_visit_linear(v, &a->k_proj, "k_proj", width, context_width, true);
+    tn_visit_linear(v, &a->v_proj, "v_proj", width, context_width, true);
+    tn_visit_linear(v, &a->out_proj, "out_proj", width, width, true);
+    tn_leave(v, mark);
+}
+
+tn_t bl_attend(tn_ctx *cx, const bl_attention *a, tn_t x, tn_t context, const tn_attention_args *args, tn_t residual)
+{
+    tn_t q = tn_linear(cx, x, &a->q_proj);
+    tn_t k = tn_linear(cx, context, &a->k_proj);
+    tn_t v = tn_linear(cx, context, &a->v_proj);
+    return tn_linear_add(cx, tn_attention(cx, q, k, v, args), &a->out_proj, residual);
+}
+
+void bl_visit_mlp(tn_visitor *v, bl_mlp *m, const char *name, long width, long hidden)
+{
+    size_t mark = tn_enter(v, "%s", name);
+    tn_visit_linear(v, &m->fc1, "fc1", hidden, width, true);
+    tn_visit_linear(v, &m->fc2, "fc2", width, hidden, true);
+    tn_leave(v, mark);
+}
+
+tn_t bl_feed_forward(tn_ctx *cx, const bl_mlp *m, tn_t x, kn_act f, tn_t residual)
+{
+    return tn_linear_add(cx, tn_linear_act(cx, x, &m->fc1, f), &m->fc2, residual);
+}
+
+void bl_visit_layers(tn_visitor *v, bl_layer *layers, int n, const char *name, const bl_layer_shape *s)
+{
+    for (int i = 0; i < n; i++) {
+        size_t mark = tn_enter(v, "%s%d.", name, i);
+        bl_visit_attention(v, &layers[i].self_attn, "self_attn.", s->width, s->width);
+        tn_visit_norm(v, &layers[i].layer_norm1, "layer_norm1", s->width, true);
+        bl_visit_mlp(v, &layers[i].mlp, "mlp.", s->width, s->hidden);
+        tn_visit_norm(v, &layers[i].layer_norm2, "layer_norm2", s->width, true);
+        tn_leave(v, mark);
+    }
+}
+
+tn_t bl_layers(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const bl_layer_shape *s, bool causal, const uint8_t *key_mask)
+{
+    tn_attention_args args = {.heads = s->heads, .causal = causal, .key_mask = key_mask};
+    for (int i = 0; i < n; i++) {
+        const bl_layer *l = &layers[i];
+        tn_scope scope = tn_begin(cx);
+        tn_t h = tn_layer_norm(cx, x, &l->layer_norm1, s->eps);
+        tn_t y = bl_attend(cx, &l->self_attn, h, h, &args, x);
+        h = tn_layer_norm(cx, y, &l->layer_norm2, s->eps);
+        y = bl_feed_forward(cx, &l->mlp, h, s->act, y);
+        x = tn_end(cx, scope, x, y);
+    }
+    return x;
+}
+
+bool bl_activation(const char *name, kn_act *f)
+{
+    static const struct {
+        const char *name;
+        kn_act f;
+    } known[] = {{"gelu", KN_GELU}, {"quick_gelu", KN_QUICK_GELU}, {"gelu_new", KN_GELU_TANH}, {"gelu_pytorch_tanh", KN_GELU_TANH},
+                 {"gelu_fast", KN_GELU_TANH}, {"silu", KN_SILU}, {"swish", KN_SILU}, {"relu", KN_RELU}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (!strcmp(name, known[i].name)) {
+            *f = known[i].f;
+            return true;
+        }
+    return false;
+}

@@ -1,0 +1,230 @@
+/* cmd_train.c - `train` (a dual encoder from nothing, or further) and `finetune` (LoRA, or whole). */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../train/trainer.h"
+#include "cli.h"
+
+typedef struct job {
+    const cl_command *self;
+    cl_common common;
+    bool finetune;
+    const char *config, *data, *out, *metrics, *save, *targets;
+    int steps, epochs, micro, stop_after, rank;
+    float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes, alpha;
+    bool export_too, fresh, full;
+    FILE *log;
+    double shown;
+    md_model *model;
+    tx_tokenizer *tokenizer;
+    im_processor processor;
+    dt_pairs pairs;
+    md_lora lora;
+    bs_pool *pool;
+    kn_work *work;
+    dt_loader *loader;
+} job;
+
+/* ---- talk ------------------------------------------------------------------------------------------------------ */
+
+static void on_report(void *arg, const tr_report *r)
+{
+    job *j = arg;
+    fprintf(j->log, "{\"step\":%ld,\"loss\":%.6f,\"lr\":%.6g,\"pairs_per_s\":%.2f,\"grad_norm\":%.5g,\"logit_scale\":%.4f}\n", r->step, r->loss, r->lr,
+            r->pairs_per_s, r->norm, r->scale);
+    double now = bs_now();
+    bool terminal = isatty(2);
+    if (j->common.quiet || (now - j->shown < (terminal ? 0.5 : 30) && r->step < r->steps))
+        return;
+    fflush(j->log);
+    j->shown = now;
+    fprintf(stderr, "%sstep %ld of %ld  loss %.4f  %.0f pairs/s  %.0f min left%s", terminal ? "\r" : "", r->step, r->steps, r->loss, r->pairs_per_s,
+            r->left_s / 60, terminal ? "\033[K" : "\n");
+    if (terminal && r->step == r->steps)
+        fputc('\n', stderr);
+}
+
+static void on_say(void *arg, const char *text) { cl_say(&((job *)arg)->common, "ocelli %s: %s\n", ((job *)arg)->self->name, text); }
+
+/* ---- parts ------------------------------------------------------------------------------------------------------- */
+
+/* Where the model's files come from: --config for a fresh one, else --model. */
+static int open_model(job *j, oc_err *err)
+{
+    char *folder = rn_find_model(j->config ? j->config : j->common.model, NULL, err);
+    j->model = folder ? j->config ? md_create(folder, err) : md_open(folder, err) : NULL;
+    int result = -1;
+    if (!j->model)
+        goto done;
+    const md_family *f = j->model->family;
+    if (!f->pair_loss) {
+        bs_err(err, "the family %s is not one of picture-text pairs", f->model_type);
+        goto done;
+    }
+    if ((!j->finetune || j->full) && md_own(j->model, err))
+        goto done;
+    if (j->config && md_init(j->model, j->common.seed, err))
+        goto done;
+    j->tokenizer = tx_open(folder, err);
+    if (!j->tokenizer || im_processor_read(&j->processor, folder, err) || bs_mkdirs(j->out, err))
+        goto done;
+    result = j->finetune && !j->full ? 0 : cl_copy_model_files(folder, j->out, err);
+done:
+    free(folder);
+    return result;
+}
+
+static int add_targets(ck_adapter_config *c, const char *list, oc_err *err)
+{
+    char *copy = bs_strdup(list);
+    int result = copy ? 0 : bs_err(err, "out of memory: the target modules");
+    for (char *word = copy ? strtok(copy, ",") : NULL; word && !result; word = strtok(NULL, ","))
+        result = ck_names_add(&c->target_modules, word, err);
+    free(copy);
+    return result;
+}
+
+static int open_adapter(job *j, oc_err *err)
+{
+    if (j->common.lora)
+        return md_lora_open(&j->lora, j->model, j->common.lora, 1, err);
+    ck_adapter_config c;
+    if (ck_adapter_config_init(&c, err))
+        return -1;
+    c.rank = j->rank;
+    c.alpha = (double)(j->alpha > 0 ? j->alpha : 2 * (float)j->rank);
+    c.base_model = bs_strdup(j->model->folder);
+    c.base_class = bs_strdup(j->model->family->architectures[0]);
+    int result = !strcmp(j->targets, "all-linear") ? 0 : add_targets(&c, j->targets, err);
+    c.all_linear = !strcmp(j->targets, "all-linear");
+    if (!result)
+        result = md_lora_create(&j->lora, j->model, &c, j->common.seed, err);
+    ck_adapter_config_clear(&c);
+    return result;
+}
+
+static int open_rest(job *j, oc_err *err)
+{
+    const kn_table *kn = kn_best(err);
+    j->pool = kn ? bs_pool_open(j->common.threads, err) : NULL;
+    j->work = j->pool ? kn_work_open(kn, j->pool, err) : NULL;
+    if (!j->work || dt_pairs_read(&j->pairs, j->data, err))
+        return -1;
+    dt_loader_options o = {.pairs = &j->pairs, .processor = &j->processor, .tokenizer = j->tokenizer, .model = j->model, .seed = j->common.seed,
+                           .batch = j->common.batch, .max_pixels = j->common.max_pixels};
+    dt_augment_default(&o.augment, j->augment);
+    j->loader = dt_loader_open(&o, err);
+    j->log = j->metrics ? fopen(j->metrics, "a") : stdout;
+    return j->loader && j->log ? 0 : bs_err(err, "cannot write '%s'", j->metrics ? j->metrics : "standard output");
+}
+
+static void close_all(job *j)
+{
+    if (j->log && j->log != stdout)
+        fclose(j->log);
+    dt_loader_close(j->loader);
+    kn_work_close(j->work);
+    bs_pool_close(j->pool);
+    dt_pairs_clear(&j->pairs);
+    md_lora_clear(&j->lora);
+    tx_close(j->tokenizer);
+    md_close(j->model);
+}
+
+/* ---- the run ------------------------------------------------------------------------------------------------------ */
+
+static int train(job *j, oc_err *err)
+{
+    if (open_model(j, err) || (j->finetune && !j->full && open_adapter(j, err)) || open_rest(j, err))
+        return -1;
+    long steps = j->steps ? j->steps : (long)j->epochs * ((j->pairs.n + j->common.batch - 1) / j->common.batch);
+    long warmup = j->warmup < 1 ? (long)((double)steps * (double)j->warmup) : (long)j->warmup;
+    char settings[512];
+    snprintf(settings, sizeof settings, "steps %ld batch %d lr %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g seed %llu pairs %ld rank %d", steps,
+             j->common.batch, (double)j->lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip, (double)j->ema,
+             (double)j->augment, (unsigned long long)j->common.seed, j->pairs.n, j->finetune && !j->full ? j->rank : 0);
+    tr_options o = {.out = j->out, .batch = j->common.batch, .micro = j->micro, .checkpoint_minutes = j->minutes, .export_too = j->export_too,
+                    .fresh = j->fresh, .settings = settings, .stop_after = j->stop_after, .report = on_report, .say = on_say, .arg = j,
+                    .save_dtype = !strcmp(j->save, "fp16") ? CK_F16 : !strcmp(j->save, "bf16") ? CK_BF16 : CK_F32,
+                    .optimizer = {.lr = j->lr, .final_lr = j->final_lr, .warmup = warmup, .steps = steps, .beta1 = j->beta1, .beta2 = j->beta2,
+                                  .eps = 1e-8f, .decay = j->decay, .clip = j->clip, .ema = j->ema}};
+    cl_say(&j->common, "ocelli %s: %ld pairs, %ld steps of %d, %s kernels, %d threads\n", j->self->name, j->pairs.n, steps, j->common.batch,
+           kn_work_table(j->work)->name, bs_pool_threads(j->pool));
+    bs_stop_on_signal();
+    int result = tr_train(j->model, j->finetune && !j->full ? &j->lora : NULL, j->loader, j->work, &o, err);
+    if (result == 1)
+        cl_say(&j->common, "\nocelli %s: stopped; the same command goes on from '%s'\n", j->self->name, j->out);
+    return result;
+}
+
+static int check(job *j, const cl_texts *rest)
+{
+    if (!j->data || !j->out || (!j->config && !j->common.model) || (j->config && j->common.model) || rest->n)
+        return cl_usage(j->self, "expected --data, --out and %s", j->finetune ? "--model" : "either --config or --model");
+    if (!j->steps == !j->epochs)
+        return cl_usage(j->self, "expected --steps or --epochs");
+    if (strcmp(j->save, "fp32") != 0 && strcmp(j->save, "fp16") != 0 && strcmp(j->save, "bf16") != 0)
+        return cl_usage(j->self, "--save-dtype: '%s' is not fp32, fp16 or bf16", j->save);
+    return -1;
+}
+
+static int run(const cl_command *self, int argc, char **argv)
+{
+    job j = {.self = self, .finetune = !strcmp(self->name, "finetune"), .save = "fp32", .targets = "q_proj,k_proj,v_proj,out_proj,fc1,fc2", .rank = 8,
+             .warmup = 0.05f, .beta1 = 0.9f, .beta2 = 0.98f, .clip = 1, .augment = 1, .minutes = 10};
+    cl_texts rest = {0};
+    oc_err err = {0};
+    j.lr = j.finetune ? 1e-4f : 1e-3f;
+    j.decay = j.finetune ? 0 : 0.1f;
+    j.common.batch = j.finetune ? 32 : 128;
+    const cl_option options[] = {
+        {"data", "FILE", CL_TEXT, &j.data, "pairs: .jsonl of {\"image\",\"text\",\"group\"} or .tsv", 0, 0},
+        {"out", "DIR", CL_TEXT, &j.out, "where the checkpoint and the result go", 0, 0},
+        {"config", "DIR", CL_TEXT, &j.config, "start from nothing: config.json, tokenizer and preprocessor_config.json", 0, 0},
+        {"steps", "N", CL_INT, &j.steps, "updates in all", 1, 1e9},
+        {"epochs", "N", CL_INT, &j.epochs, "instead: times through the pairs", 1, 1e6},
+        {"micro", "N", CL_INT, &j.micro, "rows at once, a divisor of --batch; less memory, the same loss", 1, 65536},
+        {"lr", "X", CL_FLOAT, &j.lr, "learning rate at the top (train 1e-3, finetune 1e-4)", 0, 10},
+        {"final-lr", "X", CL_FLOAT, &j.final_lr, "share of it at the end (0)", 0, 1},
+        {"warmup", "X", CL_FLOAT, &j.warmup, "steps of warm-up, or a share of all below 1 (0.05)", 0, 1e9},
+        {"weight-decay", "X", CL_FLOAT, &j.decay, "decoupled; none on gains, biases, temperature (train 0.1)", 0, 10},
+        {"beta1", "X", CL_FLOAT, &j.beta1, "AdamW (0.9)", 0, 1},
+        {"beta2", "X", CL_FLOAT, &j.beta2, "AdamW (0.98)", 0, 1},
+        {"clip", "X", CL_FLOAT, &j.clip, "largest norm of the gradients, 0 for any (1)", 0, 1e9},
+        {"ema", "X", CL_FLOAT, &j.ema, "keep a moving average of the weights and write that (0: no)", 0, 1},
+        {"augment", "X", CL_FLOAT, &j.augment, "strength of changes to the pictures, 0 for none (1)", 0, 3},
+        {"rank", "N", CL_INT, &j.rank, "finetune: rank of the adapter (8)", 1, 4096},
+        {"alpha", "X", CL_FLOAT, &j.alpha, "finetune: lora_alpha (twice the rank)", 0, 1e6},
+        {"targets", "A,B", CL_TEXT, &j.targets, "finetune: modules, or all-linear (all of attention and MLP)", 0, 0},
+        {"full", NULL, CL_FLAG, &j.full, "finetune: all weights instead of an adapter", 0, 0},
+        {"checkpoint-minutes", "X", CL_FLOAT, &j.minutes, "how often the run is saved (10)", 0, 1e6},
+        {"export", NULL, CL_FLAG, &j.export_too, "each checkpoint writes the model as well", 0, 0},
+        {"fresh", NULL, CL_FLAG, &j.fresh, "start over instead of going on", 0, 0},
+        {"stop-after", "N", CL_INT, &j.stop_after, "stop after so many steps of this run, as Ctrl-C would", 1, 1e9},
+        {"metrics", "FILE", CL_TEXT, &j.metrics, "JSON lines are added here (standard output)", 0, 0},
+        {"save-dtype", "TYPE", CL_TEXT, &j.save, "fp32, fp16 or bf16 of the weights written (fp32)", 0, 0},
+        {0},
+    };
+    int code = cl_parse(self, argc, argv, options, &j.common, &rest);
+    if (code < 0)
+        code = check(&j, &rest);
+    if (code < 0) {
+        int result = train(&j, &err);
+        code = cl_done(self, result < 0 ? cl_fail(self, &err) : result ? CL_FAILED : CL_OK);
+    }
+    close_all(&j);
+    cl_texts_clear(&rest);
+    return code;
+}
+
+const cl_command cmd_train = {
+    "train", "train a dual encoder", "(--config DIR | --model M) --data FILE --out DIR (--steps N | --epochs N)",
+    "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256\n"
+    "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256   # again: goes on\n", run};
+
+const cl_command cmd_finetune = {
+    "finetune", "adapt a model by LoRA (or whole)", "--model M --data FILE --out DIR (--steps N | --epochs N)",
+    "  ocelli finetune --model starter --data mine.jsonl --out my-adapter --epochs 10 --rank 8\n"
+    "  ocelli search --lora my-adapter 'my dog'\n", run};

@@ -1,0 +1,263 @@
+/* loader.c - which pairs make a batch, and their pixels and ids. */
+#include "loader.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct dt_loader {
+    dt_loader_options o;
+    md_sizes sizes;
+    im_raster *cache;        /* [pairs]; rgb NULL: not decoded yet */
+    atomic_size_t cached;    /* bytes */
+    long *order;             /* a permutation of the pairs */
+    long epoch;              /* that `order` belongs to; -1: none */
+    dt_loaded out;
+    float *pixels, *scratch, *soft;
+    tx_ids *ids;             /* [batch] */
+    oc_err *errors;          /* [batch] */
+    long step;
+};
+
+void dt_loader_close(dt_loader *l)
+{
+    if (!l)
+        return;
+    for (long i = 0; l->cache && i < l->o.pairs->n; i++)
+        im_raster_clear(&l->cache[i]);
+    for (long i = 0; l->ids && i < l->o.batch; i++)
+        tx_ids_clear(&l->ids[i]);
+    bs_free(l->cache);
+    bs_free(l->order);
+    bs_free(l->pixels);
+    bs_free(l->scratch);
+    bs_free(l->soft);
+    bs_free(l->ids);
+    bs_free(l->errors);
+    bs_free(l->out.pair);
+    bs_free(l->out.language);
+    md_batch_clear(&l->out.batch);
+    free(l);
+}
+
+dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
+{
+    dt_loader *l = calloc(1, sizeof *l);
+    if (!l) {
+        bs_err(err, "out of memory: a loader");
+        return NULL;
+    }
+    l->o = *o;
+    l->epoch = -1;
+    if (!l->o.cache_bytes)
+        l->o.cache_bytes = (size_t)4 << 30;
+    o->model->family->sizes(o->model->m, &l->sizes);
+    size_t n = (size_t)o->batch, side = (size_t)l->sizes.image_size, picture = 3 * side * side;
+    l->cache = bs_calloc((size_t)o->pairs->n, sizeof *l->cache, "decoded pictures", err);
+    l->order = bs_calloc((size_t)o->pairs->n, sizeof *l->order, "the order of the pairs", err);
+    l->pixels = bs_calloc(n * picture, sizeof *l->pixels, "a batch of pictures", err);
+    l->scratch = bs_calloc(n * picture, sizeof *l->scratch, "a batch of pictures", err);
+    l->soft = bs_calloc(n * n, sizeof *l->soft, "the targets of a batch", err);
+    l->ids = bs_calloc(n, sizeof *l->ids, "a batch of texts", err);
+    l->errors = bs_calloc(n, sizeof *l->errors, "a batch", err);
+    l->out.pair = bs_calloc(n, sizeof *l->out.pair, "a batch", err);
+    l->out.language = bs_calloc(n, sizeof *l->out.language, "a batch", err);
+    md_batch *b = &l->out.batch;
+    b->input_ids = calloc(n * (size_t)l->sizes.max_tokens, sizeof *b->input_ids);
+    b->pool = calloc(n, sizeof *b->pool);
+    b->target = calloc(n, sizeof *b->target);
+    if (l->cache && l->order && l->pixels && l->scratch && l->soft && l->ids && l->errors && l->out.pair && l->out.language &&
+        b->input_ids && b->pool && b->target)
+        return l;
+    bs_err(err, "out of memory: a batch");
+    dt_loader_close(l);
+    return NULL;
+}
+
+/* ---- which pairs -------------------------------------------------------------------------------------------------- */
+
+/* Every pair once an epoch, in an order of that epoch's own (Fisher, Yates). */
+static void shuffle(dt_loader *l, long epoch)
+{
+    bs_rng r;
+    bs_rng_seed(&r, l->o.seed, 2 * (uint64_t)epoch + 1);
+    for (long i = 0; i < l->o.pairs->n; i++)
+        l->order[i] = i;
+    for (long i = l->o.pairs->n - 1; i > 0; i--) {
+        long k = (long)bs_rng_below(&r, (uint32_t)i + 1), t = l->order[i];
+        l->order[i] = l->order[k];
+        l->order[k] = t;
+    }
+    l->epoch = epoch;
+}
+
+static void choose_pairs(dt_loader *l, long step)
+{
+    long n = l->o.pairs->n;
+    for (long i = 0; i < l->o.batch; i++) {
+        long at = step * l->o.batch + i;
+        if (at / n != l->epoch)
+            shuffle(l, at / n);
+        l->out.pair[i] = l->order[at % n];
+    }
+}
+
+/* Pairs of one group are each other's matches: a row's target is spread evenly over them. */
+static void set_targets(dt_loader *l)
+{
+    long n = l->o.batch;
+    const dt_pair *p = l->o.pairs->p;
+    bool shared = false;
+    for (long i = 0; i < n; i++) {
+        long own = p[l->out.pair[i]].group, equal = 0;
+        for (long k = 0; k < n; k++) {
+            bool same = k == i || l->out.pair[k] == l->out.pair[i] || (own >= 0 && p[l->out.pair[k]].group == own);
+            l->soft[i * n + k] = same;
+            equal += same;
+        }
+        for (long k = 0; k < n; k++)
+            l->soft[i * n + k] /= (float)equal;
+        shared |= equal > 1;
+        l->out.batch.target[i] = (int)i;
+    }
+    l->out.batch.soft_target = shared ? l->soft : NULL;
+}
+
+/* ---- one item ------------------------------------------------------------------------------------------------------ */
+
+/* Kept at half as many pixels again a side as the model takes: enough to zoom in, an eighth of a photograph's memory or less. */
+static int shrink(dt_loader *l, const im_raster *in, im_raster *out, oc_err *err)
+{
+    const im_processor *p = l->o.processor;
+    int side = (int)(l->sizes.image_size * 3 / 2), w = side, h = side;
+    if (p->rule != IM_SIZE_EXACT) {
+        int shorter = in->width < in->height ? in->width : in->height;
+        side = shorter < side ? shorter : side;
+        w = (int)((int64_t)in->width * side / shorter);
+        h = (int)((int64_t)in->height * side / shorter);
+    }
+    out->rgb = bs_alloc(3 * (size_t)w * (size_t)h, "a picture", err);
+    if (!out->rgb)
+        return -1;
+    out->width = w;
+    out->height = h;
+    return im_resize(out->rgb, in, w, h, p->resample, err);
+}
+
+static int fetch_picture(dt_loader *l, long pair, im_raster *out, oc_err *err)
+{
+    oc_picture picture = {0};
+    oc_options options = {.max_pixels = l->o.max_pixels};
+    if (oc_picture_read(&picture, l->o.pairs->p[pair].image, &options)) {
+        bs_err(err, "%s", picture.err.text);
+        return -1;
+    }
+    im_raster in = {picture.width, picture.height, picture.rgb};
+    int result = shrink(l, &in, out, err);
+    oc_picture_clear(&picture);
+    return result;
+}
+
+static void choose_text(dt_loader *l, long i, bs_rng *r, const char **text)
+{
+    const dt_pair *p = &l->o.pairs->p[l->out.pair[i]];
+    int have = 0, pick = 0;
+    for (int k = 0; k < l->o.pairs->languages; k++)
+        have += p->language[k].n > 0;
+    int wanted = (int)bs_rng_below(r, (uint32_t)have);
+    for (int k = 0; k < l->o.pairs->languages; k++)
+        if (p->language[k].n > 0 && wanted-- == 0)
+            pick = k;
+    l->out.language[i] = pick;
+    *text = p->language[pick].p[bs_rng_below(r, (uint32_t)p->language[pick].n)];
+}
+
+static void make_item(dt_loader *l, long i)
+{
+    bs_rng r;
+    oc_err *err = &l->errors[i];
+    long pair = l->out.pair[i], side = l->sizes.image_size;
+    size_t picture = 3 * (size_t)side * (size_t)side;
+    const char *text;
+    int cut = 0;
+    bs_rng_seed(&r, l->o.seed, 2 * (uint64_t)(l->step * l->o.batch + i));
+    choose_text(l, i, &r, &text);
+    if (rn_encode_text(l->o.tokenizer, text, strlen(text), l->sizes.max_tokens, &l->ids[i], &cut, err))
+        return;
+    im_raster *kept = &l->cache[pair], fresh = {0};
+    if (!kept->rgb && fetch_picture(l, pair, &fresh, err))
+        return;
+    dt_augment_run(&l->o.augment, l->o.processor, kept->rgb ? kept : &fresh, (int)side, &r, l->scratch + (size_t)i * picture,
+                   l->pixels + (size_t)i * picture);
+    if (fresh.rgb) /* handed to the cache later: the same pair may stand twice in a batch */
+        im_raster_clear(&fresh);
+}
+
+static void make_items(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    for (long i = begin; i < end; i++)
+        make_item(arg, i);
+}
+
+/* Decodes what the batch needs and memory allows to keep, each picture once. */
+static void fill_cache(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    dt_loader *l = arg;
+    for (long i = begin; i < end; i++) {
+        long pair = l->out.pair[i];
+        bool first = true;
+        for (long k = 0; k < i && first; k++)
+            first = l->out.pair[k] != pair;
+        if (!first || l->cache[pair].rgb || atomic_load(&l->cached) > l->o.cache_bytes)
+            continue;
+        if (!fetch_picture(l, pair, &l->cache[pair], &l->errors[i]))
+            atomic_fetch_add(&l->cached, 3 * (size_t)l->cache[pair].width * (size_t)l->cache[pair].height);
+    }
+}
+
+static int first_error(dt_loader *l, oc_err *err)
+{
+    for (long i = 0; i < l->o.batch; i++)
+        if (l->errors[i].text[0])
+            return bs_err(err, "%s", l->errors[i].text);
+    return 0;
+}
+
+/* Ids of all rows at the length of the longest; what follows an end token is never looked at. */
+static void pack_ids(dt_loader *l)
+{
+    md_batch *b = &l->out.batch;
+    b->length = 1;
+    for (long i = 0; i < l->o.batch; i++)
+        b->length = (long)l->ids[i].n > b->length ? (long)l->ids[i].n : b->length;
+    memset(b->input_ids, 0, (size_t)(l->o.batch * b->length) * sizeof *b->input_ids);
+    for (long i = 0; i < l->o.batch; i++) {
+        for (size_t k = 0; k < l->ids[i].n; k++)
+            b->input_ids[i * b->length + (long)k] = l->ids[i].p[k];
+        b->pool[i] = l->o.model->family->pool_position(l->o.model->m, b->input_ids + i * b->length, (long)l->ids[i].n);
+    }
+}
+
+const dt_loaded *dt_loader_next(dt_loader *l, long step, bs_pool *pool, oc_err *err)
+{
+    md_batch *b = &l->out.batch;
+    memset(l->errors, 0, (size_t)l->o.batch * sizeof *l->errors);
+    l->step = step;
+    choose_pairs(l, step);
+    set_targets(l);
+    bs_pool_for(pool, l->o.batch, 1, fill_cache, l);
+    if (first_error(l, err))
+        return NULL;
+    bs_pool_for(pool, l->o.batch, 1, make_items, l);
+    if (first_error(l, err))
+        return NULL;
+    pack_ids(l);
+    b->images = b->texts = l->o.batch;
+    b->channels = 3;
+    b->height = b->width = l->sizes.image_size;
+    b->pixel_values = l->pixels;
+    return &l->out;
+}

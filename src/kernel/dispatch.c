@@ -1,0 +1,85 @@
+/* dispatch.c - which tiers this CPU can run. Compiled with base flags: nothing here may use what it looks for. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "low.h"
+#include "tiers.h"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+enum { MAX_TIERS = 4 };
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static const kn_table *tiers[MAX_TIERS];
+static int tier_count;
+
+#if defined(__x86_64__)
+/* Asked of the CPU itself, as not every compiler's __builtin_cpu_supports knows the name. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
+/* Every tier of this build, slowest first, and whether the CPU and the system (which must save the registers) have it. */
+static void find_tiers(void)
+{
+    tiers[tier_count++] = &kn_generic;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    if (avx2)
+        tiers[tier_count++] = &kn_avx2;
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        tiers[tier_count++] = &kn_avx512;
+#endif
+}
+
+const kn_table *const *kn_all(int *count)
+{
+    pthread_once(&once, find_tiers);
+    *count = tier_count;
+    return tiers;
+}
+
+const kn_table *kn_best(oc_err *err)
+{
+    int count;
+    const kn_table *const *all = kn_all(&count);
+    const char *name = getenv("OCELLI_CPU");
+    if (!name || !*name)
+        return all[count - 1];
+    for (int i = 0; i < count; i++)
+        if (!strcmp(name, all[i]->name))
+            return all[i];
+    bs_err(err, "OCELLI_CPU: this CPU cannot run '%s'; it can run up to '%s' (tiers: generic, avx2, avx512)", name, all[count - 1]->name);
+    return NULL;
+}
+
+#if defined(__x86_64__)
+/* AMX keeps 8 KB of registers, which Linux saves for a process only after it has asked (arch_prctl, since 5.16). */
+static bool may_use_amx(void)
+{
+    enum { REQUEST = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1u << 22) || !(d & 1u << 24))
+        return false;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5))
+        return false;
+    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+}
+
+const kn_micro *kn_bf16_micro(const kn_table *t) { return t == &kn_avx512 && may_use_amx() ? &kn_amx_bf16 : NULL; }
+#else
+const kn_micro *kn_bf16_micro(const kn_table *t)
+{
+    (void)t;
+    return NULL;
+}
+#endif

@@ -1,0 +1,207 @@
+/* gemm.c - the loops around the micro-kernel, as Goto and van de Geijn (2008) and BLIS (Van Zee, van de Geijn 2015) cut them:
+ *
+ *   columns of B, as many as the shared panel holds  >  a stretch of k  >  pack B together, wait
+ *     items: (block of rows) x (chunk of columns), each taken by one thread  >  KN_KC of k  >  strips of B  >  tiles
+ *
+ * A thread packs its block of A on the way, once, and keeps it for the next chunk of the same block. With a single block
+ * of rows nobody shares B, so its strips are packed where they are used (and the serial form is this alone).
+ * An element's sum runs over k in order, cut at multiples of KN_KC, whatever the blocks around it are. */
+#include <string.h>
+
+#include "work.h"
+
+enum { CHUNK = 512 }; /* columns: with a block of rows, what of C stays in the second cache */
+
+typedef struct job {
+    kn_work *w;
+    const kn_gemm *g;
+    const kn_micro *u;       /* the micro-kernel for this product */
+    unsigned long id;
+    long rows, blocks;       /* of a block of A; how many */
+    long n0, n, chunk, chunks; /* the columns at hand */
+    long k0, k;              /* the stretch of k at hand, k0 a multiple of KN_KC */
+    bool shared;             /* B lies packed in w->b */
+    bool last;               /* the stretch ends the sum: the epilogue follows */
+} job;
+
+static const float *a_at(const kn_gemm *g, long i, long p) { return g->ta ? g->a + p * g->lda + i : g->a + i * g->lda + p; }
+static const float *b_at(const kn_gemm *g, long p, long j) { return g->tb ? g->b + j * g->ldb + p : g->b + p * g->ldb + j; }
+
+kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const float *x, long ld, bool transpose, float *p)
+{
+    for (long i = 0; i < w; i += width)
+        t->pack(k, kn_min(width, w - i), width, transpose ? x + i * ld : x + i, ld, transpose, p + i * k);
+    return (kn_operand){p, width, k * width};
+}
+
+/* Tiles of one strip of B, at most KN_KC long. */
+static void strip_tiles(const kn_micro *u, long m, int n, long k, kn_operand a, const float *b, long sb, float *c, long ldc, float alpha,
+                        bool accumulate)
+{
+    for (long i = 0, tile = 0; i < m; i += u->mr, tile++)
+        u->tile(k, a.at + tile * a.panel, a.step, b, sb, c + i * ldc, ldc, (int)kn_min(u->mr, m - i), n, alpha, accumulate);
+}
+
+void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operand b, float *c, long ldc, float alpha, bool accumulate)
+{
+    kn_micro u = {t->mr, t->nr, t->mc, t->gemm_tile, t->pack, t->pack};
+    for (long p = 0; p == 0 || p < k; p += KN_KC) {
+        kn_operand part = {a.at + p * a.step, a.step, a.panel};
+        for (long j = 0, strip = 0; j < n; j += t->nr, strip++)
+            strip_tiles(&u, m, (int)kn_min(t->nr, n - j), kn_min(KN_KC, k - p), part, b.at + p * b.step + strip * b.panel, b.step, c + j,
+                        ldc, alpha, accumulate || p > 0);
+    }
+}
+
+static void epilogue(const kn_table *t, const kn_gemm *g, long i0, long m, long j0, long n)
+{
+    for (long i = i0; i < i0 + m; i++) {
+        float *c = g->c + i * g->ldc + j0;
+        if (g->k == 0 && !g->accumulate)
+            memset(c, 0, (size_t)n * sizeof *c);
+        if (g->bias)
+            t->add(n, c, g->bias + j0, c);
+        if (g->act != KN_NONE)
+            t->act(g->act, n, c, c);
+        if (g->residual)
+            t->add(n, c, g->residual + i * g->ldc + j0, c);
+    }
+}
+
+/* Packs a strip of B into the panel: for each KN_KC of the stretch, all strips in a row. */
+static void pack_b(void *arg, long begin, long end, int worker)
+{
+    const job *j = arg;
+    const kn_micro *u = j->u;
+    (void)worker;
+    long strips = (j->n + u->nr - 1) / u->nr;
+    for (long item = begin; item < end; item++) {
+        long p = item / strips * KN_KC, column = item % strips * u->nr, k = kn_min(KN_KC, j->k - p);
+        u->pack_b(k, kn_min(u->nr, j->n - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb,
+                j->w->b + p * strips * u->nr + column * k);
+    }
+}
+
+/* Strip of B at `column` of the columns at hand, p into the stretch of k. */
+static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long column)
+{
+    const kn_micro *u = j->u;
+    if (j->shared)
+        return j->w->b + p * kn_round_up(j->n, u->nr) + column * k;
+    u->pack_b(k, kn_min(u->nr, j->n - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb, me->strip);
+    return me->strip;
+}
+
+static void pack_a(const kn_micro *u, long k, long rows, const float *x, long ld, bool transpose, float *p)
+{
+    for (long i = 0; i < rows; i += u->mr)
+        u->pack_a(k, kn_min(u->mr, rows - i), u->mr, transpose ? x + i * ld : x + i, ld, transpose, p + i * k);
+}
+
+static void one_item(const job *j, kn_worker *me, long block, long chunk)
+{
+    const kn_micro *u = j->u;
+    const kn_gemm *g = j->g;
+    long i0 = block * j->rows, m = kn_min(j->rows, g->m - i0);
+    long begin = chunk * j->chunk, end = kn_min(begin + j->chunk, j->n);
+    bool packed = me->job == j->id && me->block == block;
+    for (long p = 0; p < j->k; p += KN_KC) {
+        long k = kn_min(KN_KC, j->k - p);
+        kn_operand a = {me->a + p * j->rows, u->mr, k * u->mr};
+        if (!packed)
+            pack_a(u, k, m, a_at(g, i0, j->k0 + p), g->lda, !g->ta, me->a + p * j->rows);
+        for (long column = begin; column < end; column += u->nr)
+            strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, strip_of_b(j, me, p, k, column), u->nr,
+                        g->c + i0 * g->ldc + j->n0 + column, g->ldc, g->alpha, g->accumulate || j->k0 + p > 0);
+    }
+    me->job = j->id;
+    me->block = block;
+    if (j->last)
+        epilogue(j->w->t, g, i0, m, j->n0 + begin, end - begin);
+}
+
+static void run_items(void *arg, long begin, long end, int worker)
+{
+    const job *j = arg;
+    for (long item = begin; item < end; item++)
+        one_item(j, &j->w->worker[worker], item / j->chunks, item % j->chunks);
+}
+
+/* Rows in equal blocks of at most mc; columns in chunks small enough that every thread finds work. */
+static void cut(job *j, long columns, int threads)
+{
+    const kn_micro *u = j->u;
+    j->blocks = (j->g->m + u->mc - 1) / u->mc;
+    j->rows = kn_round_up((j->g->m + j->blocks - 1) / j->blocks, u->mr);
+    j->n = columns;
+    j->chunk = kn_min(CHUNK, kn_round_up(columns, u->nr));
+    long wanted = threads > 1 ? 4 * threads : 1;
+    while (j->chunk > 2 * u->nr && j->blocks * ((columns + j->chunk - 1) / j->chunk) < wanted)
+        j->chunk = kn_round_up(j->chunk / 2, u->nr);
+    j->chunks = (columns + j->chunk - 1) / j->chunk;
+}
+
+/* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. */
+static long stretch(const job *j)
+{
+    long by_a = KN_A_FLOATS / j->rows / KN_KC * KN_KC;
+    return by_a > KN_KC ? by_a : KN_KC;
+}
+
+static void run_stretch(job *j, bs_pool *pool)
+{
+    if (j->shared) {
+        long strips = (j->n + j->u->nr - 1) / j->u->nr;
+        bs_pool_for(pool, strips * ((j->k + KN_KC - 1) / KN_KC), 4, pack_b, j);
+    }
+    bs_pool_for(pool, j->blocks * j->chunks, 1, run_items, j);
+}
+
+/* Packed bf16 needs the last piece of k to be no shorter than its strips' room; it depends on k alone, so that a row's bits do too. */
+static const kn_micro *choose(const kn_work *w, const kn_gemm *g)
+{
+    long tail = g->k % KN_KC;
+    return g->bf16 && w->bf16 && g->k >= 32 && (tail == 0 || tail >= 16) ? w->bf16 : &w->fp32;
+}
+
+static bool nothing_to_do(const kn_gemm *g) { return g->m <= 0 || g->n <= 0; }
+
+void kn_gemm_run(kn_work *w, const kn_gemm *g)
+{
+    if (nothing_to_do(g))
+        return;
+    job j = {.w = w, .g = g, .u = choose(w, g)};
+    cut(&j, g->n, w->threads);
+    j.shared = j.blocks > 1;
+    long step = stretch(&j);
+    long columns = j.shared ? KN_B_FLOATS / kn_min(step, kn_round_up(g->k + 1, KN_KC)) / j.u->nr * j.u->nr : g->n;
+    for (j.n0 = 0; j.n0 < g->n; j.n0 += columns) {
+        cut(&j, kn_min(columns, g->n - j.n0), w->threads);
+        for (j.k0 = 0; j.k0 == 0 || j.k0 < g->k; j.k0 += step) {
+            j.k = kn_min(step, g->k - j.k0);
+            j.last = j.k0 + j.k >= g->k;
+            j.id = ++w->jobs;
+            run_stretch(&j, w->pool);
+        }
+    }
+}
+
+void kn_gemm_serial(kn_work *w, int worker, const kn_gemm *g)
+{
+    if (nothing_to_do(g))
+        return;
+    job j = {.w = w, .g = g, .u = choose(w, g)};
+    kn_worker *me = &w->worker[worker];
+    cut(&j, g->n, 1);
+    long step = stretch(&j);
+    for (j.k0 = 0; j.k0 == 0 || j.k0 < g->k; j.k0 += step) {
+        j.k = kn_min(step, g->k - j.k0);
+        j.last = j.k0 + j.k >= g->k;
+        for (long block = 0; block < j.blocks; block++) {
+            me->block = -1; /* what lies in the scratch belongs to no job of kn_gemm_run */
+            for (long chunk = 0; chunk < j.chunks; chunk++)
+                one_item(&j, me, block, chunk);
+        }
+    }
+    me->block = -1;
+}

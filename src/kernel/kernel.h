@@ -1,0 +1,157 @@
+/* kernel.h - arithmetic on plain arrays, and the contract that every instruction-set tier keeps.
+ *
+ * All arrays are float32, row-major, of any alignment, and never alias unless a line says so. A tier may
+ * round differently from generic C, but within a tier the bits of an output element depend only on its
+ * inputs: never on the number of threads, nor on the number of rows beside it, nor on the CPU that runs
+ * the tier (exp, log, erf and tanh are ours). Elements behind a tail are never read or written. */
+#ifndef KN_KERNEL_H
+#define KN_KERNEL_H
+
+#include "../base/base.h"
+
+typedef enum kn_act { KN_NONE, KN_GELU, KN_GELU_TANH, KN_QUICK_GELU, KN_SILU, KN_RELU } kn_act;
+
+/* One row kernel each; `n`, `d` count floats. Rows are contiguous: row r starts at r * d. */
+typedef struct kn_table {
+    const char *name; /* generic, avx2, avx512 */
+
+    /* The micro-kernel of GEMM: c[i][j] = (accumulate ? c : 0) + alpha * sum over p of a[p*sa + i] * b[p*sb + j] for the first
+     * m <= mr rows and n <= nr columns, summed over p = 0..k-1 in order with one accumulator an element. Packed operands have
+     * sa = mr, sb = nr; a matrix whose rows run along p is used where it lies, with its own stride. Reads and writes nothing else.
+     * mc rows (a multiple of mr) times 256 floats are what the tier likes to keep in its second cache. */
+    int mr, nr, mc;
+    void (*gemm_tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
+                      bool accumulate);
+    /* One packed strip: p[q*width + j] = transpose ? x[j*ld + q] : x[q*ld + j] for q < k, j < w <= width; the rest of a row of p
+     * (width is mr or nr) may be overwritten with anything. */
+    void (*pack)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
+
+    /* y = f(x); y may be x. dx += f'(x) dy. */
+    void (*act)(kn_act f, long n, const float *x, float *y);
+    void (*act_backward)(kn_act f, long n, const float *x, const float *dy, float *dx);
+
+    void (*add)(long n, const float *a, const float *b, float *y);   /* y = a + b; y may be a or b */
+    void (*mul)(long n, const float *a, const float *b, float *y);   /* y = a * b; y may be a or b */
+    void (*mul_add)(long n, const float *a, const float *b, float *y); /* y += a * b */
+    void (*axpy)(long n, float s, const float *x, float *y);         /* y += s x */
+    void (*scale)(long n, float s, const float *x, float *y);        /* y = s x; y may be x */
+    float (*dot)(long n, const float *a, const float *b);
+    float (*sum)(long n, const float *x);
+    double (*sum_squares)(long n, const float *x);                   /* added up in double */
+    float (*max)(long n, const float *x);                            /* -inf for n = 0; NaN when one is */
+
+    /* y = (x - mean) * rstd * w + b over each row of d; mean and rstd (1 / sqrt(var + eps)) are kept, one a row, unless NULL.
+     * The mean is subtracted before squares are summed. b may be NULL. Ba, Kiros, Hinton 2016. */
+    void (*layer_norm)(long rows, long d, const float *x, const float *w, const float *b, float eps, float *y, float *mean,
+                       float *rstd);
+    /* dx += ..., dw += ..., db += ...; each of dx, dw, db may be NULL. */
+    void (*layer_norm_backward)(long rows, long d, const float *x, const float *w, const float *mean, const float *rstd,
+                                const float *dy, float *dx, float *dw, float *db);
+    /* y[n] += the sum of the rows x[rows, n] that lie ld apart: summed in order from 0, then added. */
+    void (*add_rows)(long rows, long n, const float *x, long ld, float *y);
+    /* y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps). Zhang, Sennrich 2019. */
+    void (*rms_norm)(long rows, long d, const float *x, const float *w, float eps, float *y, float *rstd);
+    void (*rms_norm_backward)(long rows, long d, const float *x, const float *w, const float *rstd, const float *dy, float *dx,
+                              float *dw);
+
+    /* y = exp(x - max) / sum; y may be x. x = -inf gives 0; a row that is all -inf gives zeros. Returns max + log(sum)
+     * (-inf for such a row). One row. */
+    float (*softmax)(long n, const float *x, float *y);
+    /* y = exp(x - shift), 0 where x is -inf; y may be x. */
+    void (*exp_shift)(long n, const float *x, float shift, float *y);
+    /* Softmax down the columns of x[rows, n] (rows ld apart), as attention keeps scores: max[n] = max(max, column), and
+     * x = exp(x - max) (0 where x is -inf), sum[n] += the column's sum, added in order. */
+    void (*max_columns)(long rows, long n, const float *x, long ld, float *max);
+    void (*exp_columns)(long rows, long n, float *x, long ld, const float *max, float *sum);
+    /* dx = y * (dy - dot(y, dy)); dx may be dy. One row. */
+    void (*softmax_backward)(long n, const float *y, const float *dy, float *dx);
+
+    /* AdamW (Loshchilov, Hutter 2019), one tensor: m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+     * p -= lr * (m * c1 / (sqrt(v * c2) + eps) + decay * p), c1 = 1/(1-b1^t), c2 = 1/(1-b2^t). */
+    void (*adamw)(long n, float *p, const float *g, float *m, float *v, float lr, float b1, float b2, float eps, float decay,
+                  float c1, float c2);
+
+    void (*from_f16)(long n, const uint16_t *x, float *y);
+    void (*from_bf16)(long n, const uint16_t *x, float *y);
+    void (*to_f16)(long n, const float *x, uint16_t *y);  /* round to nearest even; overflow to inf; NaN stays NaN */
+    void (*to_bf16)(long n, const float *x, uint16_t *y); /* likewise */
+} kn_table;
+
+/* The best tier of this CPU, or the one that OCELLI_CPU names (generic, avx2, avx512), looked up once.
+ * A tier that the CPU lacks is an error. */
+const kn_table *kn_best(oc_err *err);
+/* Every tier that this CPU can run, generic first; *count of them. */
+const kn_table *const *kn_all(int *count);
+
+/* ---- loops around the micro-kernel: portable, threaded ---------------------------------------------------- */
+
+/* C[m,n] = epilogue(alpha * A * B (+ C when accumulate)), A [m,k], B [k,n].
+ * Row i of A starts at a + i * lda (or, when ta, A is stored [k,m] with rows lda apart); B likewise (tb: stored [n,k],
+ * as nn.Linear keeps its weight). Epilogue in this order: + bias[n], act, + residual[m,n] (rows ldc apart); NULL or KN_NONE leaves it out.
+ * residual may be c. k is summed in order, in fixed blocks: the bits of a row do not depend on m. k = 0 gives zeros (or C) + epilogue. */
+typedef struct kn_gemm {
+    long m, n, k;
+    const float *a, *b;
+    long lda, ldb;
+    bool ta, tb;
+    float *c;
+    long ldc;
+    float alpha;
+    bool accumulate;
+    const float *bias, *residual;
+    kn_act act;
+    bool bf16;               /* operands may be rounded to bf16 (sums stay fp32) where the CPU multiplies those faster; else it is ignored */
+} kn_gemm;
+
+/* Packed operands and the like: one workspace an engine session, made once, so that nothing is allocated while a model runs. */
+typedef struct kn_work kn_work;
+kn_work *kn_work_open(const kn_table *t, bs_pool *pool, oc_err *err); /* keeps t and pool, owns neither; pool may be NULL */
+void kn_work_close(kn_work *w);
+size_t kn_work_bytes(const kn_work *w);
+const kn_table *kn_work_table(const kn_work *w);
+bs_pool *kn_work_pool(const kn_work *w);
+bool kn_work_has_bf16(const kn_work *w); /* does kn_gemm's bf16 change anything here? */
+
+void kn_gemm_run(kn_work *w, const kn_gemm *g);
+/* The same on the calling thread alone, from inside a work function: `worker` names its scratch. Same bits. */
+void kn_gemm_serial(kn_work *w, int worker, const kn_gemm *g);
+
+/* y[n] += the sum over rows of x[rows, n] (rows ld apart), in a fixed order of fixed blocks of rows. */
+void kn_column_sums(kn_work *w, long rows, long n, const float *x, long ld, float *y);
+/* The same for layer norm's gains and biases and dx: threads split rows into fixed blocks whose partial sums are added in order. */
+void kn_layer_norm_backward(kn_work *w, long rows, long d, const float *x, const float *wt, const float *mean, const float *rstd,
+                            const float *dy, float *dx, float *dw, float *db);
+void kn_rms_norm_backward(kn_work *w, long rows, long d, const float *x, const float *wt, const float *rstd, const float *dy,
+                          float *dx, float *dw);
+/* The sum of squares in double, in fixed blocks: the norm of a gradient. */
+double kn_sum_squares(kn_work *w, long n, const float *x);
+
+/* Scaled dot-product attention (Vaswani 2017): softmax(scale q k^T + mask) v for every (batch, head).
+ * Element (b, t, h, e) of q lies at q + b*q_batch + t*q_row + h*head_dim_of_q + e when heads lie side by side in a row; generally the strides
+ * below say where: *_batch, *_row (time), *_head, with the last dimension contiguous. Value width may differ from key width.
+ * Query head h reads key head h / (heads / kv_heads). causal hides key j from query i when j > i + tk - tq.
+ * key_mask [batch, tk] (1 keeps, 0 hides; NULL keeps all); rows of which every key is hidden give zero.
+ * bias [heads, tq, tk] is added to the scaled scores where it is not NULL (T5). lse [batch, heads, tq] receives max + log(sum) (for the backward) unless NULL. */
+typedef struct kn_attn {
+    long batch, heads, kv_heads, tq, tk, dk, dv;
+    const float *q, *k, *v;
+    float *y;
+    long q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, y_batch, y_row, y_head;
+    float scale;
+    bool causal;
+    const uint8_t *key_mask;
+    const float *bias;
+    float *lse;
+} kn_attn;
+/* Bytes of scratch one worker needs for such a shape; `scratch` below holds that times the pool's threads. */
+size_t kn_attn_scratch(const kn_table *t, const kn_attn *a);
+void kn_attn_forward(kn_work *w, const kn_attn *a, void *scratch);
+/* dq, dk, dv (same strides as q, k, v; each may be NULL) += gradients for dy (y's strides), given y and lse of the forward. dbias likewise, [heads, tq, tk]. */
+size_t kn_attn_backward_scratch(const kn_table *t, const kn_attn *a);
+void kn_attn_backward(kn_work *w, const kn_attn *a, const float *dy, float *dq, float *dk, float *dv, float *dbias, void *scratch);
+
+/* Cross-entropy of one row of n logits against `target`, with label smoothing s: loss = -(1-s) log p_t - s/n sum log p.
+ * Returns the loss; dlogits (may be NULL, may be logits) receives scale * d loss / d logits (written, not added). */
+float kn_cross_entropy(const kn_table *t, long n, const float *logits, long target, float smoothing, float scale, float *dlogits);
+
+#endif

@@ -1,0 +1,47 @@
+/* work.h - inside the portable loops only: the workspace, and products of operands that lie in any of the tile's forms. */
+#ifndef KN_WORK_H
+#define KN_WORK_H
+
+#include "low.h"
+
+/* Sums over k are cut at multiples of this, always: it is part of what a tier's bits mean. */
+enum { KN_KC = 256 };
+
+/* One thread's scratch. `job` and `block` say which rows of A lie packed in `a`. Padded to keep threads off each other's lines. */
+typedef struct kn_worker {
+    float *a, *strip; /* A_FLOATS; KN_KC * nr */
+    unsigned long job;
+    long block;
+    char padding[32];
+} kn_worker;
+
+struct kn_work {
+    const kn_table *t;
+    kn_micro fp32;      /* the table's own micro-kernel */
+    const kn_micro *bf16; /* NULL: the CPU has none */
+    bs_pool *pool;
+    int threads;
+    unsigned long jobs; /* so many parallel loops were started; names the packed A of one */
+    kn_worker *worker;
+    float *b;           /* B_FLOATS: the panel of B that all threads share; also partial sums */
+    float *memory;
+    size_t bytes;
+};
+enum { KN_A_FLOATS = 1 << 18, KN_B_FLOATS = 1 << 21 };
+
+/* Element (p, i) of an operand, p along the sum: at[p * step + (i / width) * panel + i % width], width the tile's mr or nr.
+ * A matrix whose rows run along p is {x, ld, width}; packed strips of k rows are {p, width, k * width}. */
+typedef struct kn_operand {
+    const float *at;
+    long step, panel;
+} kn_operand;
+
+/* c[m, n] = (accumulate ? c : 0) + alpha * sum over k, in blocks of KN_KC. */
+void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operand b, float *c, long ldc, float alpha, bool accumulate);
+/* Packs x, w elements wide and k long, into strips of `width`; p holds round_up(w, width) * k floats. transpose as in kn_table.pack. */
+kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const float *x, long ld, bool transpose, float *p);
+
+static inline long kn_round_up(long n, long step) { return (n + step - 1) / step * step; }
+static inline long kn_min(long a, long b) { return a < b ? a : b; }
+
+#endif

@@ -1,0 +1,300 @@
+/* model.c - opening, checking, holding and saving a model's weights, all by its one list of them. */
+#include "model.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the list ------------------------------------------------------------------------------------------------ */
+
+typedef struct lister {
+    md_model *m;
+    int cap;
+    bool failed;
+} lister;
+
+static void add_slot(void *arg, const char *name, tn_param *p, unsigned flags)
+{
+    lister *l = arg;
+    md_model *m = l->m;
+    if (m->n == l->cap) {
+        int cap = l->cap ? l->cap * 2 : 256;
+        md_slot *more = realloc(m->slots, (size_t)cap * sizeof *more);
+        if (!more) {
+            l->failed = true;
+            return;
+        }
+        m->slots = more;
+        l->cap = cap;
+    }
+    long count = 1;
+    for (int i = 0; i < p->rank; i++)
+        count *= p->shape[i];
+    char *copy = bs_strdup(name);
+    l->failed |= !copy;
+    p->id = m->n;
+    m->slots[m->n++] = (md_slot){.name = copy, .p = p, .flags = flags, .count = count};
+    m->parameters += flags & TN_BUFFER ? 0 : count;
+}
+
+static const md_family *family_of(const ck_config *c, oc_err *err)
+{
+    const char *type = NULL, *architecture = NULL;
+    const ck_config *list = NULL;
+    if (ck_string(c, "model_type", &type, err) || ck_array(c, "architectures", &list, err))
+        return NULL;
+    if (list && ck_config_size(list) && ck_string(ck_config_at(list, 0), NULL, &architecture, err))
+        return NULL;
+    for (int i = 0; md_families[i]; i++) {
+        const md_family *f = md_families[i];
+        if (type && strcmp(type, f->model_type) != 0)
+            continue;
+        for (int k = 0; f->architectures[k]; k++)
+            if (architecture ? !strcmp(architecture, f->architectures[k]) : type != NULL)
+                return f;
+    }
+    ck_config_wrong(c, architecture ? "architectures" : "model_type", err, "a family that Ocelli knows (see ocelli info --help)");
+    return NULL;
+}
+
+md_model *md_create(const char *folder, oc_err *err)
+{
+    md_model *m = calloc(1, sizeof *m);
+    char *path = bs_join(folder, "config.json");
+    if (!m || !path || !(m->folder = bs_strdup(folder))) {
+        bs_err(err, "out of memory: a model");
+        goto failed;
+    }
+    if (!bs_is_dir(folder)) {
+        bs_err(err, "no model in '%s': expected a folder with config.json and model.safetensors", folder);
+        goto failed;
+    }
+    if (!(m->config = ck_config_read(path, err)) || !(m->family = family_of(m->config, err)))
+        goto failed;
+    m->m = m->family->create(m->config, err);
+    if (!m->m)
+        goto failed;
+    lister l = {.m = m};
+    tn_visitor v = {.visit = add_slot, .arg = &l};
+    m->family->visit(m->m, &v);
+    if (l.failed) {
+        bs_err(err, "out of memory: a model's list of weights");
+        goto failed;
+    }
+    free(path);
+    return m;
+failed:
+    free(path);
+    md_close(m);
+    return NULL;
+}
+
+void md_close(md_model *m)
+{
+    if (!m)
+        return;
+    for (int i = 0; i < m->n; i++) {
+        free(m->slots[i].name);
+        bs_free(m->slots[i].own);
+    }
+    free(m->slots);
+    if (m->m)
+        m->family->destroy(m->m);
+    ck_close(m->store);
+    ck_config_free(m->config);
+    free(m->folder);
+    free(m);
+}
+
+int md_slot_of(const md_model *m, const char *name)
+{
+    for (int i = 0; i < m->n; i++)
+        if (!strcmp(m->slots[i].name, name))
+            return i;
+    return -1;
+}
+
+/* ---- loading --------------------------------------------------------------------------------------------------- */
+
+static int check_shape(const md_model *m, const md_slot *s, const ck_tensor *t, oc_err *err)
+{
+    int64_t want[TN_MAX_RANK];
+    for (int i = 0; i < s->p->rank; i++)
+        want[i] = s->p->shape[i];
+    if (s->count == 1 && t->count == 1 && s->p->rank <= 1 && t->rank <= 1)
+        return 0; /* a scalar is stored as [] or [1] */
+    return ck_check_shape(m->store, t, s->p->rank, want, err);
+}
+
+static int take_shape(md_model *m, md_slot *s, const ck_tensor *t, oc_err *err)
+{
+    if (t->rank > TN_MAX_RANK)
+        return bs_err(err, "cannot load '%s': tensor '%s' has %d dimensions, expected at most %d", ck_path(m->store), s->name, t->rank,
+                      TN_MAX_RANK);
+    s->p->rank = t->rank;
+    for (int i = 0; i < t->rank; i++)
+        s->p->shape[i] = (long)t->shape[i];
+    if (!(s->flags & TN_BUFFER))
+        m->parameters += (long)t->count - s->count;
+    s->count = (long)t->count;
+    return 0;
+}
+
+static int load_slot(md_model *m, md_slot *s, oc_err *err)
+{
+    const ck_tensor *t = ck_find(m->store, s->name);
+    if (!t && s->flags & TN_OPTIONAL) {
+        s->p->id = -1;
+        return 0;
+    }
+    if (!t)
+        return bs_err(err, "cannot load '%s': tensor '%s' is missing", ck_path(m->store), s->name);
+    if (s->flags & TN_SHAPE_OF_FILE && take_shape(m, s, t, err))
+        return -1;
+    if (check_shape(m, s, t, err))
+        return -1;
+    m->weights_bytes += (size_t)s->count * sizeof(float);
+    if (t->dtype == CK_F32 && (uintptr_t)t->data % sizeof(float) == 0) {
+        s->p->v = t->data;
+        return 0;
+    }
+    s->own = bs_alloc((size_t)s->count * sizeof(float), s->name, err);
+    if (!s->own || ck_to_f32(t, 0, s->count, s->own, err))
+        return -1;
+    ck_release(m->store, t); /* the widened copy is the only one held */
+    s->p->v = s->own;
+    return 0;
+}
+
+int md_load(md_model *m, oc_err *err)
+{
+    m->store = ck_open(m->folder, err);
+    if (!m->store)
+        return -1;
+    for (int i = 0; i < m->n; i++)
+        if (load_slot(m, &m->slots[i], err))
+            return -1;
+    return 0;
+}
+
+md_model *md_open(const char *folder, oc_err *err)
+{
+    md_model *m = md_create(folder, err);
+    if (m && md_load(m, err)) {
+        md_close(m);
+        return NULL;
+    }
+    return m;
+}
+
+int md_own(md_model *m, oc_err *err)
+{
+    for (int i = 0; i < m->n; i++) {
+        md_slot *s = &m->slots[i];
+        if (s->own || s->p->id < 0)
+            continue;
+        s->own = bs_calloc((size_t)s->count, sizeof(float), s->name, err);
+        if (!s->own)
+            return -1;
+        if (s->p->v)
+            memcpy(s->own, s->p->v, (size_t)s->count * sizeof(float));
+        s->p->v = s->own;
+    }
+    return 0;
+}
+
+int md_init(md_model *m, uint64_t seed, oc_err *err)
+{
+    if (!m->family->init)
+        return bs_err(err, "the family %s cannot be trained from nothing", m->family->model_type);
+    for (int i = 0; i < m->n; i++) {
+        bs_rng rng;
+        bs_rng_seed(&rng, seed, (uint64_t)i);
+        m->family->init(m->m, m->slots[i].name, m->slots[i].count, m->slots[i].own, &rng);
+    }
+    return 0;
+}
+
+int md_check_finite(const md_model *m, oc_err *err)
+{
+    for (int i = 0; m->store && i < m->n; i++) {
+        const ck_tensor *t = ck_find(m->store, m->slots[i].name);
+        if (t && ck_check_finite(m->store, t, err))
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- saving ---------------------------------------------------------------------------------------------------- */
+
+static int put_slot(ck_writer *w, const float *v, long count, ck_dtype dtype, oc_err *err)
+{
+    float piece[1024]; /* holds any dtype: fp32 is the widest */
+    for (long at = 0; at < count; at += 1024) {
+        long n = count - at < 1024 ? count - at : 1024;
+        if (ck_from_f32(dtype, v + at, n, piece, err) || ck_writer_put(w, piece, (size_t)n * ck_dtype_size(dtype), err))
+            return -1;
+    }
+    return 0;
+}
+
+int md_save(const md_model *m, const char *path, ck_dtype dtype, const float *const *values, oc_err *err)
+{
+    int result = -1;
+    ck_writer *w = ck_writer_open(path, 0, err);
+    if (!w)
+        return -1;
+    for (int i = 0; i < m->n; i++) {
+        const md_slot *s = &m->slots[i];
+        int64_t shape[TN_MAX_RANK];
+        for (int k = 0; k < s->p->rank; k++)
+            shape[k] = s->p->shape[k];
+        if (s->p->id >= 0 && ck_writer_add(w, s->name, dtype, s->p->rank, shape, err))
+            goto done;
+    }
+    if (ck_writer_start(w, err))
+        goto done;
+    for (int i = 0; i < m->n; i++) {
+        const md_slot *s = &m->slots[i];
+        if (s->p->id >= 0 && put_slot(w, values && values[i] ? values[i] : s->p->v, s->count, dtype, err))
+            goto done;
+    }
+    result = ck_writer_commit(w, err);
+done:
+    ck_writer_free(w);
+    return result;
+}
+
+/* ---- batches and outputs ----------------------------------------------------------------------------------------- */
+
+void md_batch_clear(md_batch *b)
+{
+    free(b->input_ids);
+    free(b->attention_mask);
+    free(b->pool);
+    free(b->target);
+    memset(b, 0, sizeof *b);
+}
+
+void md_emit(tn_ctx *cx, md_outputs *out, tn_t value, const char *format, ...)
+{
+    if (cx->failed)
+        return;
+    if (out->n == MD_MAX_OUTPUTS) {
+        tn_fail(cx, "more than %d outputs", MD_MAX_OUTPUTS);
+        return;
+    }
+    va_list args;
+    va_start(args, format);
+    vsnprintf(out->item[out->n].name, sizeof out->item[0].name, format, args);
+    va_end(args);
+    out->item[out->n].value = tn_tap(cx, out->item[out->n].name, value);
+    out->n++;
+}
+
+void md_emit_scalar(tn_ctx *cx, md_outputs *out, tn_t value, const char *name)
+{
+    md_emit(cx, out, value, "%s", name);
+    if (!cx->failed)
+        out->item[out->n - 1].scalar = true;
+}

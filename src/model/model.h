@@ -1,0 +1,188 @@
+/* model.h - a model as the rest of Ocelli sees it: a family (what one file describes), its weights by id, a batch
+ * that is prepared before anything runs, and named outputs. */
+#ifndef MD_MODEL_H
+#define MD_MODEL_H
+
+#include "../checkpoint/adapter.h"
+#include "../checkpoint/config.h"
+#include "../checkpoint/safetensors.h"
+#include "../tensor/ops.h"
+
+/* ---- what goes in ------------------------------------------------------------------------------------------ */
+
+/* A named array, as `forward` reads it: floats or integers, row-major. */
+typedef struct md_value {
+    char *name;
+    bool is_int;
+    int rank;
+    long shape[TN_MAX_RANK];
+    long count;
+    float *f;                /* when !is_int */
+    int *i;                  /* when is_int */
+} md_value;
+
+typedef struct md_values {
+    md_value *p;
+    int n;
+} md_values;
+
+/* Reads every tensor of a safetensors file; integers must fit 32 bits. */
+int md_values_read(md_values *values, const char *path, oc_err *err);
+void md_values_clear(md_values *values);
+const md_value *md_values_find(const md_values *values, const char *name);
+
+/* Everything a forward needs, made by a family's `prepare`; model functions read no values but these. The arrays are the
+ * batch's own (md_batch_clear) but for pixel_values and `values`, which the caller keeps. Only what is given is set. */
+typedef struct md_batch {
+    long images;             /* B */
+    const float *pixel_values; /* [B, channels, height, width] */
+    long channels, height, width;
+    long texts, length;      /* B, T */
+    int *input_ids;          /* [B, T] */
+    uint8_t *attention_mask; /* [B, T], 1 keeps; NULL keeps all */
+    int *pool;               /* [B] position of the pooled token */
+    int *target;             /* [B] 0, 1, 2, ...: a pair's own partner */
+    const float *soft_target; /* [B, B] instead of it, where pairs share a meaning; rows sum to 1; not owned */
+    bool want_loss, want_hidden; /* loss; the towers' own outputs */
+    const md_values *values; /* all inputs, for families without pictures and texts */
+} md_batch;
+void md_batch_clear(md_batch *b);
+
+/* ---- what comes out ---------------------------------------------------------------------------------------- */
+
+enum { MD_MAX_OUTPUTS = 256 };
+typedef struct md_outputs {
+    struct {
+        char name[96];
+        tn_t value;          /* of a name that starts with "grad.", its gradient is meant */
+        bool scalar;         /* one element, shape [] */
+    } item[MD_MAX_OUTPUTS];
+    int n;
+    tn_t loss;               /* rank 0: none */
+} md_outputs;
+void md_emit(tn_ctx *cx, md_outputs *out, tn_t value, const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+void md_emit_scalar(tn_ctx *cx, md_outputs *out, tn_t value, const char *name);
+
+/* ---- families ------------------------------------------------------------------------------------------------ */
+
+enum { MD_EMBEDS_IMAGES = 1, MD_EMBEDS_TEXTS = 2 };
+
+typedef struct md_sizes {
+    long image_size;         /* pixels of a side; 0: takes no pictures */
+    long channels;
+    long max_tokens;         /* 0: takes no texts */
+    long vocab;
+    long embedding;          /* width of an embedding; 0: none */
+    int bos, eos, pad;       /* token ids; -1: none */
+} md_sizes;
+
+typedef struct md_family {
+    const char *model_type;                /* config.json's */
+    const char *const *architectures;      /* accepted ones, ends with NULL */
+    unsigned can;                          /* MD_EMBEDS_.. */
+    /* The struct of configuration and weights, from config.json; defaults for what it leaves out. */
+    void *(*create)(const ck_config *config, oc_err *err);
+    void (*destroy)(void *m);
+    void (*visit)(void *m, tn_visitor *v); /* names every weight once */
+    void (*sizes)(const void *m, md_sizes *s);
+    /* The batch from named inputs, with Hugging Face's defaults for the absent ones. */
+    int (*prepare)(const void *m, const md_values *in, md_batch *b, oc_err *err);
+    void (*forward)(tn_ctx *cx, const void *m, const md_batch *b, md_outputs *out);
+    /* [B, embedding], not normalised. NULL where the family cannot. */
+    tn_t (*embed_images)(tn_ctx *cx, const void *m, const md_batch *b);
+    tn_t (*embed_texts)(tn_ctx *cx, const void *m, const md_batch *b);
+    /* Where a text is pooled, from its ids. */
+    int (*pool_position)(const void *m, const int *ids, long n);
+    /* The loss of normalised embeddings of matching rows. */
+    tn_t (*pair_loss)(tn_ctx *cx, const void *m, tn_t image_embeds, tn_t text_embeds, const md_batch *b);
+    const tn_param *(*logit_scale)(const void *m);
+    /* Starting values of the weight `name`, as the family's authors drew them. NULL: cannot be trained from nothing. */
+    void (*init)(const void *m, const char *name, long n, float *values, bs_rng *rng);
+} md_family;
+
+extern const md_family *const md_families[]; /* families.c; ends with NULL */
+
+/* ---- a model --------------------------------------------------------------------------------------------------- */
+
+/* One weight: its name in the checkpoint, where the struct of weights keeps it, and flags. */
+typedef struct md_slot {
+    char *name;
+    tn_param *p;
+    unsigned flags;
+    long count;
+    float *own;              /* values that the model holds itself; NULL: used in place in the file */
+} md_slot;
+
+typedef struct md_model {
+    const md_family *family;
+    void *m;                 /* the family's struct */
+    md_slot *slots;          /* by parameter id */
+    int n;
+    ck_store *store;         /* NULL for a fresh model */
+    char *folder;
+    ck_config *config;
+    size_t weights_bytes;    /* as held: in place plus own */
+    long parameters;
+} md_model;
+
+/* Reads config.json and the weights of a Hugging Face folder. fp32 is used in place, fp16 and bf16 are widened. */
+md_model *md_open(const char *folder, oc_err *err);
+/* Only the shapes: for `info`, planning, and training from nothing. Values are NULL until md_fill or md_load. */
+md_model *md_create(const char *folder, oc_err *err);
+int md_load(md_model *m, oc_err *err);
+/* Gives every weight a zeroed array of its own (a trainer fills them), or a copy of its present values. */
+int md_own(md_model *m, oc_err *err);
+/* Fills every weight (md_own first) with starting values. */
+int md_init(md_model *m, uint64_t seed, oc_err *err);
+void md_close(md_model *m);
+int md_slot_of(const md_model *m, const char *name); /* id, or -1 */
+/* After an answer that is not finite: the first weight that is not, in an error; 0 when all are. */
+int md_check_finite(const md_model *m, oc_err *err);
+/* Writes model.safetensors in `dtype` (CK_F32, CK_F16, CK_BF16) under the weights' names. values[i] NULL: the model's own. */
+int md_save(const md_model *m, const char *path, ck_dtype dtype, const float *const *values, oc_err *err);
+
+/* ---- adapters -------------------------------------------------------------------------------------------------- */
+
+/* One adapter bound to a model: factors by parameter id, widened to fp32. Immutable once loaded; a trainer owns its own. */
+typedef struct md_lora {
+    tn_lora *by_id;          /* [model->n] */
+    int n;
+    ck_adapter_config config;
+} md_lora;
+int md_lora_open(md_lora *l, const md_model *m, const char *folder, float scale, oc_err *err);
+/* New factors for every targeted linear layer: A Kaiming-uniform (a = sqrt 5, as PEFT), B zero. Takes the config. */
+int md_lora_create(md_lora *l, const md_model *m, ck_adapter_config *config, uint64_t seed, oc_err *err);
+int md_lora_save(const md_lora *l, const md_model *m, const char *folder, oc_err *err);
+void md_lora_clear(md_lora *l);
+/* W + scale * B A for parameter id into out [out, in]; false when the adapter leaves it alone. */
+bool md_lora_merged(const md_lora *l, const md_model *m, int id, float *out);
+
+
+/* ---- what learns ------------------------------------------------------------------------------------------------ */
+
+/* One tensor that gets a gradient: a weight of the model, or a factor of an adapter. */
+typedef struct md_trainable {
+    char name[600];          /* as the file that keeps it spells it */
+    float *value;            /* NULL while the model's weights are used in place */
+    float *grad;             /* zeroed by md_trainables_zero */
+    long count;
+    bool decay;              /* weight decay applies */
+} md_trainable;
+
+typedef struct md_trainables {
+    md_trainable *p;
+    int n;
+    float **grads;           /* by parameter id, for a context; all NULL with an adapter */
+    float **buffers;         /* by parameter id: running statistics, own copies that start at the model's */
+    int slots;
+    float *memory;           /* all gradients in one piece, so that their norm is one sum */
+    long total;              /* its floats */
+} md_trainables;
+
+/* Everything of m that is no buffer or, when lora is given, only its factors. */
+int md_trainables_open(md_trainables *t, const md_model *m, md_lora *lora, oc_err *err);
+void md_trainables_zero(md_trainables *t);
+void md_trainables_close(md_trainables *t);
+
+#endif

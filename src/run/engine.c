@@ -1,0 +1,350 @@
+/* engine.c - the public interface: open a model, embed pictures and texts. */
+#include "engine.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef OCELLI_DATA_DIR
+#define OCELLI_DATA_DIR "/usr/local/share/ocelli"
+#endif
+
+/* ---- finding a model ------------------------------------------------------------------------------------------ */
+
+static char *try_folder(const char *base, const char *middle, const char *name)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/%s%s/config.json", base, middle, name);
+    if (n < 0 || (size_t)n >= sizeof path || !bs_is_file(path))
+        return NULL;
+    path[(size_t)n - strlen("/config.json")] = 0;
+    return bs_strdup(path);
+}
+
+/* The folder of the running program: build/ocelli finds models/ beside build/. */
+static void program_dir(char *dir, size_t n)
+{
+    ssize_t got = readlink("/proc/self/exe", dir, n - 1);
+    dir[got > 0 ? got : 0] = 0;
+    char *slash = strrchr(dir, '/');
+    if (slash)
+        *slash = 0;
+}
+
+char *rn_find_model(const char *name, const char *data_dir, oc_err *err)
+{
+    char here[PATH_MAX];
+    if (bs_is_dir(name))
+        return bs_strdup(name);
+    if (strchr(name, '/')) {
+        bs_err(err, "no model in '%s': the folder does not exist", name);
+        return NULL;
+    }
+    program_dir(here, sizeof here);
+    char *found = data_dir ? try_folder(data_dir, "", name) : NULL;
+    if (!found)
+        found = try_folder(here, "../models/", name);
+    if (!found)
+        found = try_folder(here, "../share/ocelli/models/", name);
+    if (!found)
+        found = try_folder(OCELLI_DATA_DIR, "models/", name);
+    if (!found)
+        bs_err(err, "no model '%s': neither a folder nor one that ships with Ocelli", name);
+    return found;
+}
+
+/* ---- engine ------------------------------------------------------------------------------------------------------ */
+
+static void set_defaults(oc_options *o)
+{
+    if (o->max_batch <= 0)
+        o->max_batch = 32;
+    if (o->lora_scale == 0)
+        o->lora_scale = 1;
+}
+
+static int open_parts(oc_engine *e, const char *folder, oc_err *err)
+{
+    e->kn = kn_best(err);
+    e->model = e->kn ? md_open(folder, err) : NULL;
+    if (!e->model)
+        return -1;
+    const md_family *f = e->model->family;
+    f->sizes(e->model->m, &e->sizes);
+    if (e->options.lora && md_lora_open(&e->lora, e->model, e->options.lora, e->options.lora_scale, err))
+        return -1;
+    if (f->can & MD_EMBEDS_IMAGES) {
+        int h, w;
+        if (im_processor_read(&e->processor, folder, err))
+            return -1;
+        if (!im_processor_fixed_size(&e->processor, &h, &w) || h != e->sizes.image_size || w != e->sizes.image_size)
+            return bs_err(err, "'%s': the processor gives other pictures than the %ld x %ld that the model takes", folder,
+                          e->sizes.image_size, e->sizes.image_size);
+    }
+    if (f->can & MD_EMBEDS_TEXTS) {
+        e->tokenizer = tx_open(folder, err);
+        if (!e->tokenizer)
+            return -1;
+        if (tx_vocab_size(e->tokenizer) > e->sizes.vocab)
+            return bs_err(err, "'%s': the tokenizer has %d ids, the model only %ld", folder, tx_vocab_size(e->tokenizer), e->sizes.vocab);
+    }
+    return 0;
+}
+
+oc_engine *oc_engine_open(const char *model, const oc_options *options, oc_err *err)
+{
+    oc_engine *e = calloc(1, sizeof *e);
+    char *folder = NULL;
+    if (!e) {
+        bs_err(err, "out of memory: an engine");
+        return NULL;
+    }
+    if (options)
+        e->options = *options;
+    set_defaults(&e->options);
+    folder = rn_find_model(model, e->options.data_dir, err);
+    if (!folder || open_parts(e, folder, err)) {
+        oc_engine_close(e);
+        e = NULL;
+    }
+    free(folder);
+    return e;
+}
+
+void oc_engine_close(oc_engine *e)
+{
+    if (!e)
+        return;
+    md_lora_clear(&e->lora);
+    tx_close(e->tokenizer);
+    md_close(e->model);
+    free(e);
+}
+
+const char *oc_family(const oc_engine *e) { return e->model->family->model_type; }
+
+int64_t oc_parameters(const oc_engine *e) { return e->model->parameters; }
+
+int oc_embedding_width(const oc_engine *e) { return (int)e->sizes.embedding; }
+
+float oc_logit_scale(const oc_engine *e)
+{
+    const tn_param *p = e->model->family->logit_scale ? e->model->family->logit_scale(e->model->m) : NULL;
+    return p ? expf(p->v[0]) : 1;
+}
+
+/* ---- planning ---------------------------------------------------------------------------------------------------- */
+
+static size_t plan(const md_model *m, const md_lora *l, const kn_table *kn, int threads, const md_batch *b,
+                   tn_t (*embed)(tn_ctx *, const void *, const md_batch *))
+{
+    tn_ctx cx;
+    tn_plan(&cx, kn, threads, false);
+    cx.lora = l ? l->by_id : NULL;
+    tn_l2_normalize(&cx, embed(&cx, m->m, b));
+    return cx.failed ? 0 : tn_plan_bytes(&cx);
+}
+
+size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int height, int width)
+{
+    md_batch b = {.images = rows, .channels = 3, .height = height, .width = width};
+    return m->family->embed_images ? plan(m, l, kn, threads, &b, m->family->embed_images) : 0;
+}
+
+size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens)
+{
+    md_batch b = {.texts = rows, .length = tokens};
+    return m->family->embed_texts ? plan(m, l, kn, threads, &b, m->family->embed_texts) : 0;
+}
+
+/* ---- session ----------------------------------------------------------------------------------------------------- */
+
+oc_session *oc_session_open(oc_engine *e, oc_err *err)
+{
+    oc_session *s = calloc(1, sizeof *s);
+    if (!s) {
+        bs_err(err, "out of memory: a session");
+        return NULL;
+    }
+    int rows = e->options.max_batch, side = (int)e->sizes.image_size;
+    s->engine = e;
+    s->pool = bs_pool_open(e->options.threads, err);
+    s->work = s->pool ? kn_work_open(e->kn, s->pool, err) : NULL;
+    if (!s->work)
+        goto failed;
+    int threads = bs_pool_threads(s->pool);
+    size_t images = rn_plan_images(e->model, &e->lora, e->kn, threads, rows, side, side);
+    size_t texts = rn_plan_texts(e->model, &e->lora, e->kn, threads, rows, (int)e->sizes.max_tokens);
+    s->arena_bytes = images > texts ? images : texts;
+    s->arena = bs_alloc(s->arena_bytes, "the arena", err);
+    s->pixels = bs_alloc((size_t)rows * 3 * (size_t)side * (size_t)side * sizeof(float), "a batch of pictures", err);
+    if (s->arena && s->pixels)
+        return s;
+failed:
+    oc_session_close(s);
+    return NULL;
+}
+
+void oc_session_close(oc_session *s)
+{
+    if (!s)
+        return;
+    kn_work_close(s->work);
+    bs_pool_close(s->pool);
+    bs_free(s->arena);
+    bs_free(s->pixels);
+    free(s);
+}
+
+int oc_last_cut(const oc_session *s) { return s->cut; }
+
+static bool all_finite(const float *x, size_t n)
+{
+    float sum = 0; /* 0 * x is NaN exactly for what is not finite */
+    for (size_t i = 0; i < n; i++)
+        sum += 0 * x[i];
+    return sum == 0;
+}
+
+static int embed(oc_session *s, const md_batch *b, tn_t (*fn)(tn_ctx *, const void *, const md_batch *), float *rows, oc_err *err)
+{
+    oc_engine *e = s->engine;
+    size_t n = (size_t)(b->images + b->texts) * (size_t)e->sizes.embedding;
+    tn_run(&s->cx, s->work, s->arena, s->arena_bytes, false);
+    s->cx.lora = e->lora.by_id;
+    tn_t y = fn(&s->cx, e->model->m, b);
+    if (!s->raw)
+        y = tn_l2_normalize(&s->cx, y);
+    if (s->cx.failed)
+        return bs_err(err, "%s", s->cx.err.text);
+    if (!all_finite(y.v, n))
+        return md_check_finite(e->model, err) ? -1 : bs_err(err, "the model '%s' gives values that are not finite", e->model->folder);
+    memcpy(rows, y.v, n * sizeof *rows);
+    return 0;
+}
+
+int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int width, float *rows, oc_err *err)
+{
+    md_batch b = {.images = n, .pixel_values = pixels, .channels = 3, .height = height, .width = width};
+    return embed(s, &b, s->engine->model->family->embed_images, rows, err);
+}
+
+/* ---- pictures ------------------------------------------------------------------------------------------------------ */
+
+typedef struct pixel_work {
+    const im_processor *processor;
+    const oc_picture *pictures;
+    float *out;
+    size_t each;
+    oc_err *errors;          /* one a picture */
+} pixel_work;
+
+static void make_pixels(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    pixel_work *k = arg;
+    for (long i = begin; i < end; i++)
+        im_processor_run(k->processor, &k->pictures[i], k->out + (size_t)i * k->each, &k->errors[i]);
+}
+
+static int embed_pictures(oc_session *s, const oc_picture *pictures, int n, float *rows, oc_err *err)
+{
+    int side = (int)s->engine->sizes.image_size, result = -1;
+    oc_err *errors = bs_calloc((size_t)n, sizeof *errors, "a batch of pictures", err);
+    if (!errors)
+        return -1;
+    pixel_work k = {&s->engine->processor, pictures, s->pixels, 3 * (size_t)side * (size_t)side, errors};
+    bs_pool_for(s->pool, n, 1, make_pixels, &k);
+    for (int i = 0; i < n; i++)
+        if (errors[i].text[0]) {
+            bs_err(err, "%s", errors[i].text);
+            goto done;
+        }
+    result = rn_embed_pixels(s, s->pixels, n, side, side, rows, err);
+done:
+    bs_free(errors);
+    return result;
+}
+
+int oc_embed_pictures(oc_session *s, const oc_picture *pictures, int n, float *rows, oc_err *err)
+{
+    const oc_engine *e = s->engine;
+    if (!(e->model->family->can & MD_EMBEDS_IMAGES))
+        return bs_err(err, "the model '%s' (%s) does not embed pictures", e->model->folder, oc_family(e));
+    for (int i = 0; i < n; i++)
+        if (!pictures[i].rgb)
+            return bs_err(err, "%s", pictures[i].err.text[0] ? pictures[i].err.text : "a picture is empty");
+    for (int at = 0; at < n; at += e->options.max_batch) {
+        int part = n - at < e->options.max_batch ? n - at : e->options.max_batch;
+        if (embed_pictures(s, pictures + at, part, rows + (size_t)at * (size_t)e->sizes.embedding, err))
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- texts ----------------------------------------------------------------------------------------------------------- */
+
+int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, tx_ids *ids, int *cut, oc_err *err)
+{
+    ids->n = 0;
+    if (tx_encode(t, text, n, true, ids, err))
+        return -1;
+    if (!ids->n && tx_ids_put(ids, 0, err)) /* a tokenizer without special tokens, and nothing said */
+        return -1;
+    if (ids->n > (size_t)max) {
+        ids->p[max - 1] = ids->p[ids->n - 1];
+        ids->n = (size_t)max;
+        ++*cut;
+    }
+    return 0;
+}
+
+/* Rows shorter than the longest are filled with id 0 behind their end, which a causal model's pooled token never sees. */
+static int embed_texts(oc_session *s, const char *const *texts, int n, float *rows, oc_err *err)
+{
+    const oc_engine *e = s->engine;
+    int result = -1;
+    tx_ids *ids = calloc((size_t)n, sizeof *ids);
+    md_batch b = {.texts = n};
+    if (!ids)
+        return bs_err(err, "out of memory: a batch of texts");
+    for (int i = 0; i < n; i++) {
+        if (rn_encode_text(e->tokenizer, texts[i], strlen(texts[i]), e->sizes.max_tokens, &ids[i], &s->cut, err))
+            goto done;
+        b.length = (long)ids[i].n > b.length ? (long)ids[i].n : b.length;
+    }
+    b.input_ids = calloc((size_t)(n * b.length), sizeof *b.input_ids);
+    b.pool = calloc((size_t)n, sizeof *b.pool);
+    if (!b.input_ids || !b.pool) {
+        bs_err(err, "out of memory: a batch of texts");
+        goto done;
+    }
+    for (int i = 0; i < n; i++) {
+        for (size_t k = 0; k < ids[i].n; k++)
+            b.input_ids[i * b.length + (long)k] = ids[i].p[k];
+        b.pool[i] = e->model->family->pool_position(e->model->m, b.input_ids + i * b.length, (long)ids[i].n);
+    }
+    result = embed(s, &b, e->model->family->embed_texts, rows, err);
+done:
+    md_batch_clear(&b);
+    for (int i = 0; i < n; i++)
+        tx_ids_clear(&ids[i]);
+    free(ids);
+    return result;
+}
+
+int oc_embed_texts(oc_session *s, const char *const *texts, int n, float *rows, oc_err *err)
+{
+    const oc_engine *e = s->engine;
+    s->cut = 0;
+    if (!(e->model->family->can & MD_EMBEDS_TEXTS))
+        return bs_err(err, "the model '%s' (%s) does not embed texts", e->model->folder, oc_family(e));
+    for (int at = 0; at < n; at += e->options.max_batch) {
+        int part = n - at < e->options.max_batch ? n - at : e->options.max_batch;
+        if (embed_texts(s, texts + at, part, rows + (size_t)at * (size_t)e->sizes.embedding, err))
+            return -1;
+    }
+    return 0;
+}

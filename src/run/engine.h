@@ -1,0 +1,42 @@
+/* engine.h - behind the public names: an engine is weights, tokenizer and processor; a session is threads and memory. */
+#ifndef RN_ENGINE_H
+#define RN_ENGINE_H
+
+#include "../image/image.h"
+#include "../image/preprocess.h"
+#include "../model/model.h"
+#include "../text/tokenizer.h"
+
+struct oc_engine {
+    md_model *model;
+    md_lora lora;            /* by_id NULL: none */
+    tx_tokenizer *tokenizer; /* NULL: the model takes no texts */
+    im_processor processor;
+    md_sizes sizes;
+    oc_options options;
+    const kn_table *kn;
+};
+
+struct oc_session {
+    oc_engine *engine;
+    bs_pool *pool;
+    kn_work *work;
+    void *arena;
+    size_t arena_bytes;
+    tn_ctx cx;
+    float *pixels;           /* [max_batch, 3, height, width] */
+    int cut;
+    bool raw;                /* rows as the projection gives them, not of length 1 */
+};
+
+/* Where a model named on the command line lies: a folder as it is, else NAME beside the program's data. free() it. */
+char *rn_find_model(const char *name, const char *data_dir, oc_err *err);
+/* Arena bytes that one pass over `rows` pictures (texts of `tokens` ids) needs. 0 when the model cannot. */
+size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int height, int width);
+size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens);
+/* The ids of one text as the model takes them: cut to `max` with the end token kept; *cut counts those that were. */
+int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, tx_ids *ids, int *cut, oc_err *err);
+/* Rows of normalised embeddings of prepared pixels [n, 3, height, width], n <= max_batch. */
+int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int width, float *rows, oc_err *err);
+
+#endif

@@ -1,0 +1,157 @@
+/* forward.c - plan, run, differentiate, write. */
+#include "forward.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct job {
+    const rn_forward_args *args;
+    md_model *model;
+    md_lora lora;
+    md_values inputs;
+    md_batch batch;
+    md_trainables train;
+    md_outputs out;
+    const kn_table *kn;
+    bs_pool *pool;
+    kn_work *work;
+    tn_ctx cx;
+    void *arena;
+} job;
+
+static void clear(job *j)
+{
+    md_trainables_close(&j->train);
+    md_lora_clear(&j->lora);
+    md_batch_clear(&j->batch);
+    md_values_clear(&j->inputs);
+    md_close(j->model);
+    kn_work_close(j->work);
+    bs_pool_close(j->pool);
+    bs_free(j->arena);
+}
+
+static int open_all(job *j, oc_err *err)
+{
+    const rn_forward_args *a = j->args;
+    j->model = md_open(a->model, err);
+    if (!j->model || (a->lora && md_lora_open(&j->lora, j->model, a->lora, a->lora_scale != 0 ? a->lora_scale : 1, err)) ||
+        md_values_read(&j->inputs, a->in, err) || md_trainables_open(&j->train, j->model, a->lora ? &j->lora : NULL, err))
+        return -1;
+    j->batch.want_loss = a->grad;
+    j->batch.want_hidden = true;
+    if (j->model->family->prepare(j->model->m, &j->inputs, &j->batch, err))
+        return bs_err_prefix(err, "'%s': ", a->in);
+    j->kn = kn_best(err);
+    j->pool = j->kn ? bs_pool_open(a->threads, err) : NULL;
+    j->work = j->pool ? kn_work_open(j->kn, j->pool, err) : NULL;
+    return j->work ? 0 : -1;
+}
+
+static int pass(job *j, oc_err *err)
+{
+    j->cx.lora = j->args->lora ? j->lora.by_id : NULL;
+    j->cx.grads = j->train.grads;
+    j->cx.buffers = j->train.buffers;
+    j->out.n = 0;
+    j->out.loss = (tn_t){0};
+    j->model->family->forward(&j->cx, j->model->m, &j->batch, &j->out);
+    if (!j->cx.failed && j->args->grad && !j->out.loss.rank)
+        tn_fail(&j->cx, "these inputs have no loss, so there are no gradients");
+    return j->cx.failed ? bs_err(err, "%s", j->cx.err.text) : 0;
+}
+
+static int run(job *j, oc_err *err)
+{
+    tn_plan(&j->cx, j->kn, bs_pool_threads(j->pool), j->args->grad);
+    if (pass(j, err))
+        return -1;
+    size_t bytes = tn_plan_bytes(&j->cx);
+    j->arena = bs_alloc(bytes, "the arena", err);
+    if (!j->arena)
+        return -1;
+    tn_run(&j->cx, j->work, j->arena, bytes, j->args->grad);
+    if (pass(j, err))
+        return -1;
+    if (!j->args->grad)
+        return 0;
+    tn_seed(&j->cx, j->out.loss, NULL);
+    return tn_backward(&j->cx) ? bs_err(err, "%s", j->cx.err.text) : 0;
+}
+
+static int add(ck_tensor *t, int *n, const char *name, const float *data, int rank, const long *shape, bs_buf *names, oc_err *err)
+{
+    ck_tensor *x = &t[(*n)++];
+    *x = (ck_tensor){.name = name, .dtype = CK_F32, .rank = rank, .count = 1, .data = data};
+    for (int i = 0; i < rank; i++) {
+        x->shape[i] = shape[i];
+        x->count *= shape[i];
+    }
+    x->bytes = (size_t)x->count * sizeof(float);
+    return bs_buf_printf(names, err, "%s\n", name);
+}
+
+static int add_gradients(job *j, ck_tensor *t, int *n, char (*text)[640], bs_buf *names, oc_err *err)
+{
+    for (int i = 0, k = 0; i < j->train.n; i++) {
+        const md_trainable *p = &j->train.p[i];
+        snprintf(text[i], sizeof text[i], "grad.%s", p->name);
+        while (!j->args->lora && j->train.grads[k] != p->grad)
+            k++;
+        const tn_param *w = j->args->lora ? NULL : j->model->slots[k].p;
+        int rank = w ? w->rank : 2;
+        long shape[TN_MAX_RANK];
+        if (w)
+            memcpy(shape, w->shape, sizeof shape);
+        else { /* A and B take turns: [r, in], [out, r] */
+            while (!j->lora.by_id[k].r || (j->lora.by_id[k].ga != p->grad && j->lora.by_id[k].gb != p->grad))
+                k++;
+            const tn_lora *lo = &j->lora.by_id[k];
+            bool a = lo->ga == p->grad;
+            shape[0] = a ? lo->r : j->model->slots[k].p->shape[0];
+            shape[1] = a ? j->model->slots[k].p->shape[1] : lo->r;
+        }
+        if (add(t, n, text[i], p->grad, rank, shape, names, err))
+            return -1;
+    }
+    return 0;
+}
+
+static int write_outputs(job *j, bs_buf *names, oc_err *err)
+{
+    int result = -1, n = 0;
+    ck_tensor *t = calloc((size_t)(j->out.n + j->train.n + 1), sizeof *t);
+    char(*text)[640] = calloc((size_t)j->train.n + 1, sizeof *text);
+    if (!t || !text) {
+        bs_err(err, "out of memory: the outputs");
+        goto done;
+    }
+    for (int i = 0; i < j->out.n; i++) {
+        tn_t x = j->out.item[i].value;
+        const char *name = j->out.item[i].name;
+        bool gradient = !strncmp(name, "grad.", 5);
+        if (add(t, &n, name, gradient ? x.g : x.v, j->out.item[i].scalar ? 0 : x.rank, x.shape, names, err))
+            goto done;
+    }
+    if (j->out.loss.rank && add(t, &n, "loss", j->out.loss.v, 0, NULL, names, err))
+        goto done;
+    if (j->args->grad && add_gradients(j, t, &n, text, names, err))
+        goto done;
+    result = ck_write(j->args->out, t, (size_t)n, 0, err);
+done:
+    free(t);
+    free(text);
+    return result;
+}
+
+int rn_forward(const rn_forward_args *args, bs_buf *names, oc_err *err)
+{
+    job *j = calloc(1, sizeof *j);
+    if (!j)
+        return bs_err(err, "out of memory: a forward");
+    j->args = args;
+    int result = open_all(j, err) || run(j, err) || write_outputs(j, names, err) ? -1 : 0;
+    clear(j);
+    free(j);
+    return result;
+}

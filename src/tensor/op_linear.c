@@ -1,0 +1,299 @@
+/* op_linear.c - matrix products: linear layers with LoRA, a b^T, and convolution as one. */
+#include <string.h>
+
+#include "ops.h"
+
+typedef struct linear_record {
+    tn_record head;
+    tn_t x, y, residual;
+    const tn_linear_w *l;
+    const tn_lora *lora;
+    float *h;            /* x A^T [rows, r] */
+} linear_record;
+
+/* y = x W^T (+ b), written or, for the second product of LoRA, added. */
+static kn_gemm forward_gemm(const float *x, long rows, long in, const float *w, long out, float *y)
+{
+    return (kn_gemm){.m = rows, .n = out, .k = in, .a = x, .lda = in, .b = w, .ldb = in, .tb = true, .c = y, .ldc = out, .alpha = 1};
+}
+
+/* dx += s * dy W: [rows, out] x [out, in]. */
+static void input_gradient(tn_ctx *cx, const float *dy, long rows, long out, const float *w, long in, float s, float *dx)
+{
+    kn_gemm g = {.m = rows, .n = in, .k = out, .a = dy, .lda = out, .b = w, .ldb = in, .c = dx, .ldc = in, .alpha = s,
+                 .accumulate = true};
+    kn_gemm_run(cx->work, &g);
+}
+
+/* dw += s * dy^T x: [out, rows] x [rows, in]. */
+static void weight_gradient(tn_ctx *cx, const float *dy, long rows, long out, const float *x, long in, float s, float *dw)
+{
+    kn_gemm g = {.m = out, .n = in, .k = rows, .a = dy, .lda = out, .ta = true, .b = x, .ldb = in, .c = dw, .ldc = in, .alpha = s,
+                 .accumulate = true};
+    kn_gemm_run(cx->work, &g);
+}
+
+static void lora_backward(tn_ctx *cx, linear_record *r)
+{
+    const tn_lora *lo = r->lora;
+    long rows = tn_rows(r->x), in = tn_last(r->x), out = tn_last(r->y);
+    float *dh = tn_bytes(cx, (size_t)(rows * lo->r) * sizeof *dh);
+    if (!dh)
+        return;
+    kn_gemm g = {.m = rows, .n = lo->r, .k = out, .a = r->y.g, .lda = out, .b = lo->b, .ldb = lo->r, .c = dh, .ldc = lo->r,
+                 .alpha = lo->scale};
+    kn_gemm_run(cx->work, &g);
+    if (lo->gb)
+        weight_gradient(cx, r->y.g, rows, out, r->h, lo->r, lo->scale, lo->gb);
+    if (lo->ga)
+        weight_gradient(cx, dh, rows, lo->r, r->x.v, in, 1, lo->ga);
+    if (r->x.g)
+        input_gradient(cx, dh, rows, lo->r, lo->a, in, 1, r->x.g);
+}
+
+static void add_gradient(tn_ctx *cx, tn_t y, tn_t x)
+{
+    if (x.g)
+        cx->kn->add(tn_size(y), x.g, y.g, x.g);
+}
+
+static void linear_backward(tn_ctx *cx, tn_record *self)
+{
+    linear_record *r = (linear_record *)self;
+    long rows = tn_rows(r->x), in = tn_last(r->x), out = tn_last(r->y);
+    add_gradient(cx, r->y, r->residual);
+    if (r->x.g)
+        input_gradient(cx, r->y.g, rows, out, r->l->weight.v, in, 1, r->x.g);
+    float *dw = tn_grad_of(cx, &r->l->weight), *db = tn_grad_of(cx, &r->l->bias);
+    if (dw)
+        weight_gradient(cx, r->y.g, rows, out, r->x.v, in, 1, dw);
+    if (db)
+        kn_column_sums(cx->work, rows, out, r->y.g, out, db);
+    if (r->lora)
+        lora_backward(cx, r);
+}
+
+/* The adapter's share is added before the activation and the residual, so those are not fused beside it. */
+static void forward_with_lora(tn_ctx *cx, kn_gemm *g, const tn_lora *lo, float *h)
+{
+    kn_act act = g->act;
+    const float *residual = g->residual;
+    g->act = KN_NONE;
+    g->residual = NULL;
+    kn_gemm_run(cx->work, g);
+    kn_gemm down = forward_gemm(g->a, g->m, g->k, lo->a, lo->r, h);
+    kn_gemm up = forward_gemm(h, g->m, lo->r, lo->b, g->n, g->c);
+    up.alpha = lo->scale;
+    up.accumulate = true;
+    up.act = act;
+    up.residual = residual;
+    kn_gemm_run(cx->work, &down);
+    kn_gemm_run(cx->work, &up);
+}
+
+static bool takes_gradient(tn_ctx *cx, tn_t x, tn_t residual, const tn_linear_w *l, const tn_lora *lo)
+{
+    if (!cx->tape)
+        return false;
+    return x.grad || residual.grad || tn_grad_of(cx, &l->weight) || tn_grad_of(cx, &l->bias) || (lo && (lo->ga || lo->gb));
+}
+
+static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t residual)
+{
+    long rows = tn_rows(x), in = tn_last(x), out = l->weight.shape[0];
+    if (cx->failed)
+        return (tn_t){0};
+    if (l->weight.rank != 2 || in != l->weight.shape[1])
+        return tn_fail(cx, "linear: the input is %ld wide, the weight takes %ld", in, l->weight.shape[1]);
+    if (tn_has(&l->bias) && (l->bias.rank != 1 || l->bias.shape[0] != out))
+        return tn_fail(cx, "linear: a bias of %ld for an output of %ld", l->bias.shape[0], out);
+    if (residual.rank && tn_size(residual) != rows * out)
+        return tn_fail(cx, "linear: the residual has %ld elements, the output %ld", tn_size(residual), rows * out);
+    const tn_lora *lo = tn_lora_of(cx, &l->weight);
+    bool grad = takes_gradient(cx, x, residual, l, lo);
+    tn_t y = x;
+    y.shape[y.rank - 1] = out;
+    y = tn_like(cx, y, grad);
+    size_t mark = cx->used;
+    float *h = lo ? tn_bytes(cx, (size_t)(rows * lo->r) * sizeof *h) : NULL;
+    if (lo)
+        tn_backward_needs(cx, (size_t)(rows * lo->r) * sizeof *h);
+    if (tn_live(cx)) {
+        kn_gemm g = forward_gemm(x.v, rows, in, l->weight.v, out, y.v);
+        g.bias = tn_has(&l->bias) ? l->bias.v : NULL;
+        g.act = f;
+        g.residual = residual.rank ? residual.v : NULL;
+        if (lo)
+            forward_with_lora(cx, &g, lo, h);
+        else
+            kn_gemm_run(cx->work, &g);
+    }
+    if (!grad) {
+        cx->used = mark;
+        return y;
+    }
+    linear_record *r = tn_push(cx, sizeof *r, linear_backward);
+    if (r)
+        *r = (linear_record){r->head, x, y, residual, l, lo, h};
+    return y;
+}
+
+tn_t tn_linear(tn_ctx *cx, tn_t x, const tn_linear_w *l) { return linear(cx, x, l, KN_NONE, (tn_t){0}); }
+
+tn_t tn_linear_act(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f)
+{
+    if (!cx->tape) /* the backward needs what goes into f */
+        return linear(cx, x, l, f, (tn_t){0});
+    return tn_act(cx, linear(cx, x, l, KN_NONE, (tn_t){0}), f);
+}
+
+tn_t tn_linear_add(tn_ctx *cx, tn_t x, const tn_linear_w *l, tn_t residual) { return linear(cx, x, l, KN_NONE, residual); }
+
+/* ---- a b^T ---------------------------------------------------------------------------------------------- */
+
+typedef struct matmul_record {
+    tn_record head;
+    tn_t a, b, y;
+} matmul_record;
+
+static void matmul_backward(tn_ctx *cx, tn_record *self)
+{
+    matmul_record *r = (matmul_record *)self;
+    long m = tn_rows(r->a), n = tn_rows(r->b), k = tn_last(r->a);
+    if (r->a.g)
+        input_gradient(cx, r->y.g, m, n, r->b.v, k, 1, r->a.g);
+    if (r->b.g)
+        weight_gradient(cx, r->y.g, m, n, r->a.v, k, 1, r->b.g);
+}
+
+tn_t tn_matmul_nt(tn_ctx *cx, tn_t a, tn_t b)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (tn_last(a) != tn_last(b))
+        return tn_fail(cx, "matmul: rows of %ld and of %ld", tn_last(a), tn_last(b));
+    long m = tn_rows(a), n = tn_rows(b), k = tn_last(a);
+    tn_t y = tn_new2(cx, a.grad || b.grad, m, n);
+    if (tn_live(cx)) {
+        kn_gemm g = forward_gemm(a.v, m, k, b.v, n, y.v);
+        kn_gemm_run(cx->work, &g);
+    }
+    matmul_record *r = y.grad ? tn_push(cx, sizeof *r, matmul_backward) : NULL;
+    if (r)
+        *r = (matmul_record){r->head, a, b, y};
+    return y;
+}
+
+/* ---- convolution: pieces of the picture become rows, then it is a linear layer ----------------------------- */
+
+typedef struct conv {
+    long b, c, h, w, o, kh, kw, stride, oh, ow; /* picture, kernel, output */
+} conv;
+
+typedef struct conv_record {
+    tn_record head;
+    tn_t x, y;
+    const tn_linear_w *l;
+    conv s;
+    float *columns;      /* [b*oh*ow, c*kh*kw] */
+} conv_record;
+
+typedef struct unfold_work {
+    const conv *s;
+    const float *from;
+    float *to;
+} unfold_work;
+
+static void unfold(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    unfold_work *u = arg;
+    const conv *s = u->s;
+    long width = s->c * s->kh * s->kw;
+    for (long row = begin; row < end; row++) {
+        long b = row / (s->oh * s->ow), i = row / s->ow % s->oh, j = row % s->ow;
+        float *to = u->to + row * width;
+        for (long c = 0; c < s->c; c++)
+            for (long y = 0; y < s->kh; y++, to += s->kw)
+                memcpy(to, u->from + ((b * s->c + c) * s->h + i * s->stride + y) * s->w + j * s->stride,
+                       (size_t)s->kw * sizeof(float));
+    }
+}
+
+/* One item is one picture: kernels may overlap within it. */
+static void fold(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    unfold_work *u = arg;
+    const conv *s = u->s;
+    long width = s->c * s->kh * s->kw, per = s->oh * s->ow;
+    for (long row = begin * per; row < end * per; row++) {
+        long b = row / per, i = row / s->ow % s->oh, j = row % s->ow;
+        const float *from = u->from + row * width;
+        for (long c = 0; c < s->c; c++)
+            for (long y = 0; y < s->kh; y++, from += s->kw) {
+                float *to = u->to + ((b * s->c + c) * s->h + i * s->stride + y) * s->w + j * s->stride;
+                for (long x = 0; x < s->kw; x++)
+                    to[x] += from[x];
+            }
+    }
+}
+
+static void conv_backward(tn_ctx *cx, tn_record *self)
+{
+    conv_record *r = (conv_record *)self;
+    const conv *s = &r->s;
+    long rows = s->b * s->oh * s->ow, width = s->c * s->kh * s->kw;
+    float *dw = tn_grad_of(cx, &r->l->weight), *db = tn_grad_of(cx, &r->l->bias);
+    if (dw)
+        weight_gradient(cx, r->y.g, rows, s->o, r->columns, width, 1, dw);
+    if (db)
+        kn_column_sums(cx->work, rows, s->o, r->y.g, s->o, db);
+    if (!r->x.g)
+        return;
+    float *d = tn_bytes(cx, (size_t)(rows * width) * sizeof *d);
+    if (!d)
+        return;
+    memset(d, 0, (size_t)(rows * width) * sizeof *d);
+    input_gradient(cx, r->y.g, rows, s->o, r->l->weight.v, width, 1, d);
+    unfold_work u = {s, d, r->x.g};
+    bs_pool_for(cx->pool, s->b, 1, fold, &u);
+}
+
+tn_t tn_conv2d(tn_ctx *cx, tn_t x, const tn_linear_w *l, long stride)
+{
+    const tn_param *w = &l->weight;
+    if (cx->failed)
+        return (tn_t){0};
+    if (x.rank != 4 || w->rank != 4 || x.shape[1] != w->shape[1] || x.shape[2] < w->shape[2] || x.shape[3] < w->shape[3])
+        return tn_fail(cx, "conv2d: a picture of %ld x %ld x %ld does not fit a kernel of %ld x %ld x %ld", x.shape[1], x.shape[2],
+                       x.shape[3], w->shape[1], w->shape[2], w->shape[3]);
+    if (stride < 1 || (tn_has(&l->bias) && (l->bias.rank != 1 || l->bias.shape[0] != w->shape[0])))
+        return tn_fail(cx, "conv2d: a stride of %ld, a bias of %ld for %ld channels", stride, l->bias.shape[0], w->shape[0]);
+    conv s = {.b = x.shape[0], .c = x.shape[1], .h = x.shape[2], .w = x.shape[3], .o = w->shape[0], .kh = w->shape[2],
+              .kw = w->shape[3], .stride = stride};
+    s.oh = (s.h - s.kh) / stride + 1;
+    s.ow = (s.w - s.kw) / stride + 1;
+    long rows = s.b * s.oh * s.ow, width = s.c * s.kh * s.kw;
+    bool grad = x.grad || tn_grad_of(cx, w) || tn_grad_of(cx, &l->bias);
+    tn_t y = tn_new(cx, grad, 4, (long[]){s.b, s.oh, s.ow, s.o});
+    size_t mark = cx->used;
+    float *columns = tn_bytes(cx, (size_t)(rows * width) * sizeof *columns);
+    if (x.grad)
+        tn_backward_needs(cx, (size_t)(rows * width) * sizeof *columns);
+    if (tn_live(cx)) {
+        unfold_work u = {&s, x.v, columns};
+        tn_each(cx, rows, width, unfold, &u);
+        kn_gemm g = forward_gemm(columns, rows, width, w->v, s.o, y.v);
+        g.bias = tn_has(&l->bias) ? l->bias.v : NULL;
+        kn_gemm_run(cx->work, &g);
+    }
+    if (!y.grad) {
+        cx->used = mark;
+        return y;
+    }
+    conv_record *r = tn_push(cx, sizeof *r, conv_backward);
+    if (r)
+        *r = (conv_record){r->head, x, y, l, s, columns};
+    return y;
+}

@@ -1,0 +1,256 @@
+/* op_math.c - elementwise functions, softmax, losses. */
+#include <math.h>
+#include <string.h>
+
+#include "ops.h"
+
+typedef struct unary_record {
+    tn_record head;
+    tn_t x, y;
+    kn_act f;
+    const tn_param *p;
+    float s;
+} unary_record;
+
+static tn_t record_unary(tn_ctx *cx, tn_t x, tn_t y, void (*backward)(tn_ctx *, tn_record *), kn_act f, const tn_param *p, float s)
+{
+    unary_record *r = y.grad ? tn_push(cx, sizeof *r, backward) : NULL;
+    if (r)
+        *r = (unary_record){r->head, x, y, f, p, s};
+    return y;
+}
+
+/* ---- activations ------------------------------------------------------------------------------------------ */
+
+typedef struct act_work {
+    const kn_table *kn;
+    kn_act f;
+    const float *x, *dy;
+    float *y;
+} act_work;
+
+static void act_piece(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    act_work *k = arg;
+    if (k->dy)
+        k->kn->act_backward(k->f, end - begin, k->x + begin, k->dy + begin, k->y + begin);
+    else
+        k->kn->act(k->f, end - begin, k->x + begin, k->y + begin);
+}
+
+static void act_backward(tn_ctx *cx, tn_record *self)
+{
+    unary_record *r = (unary_record *)self;
+    act_work k = {cx->kn, r->f, r->x.v, r->y.g, r->x.g};
+    tn_each(cx, tn_size(r->x), 1, act_piece, &k);
+}
+
+tn_t tn_act(tn_ctx *cx, tn_t x, kn_act f)
+{
+    tn_t y = tn_like(cx, x, x.grad);
+    if (tn_live(cx)) {
+        act_work k = {cx->kn, f, x.v, NULL, y.v};
+        tn_each(cx, tn_size(x), 1, act_piece, &k);
+    }
+    return record_unary(cx, x, y, act_backward, f, NULL, 0);
+}
+
+/* ---- softmax and scales -------------------------------------------------------------------------------------- */
+
+static void softmax_backward(tn_ctx *cx, tn_record *self)
+{
+    unary_record *r = (unary_record *)self;
+    long rows = tn_rows(r->x), d = tn_last(r->x);
+    for (long i = 0; i < rows; i++) {
+        float *dy = r->y.g + i * d;
+        cx->kn->softmax_backward(d, r->y.v + i * d, dy, dy);
+        cx->kn->add(d, r->x.g + i * d, dy, r->x.g + i * d);
+    }
+}
+
+tn_t tn_softmax(tn_ctx *cx, tn_t x)
+{
+    tn_t y = tn_like(cx, x, x.grad);
+    long d = tn_last(x);
+    if (tn_live(cx))
+        for (long i = 0, rows = tn_rows(x); i < rows; i++)
+            cx->kn->softmax(d, x.v + i * d, y.v + i * d);
+    return record_unary(cx, x, y, softmax_backward, KN_NONE, NULL, 0);
+}
+
+static void scale_backward(tn_ctx *cx, tn_record *self)
+{
+    unary_record *r = (unary_record *)self;
+    float *dp = r->p ? tn_grad_of(cx, r->p) : NULL;
+    if (dp) /* d (exp(p) x) / dp = y */
+        *dp += cx->kn->dot(tn_size(r->y), r->y.v, r->y.g);
+    if (r->x.g)
+        cx->kn->axpy(tn_size(r->y), r->s, r->y.g, r->x.g);
+}
+
+tn_t tn_scale(tn_ctx *cx, tn_t x, float s)
+{
+    tn_t y = tn_like(cx, x, x.grad);
+    if (tn_live(cx))
+        cx->kn->scale(tn_size(x), s, x.v, y.v);
+    return record_unary(cx, x, y, scale_backward, KN_NONE, NULL, s);
+}
+
+tn_t tn_scale_exp(tn_ctx *cx, tn_t x, const tn_param *log_scale)
+{
+    tn_t y = tn_like(cx, x, x.grad || tn_grad_of(cx, log_scale));
+    float s = 0;
+    if (tn_live(cx)) {
+        s = (float)exp((double)log_scale->v[0]);
+        cx->kn->scale(tn_size(x), s, x.v, y.v);
+    }
+    return record_unary(cx, x, y, scale_backward, KN_NONE, log_scale, s);
+}
+
+/* ---- weighted sum of two ---------------------------------------------------------------------------------------- */
+
+typedef struct sum_record {
+    tn_record head;
+    tn_t a, b, y;
+    float sa, sb;
+} sum_record;
+
+static void sum_backward(tn_ctx *cx, tn_record *self)
+{
+    sum_record *r = (sum_record *)self;
+    if (r->a.g)
+        cx->kn->axpy(tn_size(r->y), r->sa, r->y.g, r->a.g);
+    if (r->b.g)
+        cx->kn->axpy(tn_size(r->y), r->sb, r->y.g, r->b.g);
+}
+
+tn_t tn_sum2(tn_ctx *cx, tn_t a, float sa, tn_t b, float sb)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (tn_size(a) != tn_size(b))
+        return tn_fail(cx, "sum: %ld and %ld elements", tn_size(a), tn_size(b));
+    tn_t y = tn_like(cx, a, a.grad || b.grad);
+    if (tn_live(cx)) {
+        cx->kn->scale(tn_size(y), sa, a.v, y.v);
+        cx->kn->axpy(tn_size(y), sb, b.v, y.v);
+    }
+    sum_record *r = y.grad ? tn_push(cx, sizeof *r, sum_backward) : NULL;
+    if (r)
+        *r = (sum_record){r->head, a, b, y, sa, sb};
+    return y;
+}
+
+typedef struct weighted_record {
+    tn_record head;
+    tn_t x, y;
+    const float *weight;
+} weighted_record;
+
+static void weighted_backward(tn_ctx *cx, tn_record *self)
+{
+    weighted_record *r = (weighted_record *)self;
+    cx->kn->axpy(tn_size(r->x), r->y.g[0], r->weight, r->x.g);
+}
+
+tn_t tn_weighted_sum(tn_ctx *cx, tn_t x, const float *weight)
+{
+    tn_t y = tn_new(cx, x.grad, 1, (long[]){1});
+    if (tn_live(cx)) {
+        double sum = 0;
+        for (long i = 0, n = tn_size(x); i < n; i++)
+            sum += (double)x.v[i] * (double)weight[i];
+        y.v[0] = (float)sum;
+    }
+    weighted_record *r = y.grad ? tn_push(cx, sizeof *r, weighted_backward) : NULL;
+    if (r)
+        *r = (weighted_record){r->head, x, y, weight};
+    return y;
+}
+
+/* ---- cross-entropy ------------------------------------------------------------------------------------------------ */
+
+typedef struct xent_record {
+    tn_record head;
+    tn_t x, y;
+    const int *target;
+    const float *soft;
+    float smoothing;
+    long counted;        /* rows that are not ignored */
+    float *row;          /* gradient of one row */
+} xent_record;
+
+enum { IGNORE = -100 };
+
+static void xent_backward(tn_ctx *cx, tn_record *self)
+{
+    xent_record *r = (xent_record *)self;
+    long rows = tn_rows(r->x), n = tn_last(r->x);
+    float s = r->y.g[0] / (float)r->counted;
+    for (long i = 0; i < rows; i++) {
+        if (r->target[i] == IGNORE)
+            continue;
+        kn_cross_entropy(cx->kn, n, r->x.v + i * n, r->target[i], r->smoothing, s, r->row);
+        cx->kn->add(n, r->x.g + i * n, r->row, r->x.g + i * n);
+    }
+}
+
+tn_t tn_cross_entropy(tn_ctx *cx, tn_t logits, const int *target, float smoothing)
+{
+    long rows = tn_rows(logits), n = tn_last(logits), counted = 0;
+    tn_t y = tn_new(cx, logits.grad, 1, (long[]){1});
+    float *row = tn_bytes(cx, (size_t)n * sizeof *row);
+    double sum = 0;
+    if (tn_live(cx)) {
+        for (long i = 0; i < rows; i++) {
+            if (target[i] == IGNORE)
+                continue;
+            if (target[i] < 0 || target[i] >= n)
+                return tn_fail(cx, "cross-entropy: target %d of %ld classes", target[i], n);
+            sum += (double)kn_cross_entropy(cx->kn, n, logits.v + i * n, target[i], smoothing, 0, NULL);
+            counted++;
+        }
+        if (!counted)
+            return tn_fail(cx, "cross-entropy: every row is ignored, there is nothing to learn from");
+        y.v[0] = (float)(sum / (double)counted);
+    }
+    xent_record *r = y.grad ? tn_push(cx, sizeof *r, xent_backward) : NULL;
+    if (r)
+        *r = (xent_record){.head = r->head, .x = logits, .y = y, .target = target, .smoothing = smoothing, .counted = counted, .row = row};
+    return y;
+}
+
+/* d/dx of -sum t log softmax(x) is softmax(x) - t, for a t that sums to one. */
+static void soft_xent_backward(tn_ctx *cx, tn_record *self)
+{
+    xent_record *r = (xent_record *)self;
+    long rows = tn_rows(r->x), n = tn_last(r->x);
+    float s = r->y.g[0] / (float)rows;
+    for (long i = 0; i < rows; i++) {
+        cx->kn->softmax(n, r->x.v + i * n, r->row);
+        cx->kn->axpy(n, s, r->row, r->x.g + i * n);
+        cx->kn->axpy(n, -s, r->soft + i * n, r->x.g + i * n);
+    }
+}
+
+tn_t tn_soft_cross_entropy(tn_ctx *cx, tn_t logits, const float *target)
+{
+    long rows = tn_rows(logits), n = tn_last(logits);
+    tn_t y = tn_new(cx, logits.grad, 1, (long[]){1});
+    float *row = tn_bytes(cx, (size_t)n * sizeof *row);
+    double sum = 0;
+    if (tn_live(cx)) {
+        for (long i = 0; i < rows; i++) {
+            const float *x = logits.v + i * n, *t = target + i * n;
+            sum += (double)cx->kn->softmax(n, x, row);
+            for (long j = 0; j < n; j++) /* mostly zeros, and 0 * -inf must not count */
+                sum -= t[j] != 0 ? (double)t[j] * (double)x[j] : 0;
+        }
+        y.v[0] = (float)(sum / (double)rows);
+    }
+    xent_record *r = y.grad ? tn_push(cx, sizeof *r, soft_xent_backward) : NULL;
+    if (r)
+        *r = (xent_record){.head = r->head, .x = logits, .y = y, .soft = target, .row = row};
+    return y;
+}

@@ -1,0 +1,252 @@
+/* op_shape.c - tokens in, positions on, pieces out. */
+#include <math.h>
+#include <string.h>
+
+#include "ops.h"
+
+/* ---- embedding -------------------------------------------------------------------------------------------- */
+
+typedef struct embedding_record {
+    tn_record head;
+    tn_t y;
+    const tn_param *table;
+    const int *ids;
+} embedding_record;
+
+/* Serial: two rows of a batch may hold the same token. */
+static void embedding_backward(tn_ctx *cx, tn_record *self)
+{
+    embedding_record *r = (embedding_record *)self;
+    float *g = tn_grad_of(cx, r->table);
+    long n = tn_rows(r->y), d = tn_last(r->y);
+    for (long i = 0; i < n; i++)
+        cx->kn->add(d, g + r->ids[i] * d, r->y.g + i * d, g + r->ids[i] * d);
+}
+
+tn_t tn_embedding(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t)
+{
+    long d = table->shape[1];
+    tn_t y = tn_new(cx, tn_grad_of(cx, table) != NULL, 3, (long[]){b, t, d});
+    if (tn_live(cx))
+        for (long i = 0; i < b * t; i++) {
+            if (ids[i] < 0 || ids[i] >= table->shape[0])
+                return tn_fail(cx, "token id %d is not in the vocabulary of %ld", ids[i], table->shape[0]);
+            memcpy(y.v + i * d, table->v + ids[i] * d, (size_t)d * sizeof(float));
+        }
+    embedding_record *r = y.grad ? tn_push(cx, sizeof *r, embedding_backward) : NULL;
+    if (r)
+        *r = (embedding_record){r->head, y, table, ids};
+    return y;
+}
+
+/* ---- additions ---------------------------------------------------------------------------------------------- */
+
+typedef struct add_record {
+    tn_record head;
+    tn_t a, b, y;
+    const tn_param *p;
+    long k;              /* elements of p that repeat */
+} add_record;
+
+static void add_backward(tn_ctx *cx, tn_record *self)
+{
+    add_record *r = (add_record *)self;
+    long n = tn_size(r->y);
+    if (r->a.g)
+        cx->kn->add(n, r->a.g, r->y.g, r->a.g);
+    if (r->b.g)
+        cx->kn->add(n, r->b.g, r->y.g, r->b.g);
+    float *dp = r->p ? tn_grad_of(cx, r->p) : NULL;
+    if (dp)
+        kn_column_sums(cx->work, n / r->k, r->k, r->y.g, r->k, dp);
+}
+
+static tn_t record_add(tn_ctx *cx, tn_t a, tn_t b, tn_t y, const tn_param *p, long k)
+{
+    add_record *r = y.grad ? tn_push(cx, sizeof *r, add_backward) : NULL;
+    if (r)
+        *r = (add_record){r->head, a, b, y, p, k};
+    return y;
+}
+
+tn_t tn_add(tn_ctx *cx, tn_t a, tn_t b)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (tn_size(a) != tn_size(b))
+        return tn_fail(cx, "add: %ld and %ld elements", tn_size(a), tn_size(b));
+    tn_t y = tn_like(cx, a, a.grad || b.grad);
+    if (tn_live(cx))
+        cx->kn->add(tn_size(y), a.v, b.v, y.v);
+    return record_add(cx, a, b, y, NULL, 1);
+}
+
+/* k elements of p are added to every k of x. */
+static tn_t add_repeating(tn_ctx *cx, tn_t x, const tn_param *p, long k)
+{
+    long n = tn_size(x);
+    if (cx->failed)
+        return (tn_t){0};
+    if (k < 1 || n % k)
+        return tn_fail(cx, "add: %ld elements do not repeat in %ld", k, n);
+    tn_t y = tn_like(cx, x, x.grad || tn_grad_of(cx, p));
+    if (tn_live(cx))
+        for (long i = 0; i < n; i += k)
+            cx->kn->add(k, x.v + i, p->v, y.v + i);
+    return record_add(cx, x, (tn_t){0}, y, p, k);
+}
+
+tn_t tn_add_param(tn_ctx *cx, tn_t x, const tn_param *p) { return add_repeating(cx, x, p, tn_size(tn_weight(cx, p))); }
+
+tn_t tn_add_positions(tn_ctx *cx, tn_t x, const tn_param *table)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (x.rank != 3 || tn_last(x) != table->shape[1])
+        return tn_fail(cx, "positions: a token is %ld wide, a position %ld", tn_last(x), table->shape[1]);
+    if (x.shape[1] > table->shape[0])
+        return tn_fail(cx, "positions: %ld tokens, the model has %ld positions", x.shape[1], table->shape[0]);
+    return add_repeating(cx, x, table, x.shape[1] * x.shape[2]);
+}
+
+tn_t tn_add_sinusoid(tn_ctx *cx, tn_t x)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (x.rank < 2)
+        return tn_fail(cx, "sinusoidal positions: one dimension has no time");
+    long d = tn_last(x), t = x.shape[x.rank - 2], rows = tn_rows(x);
+    tn_t y = tn_like(cx, x, x.grad);
+    if (tn_live(cx))
+        for (long r = 0; r < rows; r++)
+            for (long i = 0; i < d; i++) {
+                double angle = (double)(r % t) * exp(-log(10000.0) * (double)(i / 2 * 2) / (double)d);
+                y.v[r * d + i] = x.v[r * d + i] + (float)(i % 2 ? cos(angle) : sin(angle));
+            }
+    return record_add(cx, x, (tn_t){0}, y, NULL, 1);
+}
+
+/* ---- a token in front, a row out, a transpose --------------------------------------------------------------- */
+
+typedef struct piece_record {
+    tn_record head;
+    tn_t x, y;
+    const tn_param *p;
+    const int *index;
+} piece_record;
+
+static void prepend_backward(tn_ctx *cx, tn_record *self)
+{
+    piece_record *r = (piece_record *)self;
+    long b = r->x.shape[0], t = r->x.shape[1], d = r->x.shape[2];
+    float *dp = tn_grad_of(cx, r->p);
+    for (long i = 0; i < b; i++) {
+        const float *dy = r->y.g + i * (t + 1) * d;
+        if (dp)
+            cx->kn->add(d, dp, dy, dp);
+        if (r->x.g)
+            cx->kn->add(t * d, r->x.g + i * t * d, dy + d, r->x.g + i * t * d);
+    }
+}
+
+tn_t tn_prepend(tn_ctx *cx, const tn_param *p, tn_t x)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (x.rank != 3 || tn_size(tn_weight(cx, p)) != x.shape[2])
+        return tn_fail(cx, "prepend: a token is %ld wide, the one in front %ld", tn_last(x), tn_size(tn_weight(cx, p)));
+    long b = x.shape[0], t = x.shape[1], d = x.shape[2];
+    tn_t y = tn_new(cx, x.grad || tn_grad_of(cx, p), 3, (long[]){b, t + 1, d});
+    if (tn_live(cx))
+        for (long i = 0; i < b; i++) {
+            memcpy(y.v + i * (t + 1) * d, p->v, (size_t)d * sizeof(float));
+            memcpy(y.v + (i * (t + 1) + 1) * d, x.v + i * t * d, (size_t)(t * d) * sizeof(float));
+        }
+    piece_record *r = y.grad ? tn_push(cx, sizeof *r, prepend_backward) : NULL;
+    if (r)
+        *r = (piece_record){r->head, x, y, p, NULL};
+    return y;
+}
+
+static void select_backward(tn_ctx *cx, tn_record *self)
+{
+    piece_record *r = (piece_record *)self;
+    long t = r->x.shape[1], d = r->x.shape[2];
+    for (long i = 0; i < r->x.shape[0]; i++) {
+        float *dx = r->x.g + (i * t + (r->index ? r->index[i] : 0)) * d;
+        cx->kn->add(d, dx, r->y.g + i * d, dx);
+    }
+}
+
+tn_t tn_select(tn_ctx *cx, tn_t x, const int *index)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (x.rank != 3)
+        return tn_fail(cx, "select: %d dimensions instead of 3", x.rank);
+    long b = x.shape[0], t = x.shape[1], d = x.shape[2];
+    tn_t y = tn_new2(cx, x.grad, b, d);
+    if (tn_live(cx))
+        for (long i = 0; i < b; i++) {
+            long at = index ? index[i] : 0;
+            if (at < 0 || at >= t)
+                return tn_fail(cx, "select: row %ld of %ld", at, t);
+            memcpy(y.v + i * d, x.v + (i * t + at) * d, (size_t)d * sizeof(float));
+        }
+    piece_record *r = y.grad ? tn_push(cx, sizeof *r, select_backward) : NULL;
+    if (r)
+        *r = (piece_record){r->head, x, y, NULL, index};
+    return y;
+}
+
+/* `to` (or +=) = x [b, m, n] with its last two dimensions exchanged: [b, n, m]. */
+static void exchange(long b, long m, long n, const float *x, float *to, bool add)
+{
+    for (long k = 0; k < b; k++, x += m * n, to += m * n)
+        for (long i = 0; i < m; i++)
+            for (long j = 0; j < n; j++)
+                to[j * m + i] = add ? to[j * m + i] + x[i * n + j] : x[i * n + j];
+}
+
+typedef struct exchange_record {
+    tn_record head;
+    tn_t x, y;
+    long b, m, n;
+} exchange_record;
+
+static void exchange_backward(tn_ctx *cx, tn_record *self)
+{
+    (void)cx;
+    exchange_record *r = (exchange_record *)self;
+    exchange(r->b, r->n, r->m, r->y.g, r->x.g, true);
+}
+
+static tn_t exchanged(tn_ctx *cx, tn_t x, long b, long m, long n, int rank, const long *shape)
+{
+    tn_t y = tn_new(cx, x.grad, rank, shape);
+    if (tn_live(cx))
+        exchange(b, m, n, x.v, y.v, false);
+    exchange_record *r = y.grad ? tn_push(cx, sizeof *r, exchange_backward) : NULL;
+    if (r)
+        *r = (exchange_record){r->head, x, y, b, m, n};
+    return y;
+}
+
+tn_t tn_transpose(tn_ctx *cx, tn_t x)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (x.rank != 2)
+        return tn_fail(cx, "transpose: %d dimensions instead of 2", x.rank);
+    return exchanged(cx, x, 1, x.shape[0], x.shape[1], 2, (long[]){x.shape[1], x.shape[0]});
+}
+
+tn_t tn_channels_first(tn_ctx *cx, tn_t x)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (x.rank != 4)
+        return tn_fail(cx, "channels first: %d dimensions instead of 4", x.rank);
+    long pixels = x.shape[1] * x.shape[2];
+    return exchanged(cx, x, x.shape[0], pixels, x.shape[3], 4, (long[]){x.shape[0], x.shape[3], x.shape[1], x.shape[2]});
+}

@@ -1,0 +1,74 @@
+/* ops.h - what models are made of. Shapes: B batch, T time, D width; "[.., D]" is any number of leading
+ * dimensions. Every op checks its shapes and fails the context with its own name. */
+#ifndef TN_OPS_H
+#define TN_OPS_H
+
+#include "tensor.h"
+
+/* ---- linear: op_linear.c ---- */
+/* [.., in] -> [.., out]: x W^T + b, plus LoRA's share when the context has an adapter for W. */
+tn_t tn_linear(tn_ctx *cx, tn_t x, const tn_linear_w *l);
+/* f(linear(x)) and residual + linear(x), fused where nothing has to be kept. */
+tn_t tn_linear_act(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f);
+tn_t tn_linear_add(tn_ctx *cx, tn_t x, const tn_linear_w *l, tn_t residual);
+/* [M, K] x [N, K] -> [M, N]: a b^T. */
+tn_t tn_matmul_nt(tn_ctx *cx, tn_t a, tn_t b);
+/* x [B, C, H, W], weight [O, C, kh, kw] -> [B, (H-kh)/stride+1, (W-kw)/stride+1, O]: channels last, as tokens want them. */
+tn_t tn_conv2d(tn_ctx *cx, tn_t x, const tn_linear_w *conv, long stride);
+
+/* ---- norms: op_norm.c ---- */
+tn_t tn_layer_norm(tn_ctx *cx, tn_t x, const tn_norm_w *n, float eps);
+tn_t tn_rms_norm(tn_ctx *cx, tn_t x, const tn_norm_w *n, float eps);
+/* x [N, C, ..]: over everything but C (Ioffe, Szegedy 2015). In training the batch's own mean and variance, and the running ones
+ * move by `momentum` (variance unbiased) in the context's buffers; else the running ones. */
+typedef struct tn_batch_norm_w {
+    tn_param weight, bias, running_mean, running_var; /* [C] */
+} tn_batch_norm_w;
+tn_t tn_batch_norm(tn_ctx *cx, tn_t x, const tn_batch_norm_w *n, float momentum, float eps);
+/* Rows divided by their Euclidean length. */
+tn_t tn_l2_normalize(tn_ctx *cx, tn_t x);
+
+/* ---- attention: op_attention.c ---- */
+typedef struct tn_attention_args {
+    long heads, kv_heads;         /* kv_heads 0: the same */
+    float scale;                  /* 0: 1 / sqrt(width of a key) */
+    bool causal;                  /* query i sees keys j <= i + Tk - Tq */
+    const uint8_t *key_mask;      /* [B, Tk], 1 keeps; NULL keeps all. Must live as long as the tape */
+    bool head_major;              /* q, k, v, y are [B, H, T, d] instead of [B, T, H*d] */
+} tn_attention_args;
+/* softmax(scale q k^T + mask) v; a row with every key hidden gives zeros. */
+tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *args);
+/* Rotary positions (Su 2021) in LLaMA's layout: dimension i pairs with i + d/2; x [.., T, d], position = offset + t. */
+tn_t tn_rope(tn_ctx *cx, tn_t x, float theta, long offset);
+
+/* ---- positions, tokens, pieces: op_shape.c ---- */
+/* ids [n] in 0..rows-1, kept by the caller as long as the tape -> [B, T, D] (B * T = n). */
+tn_t tn_embedding(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t);
+tn_t tn_add(tn_ctx *cx, tn_t a, tn_t b);
+/* x [.., n] + p: p (a parameter of k elements) repeats: bias of the last k elements' shape, as positions [T, D] on [B, T, D]. */
+tn_t tn_add_param(tn_ctx *cx, tn_t x, const tn_param *p);
+/* The first T rows of a table of positions are added: x [B, T, D], table [>= T, D]. */
+tn_t tn_add_positions(tn_ctx *cx, tn_t x, const tn_param *table);
+/* Sine and cosine positions (Vaswani 2017) are added: x [B, T, D]. */
+tn_t tn_add_sinusoid(tn_ctx *cx, tn_t x);
+/* One learned token in front of each sequence: p [D], x [B, T, D] -> [B, T+1, D]. */
+tn_t tn_prepend(tn_ctx *cx, const tn_param *p, tn_t x);
+/* Row index[b] of each sequence: x [B, T, D] -> [B, D]; index NULL: row 0. Kept by the caller as long as the tape. */
+tn_t tn_select(tn_ctx *cx, tn_t x, const int *index);
+tn_t tn_transpose(tn_ctx *cx, tn_t x); /* [M, N] -> [N, M] */
+tn_t tn_channels_first(tn_ctx *cx, tn_t x); /* [B, H, W, C] -> [B, C, H, W] */
+
+/* ---- elementwise and losses: op_math.c ---- */
+tn_t tn_act(tn_ctx *cx, tn_t x, kn_act f);
+tn_t tn_softmax(tn_ctx *cx, tn_t x);               /* over the last dimension */
+tn_t tn_scale(tn_ctx *cx, tn_t x, float s);
+tn_t tn_scale_exp(tn_ctx *cx, tn_t x, const tn_param *log_scale); /* exp(p) * x, p a scalar */
+tn_t tn_sum2(tn_ctx *cx, tn_t a, float sa, tn_t b, float sb);     /* sa a + sb b, equal shapes */
+/* sum of x * weight, weight kept by the caller -> [1] */
+tn_t tn_weighted_sum(tn_ctx *cx, tn_t x, const float *weight);
+/* Mean over the rows whose target is not -100 of the cross-entropy with label smoothing: logits [n, V], target [n] -> [1]. */
+tn_t tn_cross_entropy(tn_ctx *cx, tn_t logits, const int *target, float smoothing);
+/* Mean over rows of -sum target * log softmax(logits): target [n, V], rows sum to 1; kept by the caller -> [1]. */
+tn_t tn_soft_cross_entropy(tn_ctx *cx, tn_t logits, const float *target);
+
+#endif

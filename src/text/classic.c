@@ -1,0 +1,154 @@
+/* classic.c - vocab.json + merges.txt, the layout before tokenizer.json, told as the tokenizer.json it stands for. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "text_parts.h"
+
+static json_t *added_token(const char *name, int32_t id)
+{
+    return json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", id, "content", name, "single_word", 0, "lstrip", 0, "rstrip",
+                     0, "normalized", 0, "special", 1);
+}
+
+static json_t *byte_level(int prefix_space)
+{
+    return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", prefix_space, "trim_offsets", 1,
+                     "use_regex", 1);
+}
+
+/* CLIP (Radford et al. 2021, simple_tokenizer.py) as transformers converts it. */
+static json_t *clip_frame(int32_t bos, int32_t eos, const char *bos_name, const char *eos_name)
+{
+    static const char pattern[] = "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+";
+    json_t *normalizer = json_pack("{s:s, s:[{s:s}, {s:s, s:{s:s}, s:s}, {s:s}]}", "type", "Sequence", "normalizers", "type",
+                                   "NFC", "type", "Replace", "pattern", "Regex", "\\s+", "content", " ", "type", "Lowercase");
+    json_t *split = json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", pattern, "behavior", "Removed",
+                              "invert", 1);
+    json_t *post = json_pack("{s:s, s:[s, i], s:[s, i], s:b, s:b}", "type", "RobertaProcessing", "sep", eos_name, eos, "cls",
+                             bos_name, bos, "trim_offsets", 0, "add_prefix_space", 0);
+    return json_pack("{s:s, s:n, s:n, s:[o, o], s:o, s:{s:s, s:[o, o]}, s:o, s:o}", "version", "1.0", "truncation", "padding",
+                     "added_tokens", added_token(bos_name, bos), added_token(eos_name, eos), "normalizer", normalizer,
+                     "pre_tokenizer", "type", "Sequence", "pretokenizers", split, byte_level(0), "post_processor", post,
+                     "decoder", byte_level(1));
+}
+
+static json_t *gpt2_frame(int32_t eos, const char *eos_name)
+{
+    return json_pack("{s:s, s:n, s:n, s:[o], s:n, s:o, s:{s:s, s:b, s:b, s:b}, s:o}", "version", "1.0", "truncation",
+                     "padding", "added_tokens", added_token(eos_name, eos), "normalizer", "pre_tokenizer", byte_level(0),
+                     "post_processor", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 0, "use_regex", 1, "decoder",
+                     byte_level(1));
+}
+
+json_t *tx_classic_frame(tx_style style, int32_t bos, int32_t eos, const char *bos_name, const char *eos_name, oc_err *err)
+{
+    json_t *o = style == TX_STYLE_CLIP ? clip_frame(bos, eos, bos_name, eos_name) : gpt2_frame(eos, eos_name);
+    if (!o)
+        bs_err(err, "out of memory: a tokenizer's description");
+    return o;
+}
+
+/* ---- reading the two files ------------------------------------------------------------------------------ */
+
+/* merges.txt: "a b" a line, in order; the first line may tell a version. */
+static json_t *read_merges(const char *path, oc_err *err)
+{
+    bs_buf text = {0};
+    json_t *list = NULL;
+    if (bs_read_file(&text, path, 1 << 28, err))
+        goto done;
+    list = json_array();
+    for (char *line = text.p, *end; list && line && *line; line = end ? end + 1 : NULL) {
+        end = strchr(line, '\n');
+        size_t n = end ? (size_t)(end - line) : strlen(line);
+        n -= n > 0 && line[n - 1] == '\r';
+        if (n == 0 || strncmp(line, "#version", 8) == 0)
+            continue;
+        json_t *merge = json_stringn(line, n);
+        if (!merge || json_array_append_new(list, merge)) {
+            bs_err(err, "cannot read '%s': line '%.*s' is not valid UTF-8", path, (int)(n < 40 ? n : 40), line);
+            json_decref(list);
+            list = NULL;
+        }
+    }
+done:
+    bs_buf_clear(&text);
+    return list;
+}
+
+static const char *config_token(const json_t *config, const char *key, const char *fallback)
+{
+    const json_t *o = json_object_get(config, key);
+    if (json_is_object(o))
+        o = json_object_get(o, "content");
+    return json_is_string(o) ? json_string_value(o) : fallback;
+}
+
+static bool has_suffix(const json_t *vocab)
+{
+    const char *name;
+    json_t *id;
+    json_object_foreach((json_t *)(uintptr_t)vocab, name, id)
+    {
+        size_t n = strlen(name);
+        if (n >= 4 && memcmp(name + n - 4, "</w>", 4) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The class of tokenizer_config.json decides; without it, whether tokens end in `</w>`. */
+static int style_of(const json_t *config, const json_t *vocab, tx_style *style, oc_err *err)
+{
+    const char *name = json_string_value(json_object_get(config, "tokenizer_class"));
+    *style = has_suffix(vocab) ? TX_STYLE_CLIP : TX_STYLE_GPT2;
+    if (name && strncmp(name, "CLIPTokenizer", 13) == 0)
+        *style = TX_STYLE_CLIP;
+    else if (name && strncmp(name, "GPT2Tokenizer", 13) == 0)
+        *style = TX_STYLE_GPT2;
+    else if (name)
+        return bs_err(err, "the tokenizer_class '%s' needs a tokenizer.json", name);
+    return 0;
+}
+
+static json_t *assemble(json_t *vocab, json_t *merges, const json_t *config, oc_err *err)
+{
+    tx_style style;
+    if (style_of(config, vocab, &style, err))
+        return NULL;
+    bool clip = style == TX_STYLE_CLIP;
+    const char *eos = config_token(config, "eos_token", "<|endoftext|>");
+    const char *bos = clip ? config_token(config, "bos_token", "<|startoftext|>") : eos;
+    const json_t *bos_id = json_object_get(vocab, bos), *eos_id = json_object_get(vocab, eos);
+    if (!json_is_integer(bos_id) || !json_is_integer(eos_id)) {
+        bs_err(err, "the vocabulary lacks the special token '%s'", json_is_integer(bos_id) ? eos : bos);
+        return NULL;
+    }
+    json_t *o = tx_classic_frame(style, (int32_t)json_integer_value(bos_id), (int32_t)json_integer_value(eos_id), bos, eos, err);
+    json_t *model = json_pack("{s:s, s:n, s:s?, s:s, s:s, s:b, s:b, s:b, s:O, s:O}", "type", "BPE", "dropout", "unk_token",
+                              clip ? eos : NULL, "continuing_subword_prefix", "", "end_of_word_suffix", clip ? "</w>" : "",
+                              "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges", merges);
+    if (!o || !model || json_object_set_new(o, "model", model)) {
+        bs_err(err, "out of memory: a tokenizer's description");
+        json_decref(o);
+        return NULL;
+    }
+    return o;
+}
+
+json_t *tx_classic_json(const char *dir, const json_t *config, oc_err *err)
+{
+    json_t *o = NULL, *vocab = NULL, *merges = NULL;
+    char *vocab_path = bs_join(dir, "vocab.json"), *merges_path = bs_join(dir, "merges.txt");
+    if (!vocab_path || !merges_path)
+        bs_err(err, "out of memory: the names of '%s'", dir);
+    else if (!bs_is_file(vocab_path) || !bs_is_file(merges_path))
+        bs_err(err, "cannot open the tokenizer of '%s': neither tokenizer.json nor vocab.json with merges.txt is there", dir);
+    else if ((vocab = tx_json_read(vocab_path, false, err)) && (merges = read_merges(merges_path, err)))
+        o = assemble(vocab, merges, config, err);
+    json_decref(vocab);
+    json_decref(merges);
+    free(vocab_path);
+    free(merges_path);
+    return o;
+}

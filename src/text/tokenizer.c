@@ -1,0 +1,290 @@
+/* tokenizer.c - opening a model folder's tokenizer; encoding and decoding from end to end. */
+#include "tokenizer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "text_parts.h"
+
+struct tx_tokenizer {
+    tx_model model;
+    tx_added *added;
+    tx_normalizer *normalizer;
+    tx_pretokenizer *pretokenizer;
+    tx_postprocess post;
+    tx_decoder *decoder;
+    tx_roles roles;
+};
+
+/* ---- added tokens and roles ----------------------------------------------------------------------------- */
+
+static int read_added_token(tx_tokenizer *t, const json_t *o, oc_err *err)
+{
+    tx_added_token token = {.id = -1};
+    const char *s, *where = "added_tokens";
+    size_t n;
+    json_int_t id;
+    if (tx_json_need_text(o, where, "content", &s, &n, err) || tx_json_int(o, where, "id", -1, &id, err) ||
+        tx_json_bool(o, where, "single_word", false, &token.single_word, err) ||
+        tx_json_bool(o, where, "lstrip", false, &token.lstrip, err) ||
+        tx_json_bool(o, where, "rstrip", false, &token.rstrip, err) ||
+        tx_json_bool(o, where, "special", false, &token.special, err) ||
+        tx_json_bool(o, where, "normalized", !token.special, &token.normalized, err))
+        return -1;
+    if (id < -1 || id >= TX_MAX_ID)
+        return bs_err(err, "added_tokens: '%s' has the id %lld, which must be in 0..%d", s, (long long)id, TX_MAX_ID - 1);
+    token.id = (int32_t)id;
+    if (tx_added_put(t->added, &t->model, s, n, token, err))
+        return -1;
+    int32_t got = tx_added_get(t->added, s, n);
+    if (id >= 0 && n && got != id)
+        return bs_err(err, "added_tokens: '%s' has the id %lld, but the model's vocabulary gives it %d", s, (long long)id, got);
+    return 0;
+}
+
+/* A special token is given as "name" or {"content": "name", ...}. */
+static const char *role_name(const json_t *config, const json_t *map, const char *key, size_t *n)
+{
+    const json_t *o = json_object_get(config, key);
+    if (!o || json_is_null(o))
+        o = json_object_get(map, key);
+    if (json_is_object(o))
+        o = json_object_get(o, "content");
+    *n = json_is_string(o) ? json_string_length(o) : 0;
+    return json_string_value(o);
+}
+
+static int32_t id_of(const tx_tokenizer *t, const char *s, size_t n)
+{
+    int32_t id = tx_added_get(t->added, s, n);
+    return id >= 0 ? id : tx_vocab_get(&t->model.vocab, s, n);
+}
+
+/* A token with a role is special even if tokenizer.json does not list it: transformers adds it when it loads. */
+static int put_special(tx_tokenizer *t, const char *s, size_t n, oc_err *err)
+{
+    if (!n || tx_added_get(t->added, s, n) >= 0 || tx_vocab_get(&t->model.vocab, s, n) < 0)
+        return 0;
+    return tx_added_put(t->added, &t->model, s, n, (tx_added_token){.id = -1, .special = true}, err);
+}
+
+static int read_roles(tx_tokenizer *t, const json_t *config, const json_t *map, oc_err *err)
+{
+    static const char *const keys[] = {"bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token"};
+    int32_t *ids[] = {&t->roles.bos, &t->roles.eos, &t->roles.pad, &t->roles.unk, &t->roles.cls, &t->roles.sep, &t->roles.mask};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        size_t n;
+        const char *s = role_name(config, map, keys[i], &n);
+        if (s && put_special(t, s, n, err))
+            return -1;
+        *ids[i] = s ? id_of(t, s, n) : -1;
+    }
+    if (t->roles.unk < 0)
+        t->roles.unk = t->model.unk;
+    double most = json_number_value(json_object_get(config, "model_max_length"));
+    t->roles.max_length = most >= 1 && most < (1 << 24) ? (int32_t)most : 0;
+    return 0;
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------- */
+
+static int read_all(tx_tokenizer *t, const json_t *o, const json_t *config, const json_t *map, oc_err *err)
+{
+    const json_t *list = json_object_get(o, "added_tokens");
+    if (tx_normalizer_open(&t->normalizer, json_object_get(o, "normalizer"), err) ||
+        tx_pretokenizer_open(&t->pretokenizer, json_object_get(o, "pre_tokenizer"), err) ||
+        tx_postprocess_open(&t->post, json_object_get(o, "post_processor"), err) ||
+        tx_decoder_open(&t->decoder, json_object_get(o, "decoder"), err) ||
+        tx_model_open(&t->model, json_object_get(o, "model"), err))
+        return -1;
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (read_added_token(t, json_array_get(list, i), err))
+            return -1;
+    return read_roles(t, config, map, err) || tx_added_ready(t->added, t->normalizer, err) ? -1 : 0;
+}
+
+static int check_ids(const tx_tokenizer *t, const tx_ids *ids, oc_err *err)
+{
+    for (size_t i = 0; i < ids->n; i++)
+        if (!tx_token_name(t, ids->p[i]))
+            return bs_err(err, "post_processor: the id %d is in no vocabulary", ids->p[i]);
+    return 0;
+}
+
+/* An optional JSON file of the folder. */
+static int read_beside(const char *dir, const char *name, bool as_real, json_t **out, oc_err *err)
+{
+    char *path = bs_join(dir, name);
+    *out = NULL;
+    if (!path)
+        return bs_err(err, "out of memory: the name of '%s'", name);
+    if (bs_is_file(path))
+        *out = tx_json_read(path, as_real, err);
+    int result = bs_is_file(path) && !*out ? -1 : 0;
+    free(path);
+    return result;
+}
+
+tx_tokenizer *tx_open(const char *model_dir, oc_err *err)
+{
+    json_t *o = NULL, *config = NULL, *map = NULL;
+    tx_tokenizer *t = calloc(1, sizeof *t);
+    int result = -1;
+    if (!t) {
+        bs_err(err, "out of memory: a tokenizer");
+        return NULL;
+    }
+    if (read_beside(model_dir, "tokenizer.json", false, &o, err) || read_beside(model_dir, "tokenizer_config.json", true, &config, err) ||
+        read_beside(model_dir, "special_tokens_map.json", true, &map, err))
+        goto done;
+    const char *file = o ? "tokenizer.json" : "vocab.json";
+    if (!o && !(o = tx_classic_json(model_dir, config, err)))
+        goto done;
+    t->added = tx_added_open(err);
+    if (!t->added || read_all(t, o, config, map, err) || check_ids(t, &t->post.before, err) || check_ids(t, &t->post.after, err)) {
+        bs_err_prefix(err, "cannot read '%s/%s': ", model_dir, file);
+        goto done;
+    }
+    result = 0;
+done:
+    json_decref(o);
+    json_decref(config);
+    json_decref(map);
+    if (result) {
+        tx_close(t);
+        t = NULL;
+    }
+    return t;
+}
+
+void tx_close(tx_tokenizer *t)
+{
+    if (!t)
+        return;
+    tx_decoder_close(t->decoder);
+    tx_postprocess_clear(&t->post);
+    tx_pretokenizer_close(t->pretokenizer);
+    tx_normalizer_close(t->normalizer);
+    tx_added_close(t->added);
+    tx_model_close(&t->model);
+    free(t);
+}
+
+/* ---- encoding ------------------------------------------------------------------------------------------- */
+
+static int put_all(tx_ids *out, const tx_ids *ids, oc_err *err)
+{
+    for (size_t i = 0; i < ids->n; i++)
+        if (tx_ids_put(out, ids->p[i], err))
+            return -1;
+    return 0;
+}
+
+int tx_encode(const tx_tokenizer *t, const char *utf8, size_t n, bool add_special, tx_ids *out, oc_err *err)
+{
+    bs_buf clean = {0};
+    tx_pieces pieces = {0}, other = {0};
+    int result = -1;
+    size_t keep = out->n;
+    if (tx_utf8_valid(utf8, n) != n) {
+        if (tx_utf8_clean(&clean, utf8, n, false, err))
+            goto done;
+        utf8 = clean.p;
+        n = clean.n;
+    }
+    if (add_special && put_all(out, &t->post.before, err))
+        goto done;
+    if (tx_added_cut(t->added, t->normalizer, utf8, n, &pieces, err) ||
+        tx_pretokenize(t->pretokenizer, &pieces, &other, err) || tx_model_encode(&t->model, &pieces, out, err))
+        goto done;
+    if (add_special && put_all(out, &t->post.after, err))
+        goto done;
+    result = 0;
+done:
+    if (result)
+        out->n = keep;
+    tx_pieces_clear(&pieces);
+    tx_pieces_clear(&other);
+    bs_buf_clear(&clean);
+    return result;
+}
+
+/* ---- decoding ------------------------------------------------------------------------------------------- */
+
+/* CLIP's ends of words come out of the byte decoder as they are; transformers puts spaces there, and strips. */
+static int put_without_suffix(const tx_tokenizer *t, const char *s, size_t n, bs_buf *out, oc_err *err)
+{
+    size_t suffix_n;
+    const char *suffix = tx_bpe_suffix(&t->model, &suffix_n);
+    if (!suffix || !tx_decoder_is_bytelevel(t->decoder))
+        return bs_buf_put(out, s, n, err);
+    bs_buf text = {0};
+    int result = 0;
+    for (size_t i = 0; i < n && !result;) {
+        bool hit = n - i >= suffix_n && memcmp(s + i, suffix, suffix_n) == 0;
+        result = hit ? bs_buf_put(&text, " ", 1, err) : bs_buf_put(&text, s + i, 1, err);
+        i += hit ? suffix_n : 1;
+    }
+    size_t from = 0;
+    while (from < text.n && text.p[from] == ' ')
+        from++;
+    while (text.n > from && text.p[text.n - 1] == ' ')
+        text.n--;
+    if (!result)
+        result = bs_buf_put(out, text.p ? text.p + from : "", text.n - from, err);
+    bs_buf_clear(&text);
+    return result;
+}
+
+int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out, oc_err *err)
+{
+    tx_pieces pieces = {0}, other = {0};
+    int result = -1;
+    for (size_t i = 0; i < n; i++) {
+        const char *name;
+        size_t name_n;
+        const tx_added_token *added = tx_added_by_id(t->added, ids[i], &name, &name_n);
+        if (!added)
+            name = tx_vocab_name(&t->model.vocab, ids[i], &name_n);
+        if (!name || (added && added->special && skip_special))
+            continue;
+        if (!t->decoder && pieces.n && tx_pieces_put(&pieces, " ", 1, 0, false, err))
+            goto done;
+        if (tx_pieces_put(&pieces, name, name_n, 0, false, err))
+            goto done;
+    }
+    if (t->decoder && pieces.n && tx_decoder_run(t->decoder, &pieces, &other, err))
+        goto done;
+    result = put_without_suffix(t, pieces.text.p ? pieces.text.p : "", pieces.text.n, out, err);
+done:
+    tx_pieces_clear(&pieces);
+    tx_pieces_clear(&other);
+    return result;
+}
+
+/* ---- looking up ----------------------------------------------------------------------------------------- */
+
+int32_t tx_token_id(const tx_tokenizer *t, const char *name) { return id_of(t, name, strlen(name)); }
+
+const char *tx_token_name(const tx_tokenizer *t, int32_t id)
+{
+    size_t n;
+    const char *added = tx_added_content(t->added, id);
+    return added ? added : tx_vocab_name(&t->model.vocab, id, &n);
+}
+
+bool tx_is_special(const tx_tokenizer *t, int32_t id)
+{
+    const char *name;
+    size_t n;
+    const tx_added_token *added = tx_added_by_id(t->added, id, &name, &n);
+    return added && added->special;
+}
+
+int32_t tx_vocab_size(const tx_tokenizer *t)
+{
+    int32_t added = tx_added_size(t->added);
+    return added > t->model.vocab.size ? added : t->model.vocab.size;
+}
+
+const tx_roles *tx_roles_of(const tx_tokenizer *t) { return &t->roles; }

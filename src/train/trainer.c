@@ -1,0 +1,163 @@
+/* trainer.c - the loop: batch, gradients, update, report, checkpoint. */
+#include "trainer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint.h"
+
+typedef struct run {
+    md_model *m;
+    md_lora *lora;
+    dt_loader *loader;
+    kn_work *work;
+    const tr_options *o;
+    md_trainables t;
+    tr_optimizer a;
+    tr_state state;
+    void *arena;
+    size_t arena_bytes;
+    float *features;
+    char *checkpoint;
+    double saved;            /* when the last checkpoint was written */
+} run;
+
+static void say(const run *r, const char *format, const char *a, long b)
+{
+    char text[512];
+    snprintf(text, sizeof text, format, a, b);
+    if (r->o->say)
+        r->o->say(r->o->arg, text);
+}
+
+static long micro_of(const tr_options *o) { return o->micro > 0 ? o->micro : o->batch; }
+
+static int open_run(run *r, oc_err *err)
+{
+    const kn_table *kn = kn_work_table(r->work);
+    long micro = micro_of(r->o);
+    if (r->o->batch % micro)
+        return bs_err(err, "a batch of %ld does not split into parts of %ld", r->o->batch, micro);
+    if (md_trainables_open(&r->t, r->m, r->lora, err) || tr_optimizer_open(&r->a, &r->o->optimizer, &r->t, err))
+        return -1;
+    r->arena_bytes = tr_plan(r->m, r->lora, &r->t, kn, bs_pool_threads(kn_work_pool(r->work)), r->o->batch, micro);
+    r->arena = bs_alloc(r->arena_bytes, "the arena of a training step", err);
+    r->features = micro < r->o->batch ? bs_alloc(tr_features(r->m, r->o->batch) * sizeof(float), "a batch's features", err) : NULL;
+    r->checkpoint = bs_join(r->o->out, "checkpoint.safetensors");
+    if (!r->arena || !r->checkpoint || (micro < r->o->batch && !r->features))
+        return bs_err(err, "out of memory: a training run");
+    r->state = (tr_state){&r->a, 0, r->o->settings, kn->name};
+    return 0;
+}
+
+static void close_run(run *r)
+{
+    tr_optimizer_close(&r->a);
+    md_trainables_close(&r->t);
+    bs_free(r->arena);
+    bs_free(r->features);
+    free(r->checkpoint);
+}
+
+static int resume(run *r, oc_err *err)
+{
+    if (r->o->fresh || !bs_is_file(r->checkpoint))
+        return 0;
+    int other = tr_checkpoint_read(&r->state, r->checkpoint, err);
+    if (other < 0)
+        return -1;
+    say(r, "going on from '%s' after step %ld", r->checkpoint, r->state.step);
+    if (other)
+        say(r, "that run used other kernels than these (%s): it goes on, but not bit by bit the same", r->state.tier, 0);
+    return 0;
+}
+
+/* The weights (the average, where one is kept) or the adapter. */
+static int export_model(run *r, oc_err *err)
+{
+    if (r->lora)
+        return md_lora_save(r->lora, r->m, r->o->out, err);
+    char *path = bs_join(r->o->out, "model.safetensors");
+    const float **values = calloc((size_t)r->m->n + 1, sizeof *values);
+    int result = -1;
+    if (!path || !values) {
+        bs_err(err, "out of memory: the weights' names");
+        goto done;
+    }
+    for (int i = 0; r->a.average && i < r->m->n; i++)
+        if (r->t.grads[i])
+            values[i] = r->a.average + (r->t.grads[i] - r->t.memory);
+    result = md_save(r->m, path, r->o->save_dtype, values, err);
+done:
+    free(path);
+    free(values);
+    return result;
+}
+
+static int save(run *r, bool export_now, oc_err *err)
+{
+    if (tr_checkpoint_write(&r->state, r->checkpoint, err) || (export_now && export_model(r, err)))
+        return -1;
+    r->saved = bs_now();
+    return 0;
+}
+
+/* The temperature never falls so low that logits pass 100 times a cosine (Radford 2021). */
+static double clamp_scale(const run *r)
+{
+    const tn_param *p = r->m->family->logit_scale ? r->m->family->logit_scale(r->m->m) : NULL;
+    if (!p || p->id < 0)
+        return 1;
+    float *own = r->m->slots[p->id].own;
+    if (!r->lora && own)
+        own[0] = own[0] > 4.6051702f ? 4.6051702f : own[0] < 0 ? 0 : own[0];
+    return exp((double)p->v[0]);
+}
+
+static int one_step(run *r, tr_report *report, oc_err *err)
+{
+    double began = bs_now();
+    const dt_loaded *d = dt_loader_next(r->loader, r->state.step, kn_work_pool(r->work), err);
+    if (!d)
+        return -1;
+    md_trainables_zero(&r->t);
+    report->loss = tr_gradients(r->m, r->lora, &r->t, r->work, r->arena, r->arena_bytes, &d->batch, micro_of(r->o), r->features, err);
+    if (!isfinite(report->loss) || tr_optimizer_step(&r->a, r->work, r->state.step, &report->norm, err))
+        return -1;
+    report->lr = tr_rate(&r->o->optimizer, r->state.step);
+    report->scale = clamp_scale(r);
+    report->step = ++r->state.step;
+    double rate = (double)r->o->batch / (bs_now() - began);
+    report->pairs_per_s = report->pairs_per_s > 0 ? 0.95 * report->pairs_per_s + 0.05 * rate : rate;
+    report->left_s = (double)((report->steps - report->step) * r->o->batch) / report->pairs_per_s;
+    if (r->o->report)
+        r->o->report(r->o->arg, report);
+    return 0;
+}
+
+static int loop(run *r, oc_err *err)
+{
+    tr_report report = {.steps = r->o->optimizer.steps};
+    long first = r->state.step;
+    r->saved = bs_now();
+    while (r->state.step < report.steps) {
+        if (one_step(r, &report, err))
+            return -1;
+        bool stop = bs_stop_asked() || (r->o->stop_after && r->state.step - first >= r->o->stop_after);
+        bool due = r->o->checkpoint_minutes > 0 && bs_now() - r->saved > (double)r->o->checkpoint_minutes * 60;
+        if (r->state.step < report.steps && (stop || due) && save(r, r->o->export_too, err))
+            return -1;
+        if (stop && r->state.step < report.steps)
+            return 1;
+    }
+    return save(r, true, err);
+}
+
+int tr_train(md_model *m, md_lora *lora, dt_loader *loader, kn_work *work, const tr_options *o, oc_err *err)
+{
+    run r = {.m = m, .lora = lora, .loader = loader, .work = work, .o = o};
+    int result = bs_mkdirs(o->out, err) || open_run(&r, err) || resume(&r, err) ? -1 : loop(&r, err);
+    close_run(&r);
+    return result;
+}

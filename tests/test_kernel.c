@@ -1,0 +1,1396 @@
+/* test_kernel.c - the checker: every tier of this CPU against truth in double precision, and against generic C where bits must be
+ * equal; `test_kernel --bench` times the same functions.
+ *
+ * Arrays end at a page that cannot be touched and begin behind a canary, so a read or a write out of bounds is seen.
+ * Sums of random-signed numbers are held within (4 + sqrt(K)) 2^-24 sum |a b|: a bound that grew as K would let a kernel drop an
+ * element unseen. Small integers must come out exactly. The seed is printed; OCELLI_SEED repeats a run. */
+#define _GNU_SOURCE
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "kernel/kernel.h"
+
+static bs_rng rng;
+static uint64_t seed;
+static const kn_table *const *tiers;
+static int tier_count;
+
+#define EACH_TIER(t) for (int tier_ = 0; tier_ < tier_count && (t = tiers[tier_]); tier_++)
+#define ULP 0x1p-24
+
+/* ---- fenced memory ------------------------------------------------------------------------------------ */
+
+enum { MAX_FENCED = 64, CANARY = 0xa5 };
+typedef struct fenced {
+    uint8_t *map, *data;
+    size_t mapped;
+} fenced;
+static fenced fences[MAX_FENCED];
+static int fence_count;
+
+static void *fence(size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (bytes + 64 + page - 1) / page * page;
+    assert_true(fence_count < MAX_FENCED);
+    uint8_t *map = mmap(NULL, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(map != MAP_FAILED);
+    assert_int_equal(mprotect(map + body, page, PROT_NONE), 0);
+    fences[fence_count] = (fenced){map, map + body - bytes, body + page};
+    memset(map, CANARY, body);
+    return fences[fence_count++].data;
+}
+
+static float *floats(long n) { return fence((size_t)n * sizeof(float)); }
+
+/* Looks at every canary and gives all fenced memory back. */
+static void unfence(void)
+{
+    bool whole = true;
+    for (int i = 0; i < fence_count; i++) {
+        for (const uint8_t *p = fences[i].map; p < fences[i].data; p++)
+            whole = whole && *p == CANARY;
+        munmap(fences[i].map, fences[i].mapped);
+    }
+    fence_count = 0;
+    assert_true(whole);
+}
+
+/* ---- inputs and comparisons --------------------------------------------------------------------------- */
+
+static float *random_floats(long n, float lo, float hi)
+{
+    float *x = floats(n);
+    for (long i = 0; i < n; i++)
+        x[i] = bs_rng_range(&rng, lo, hi);
+    return x;
+}
+
+static float *integers(long n)
+{
+    float *x = floats(n);
+    for (long i = 0; i < n; i++)
+        x[i] = (float)(int)bs_rng_below(&rng, 9) - 4;
+    return x;
+}
+
+static float *zeros(long n)
+{
+    float *x = floats(n);
+    memset(x, 0, (size_t)n * sizeof *x);
+    return x;
+}
+
+static float *copy_of(const float *x, long n)
+{
+    float *y = floats(n);
+    memcpy(y, x, (size_t)n * sizeof *x);
+    return y;
+}
+
+static void same_bits(const char *tier, const char *what, const float *a, const float *b, long n)
+{
+    for (long i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], sizeof *a))
+            fail_msg("%s, %s: element %ld is %.9g, not %.9g (seed %llu)", tier, what, i, a[i], b[i], (unsigned long long)seed);
+}
+
+static void near(const char *tier, const char *what, long i, double got, double want, double bound)
+{
+    if (!(fabs(got - want) <= bound) && !(isnan(got) && isnan(want)) && !(isinf(want) && got == want))
+        fail_msg("%s, %s: element %ld is %.9g, not %.9g, off by %.3g where %.3g is allowed (seed %llu)", tier, what, i, got, want,
+                 fabs(got - want), bound, (unsigned long long)seed);
+}
+
+/* Lengths round the widths of vectors and unrolled loops. */
+static const long lengths[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100, 127, 128, 129, 255, 300, 1023};
+enum { LENGTHS = sizeof lengths / sizeof *lengths };
+
+/* ---- which tiers -------------------------------------------------------------------------------------- */
+
+static void tiers_are_found(void **state)
+{
+    (void)state;
+    static const char *const all[] = {"generic", "avx2", "avx512"};
+    assert_string_equal(tiers[0]->name, "generic");
+    for (int i = 0; i < 3; i++) {
+        bool found = false;
+        for (int j = 0; j < tier_count; j++)
+            found = found || !strcmp(all[i], tiers[j]->name);
+        setenv("OCELLI_CPU", all[i], 1);
+        oc_err err = {0};
+        const kn_table *t = kn_best(&err);
+        print_message(found ? "# tier %s: checked\n" : "# *** TIER %s DID NOT RUN: THIS CPU LACKS IT ***\n", all[i]);
+        assert_true(found == (t != NULL));
+        assert_true(found || strstr(err.text, all[i]));
+        assert_true(!found || !strcmp(t->name, all[i]));
+    }
+    setenv("OCELLI_CPU", "abacus", 1);
+    oc_err err = {0};
+    assert_null(kn_best(&err));
+    assert_non_null(strstr(err.text, "abacus"));
+    unsetenv("OCELLI_CPU");
+    assert_ptr_equal(kn_best(NULL), tiers[tier_count - 1]);
+}
+
+/* ---- micro-kernel and packing ------------------------------------------------------------------------- */
+
+/* Integers in operands with strides of their own; ld beyond n shows writes into a neighbour. */
+static void check_tile(const kn_table *t, int m, int n, long k, bool accumulate)
+{
+    long sa = m + 3, sb = n + 1, ldc = n + 2;
+    float *a = integers(k ? (k - 1) * sa + m : 0), *b = integers(k ? (k - 1) * sb + n : 0), *c = integers((m - 1) * ldc + n);
+    float *old = copy_of(c, (m - 1) * ldc + n);
+    t->gemm_tile(k, a, sa, b, sb, c, ldc, m, n, -2, accumulate);
+    for (long i = 0; i < (m - 1) * ldc + n; i++) {
+        double want = old[i];
+        if (i % ldc < n) {
+            double s = 0;
+            for (long p = 0; p < k; p++)
+                s += a[p * sa + i / ldc] * b[p * sb + i % ldc];
+            want = (accumulate ? want : 0) - 2 * s;
+        }
+        near(t->name, "tile", i, c[i], want, 0);
+    }
+    unfence();
+}
+
+static void tiles_are_exact(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t)
+        for (int m = 1; m <= t->mr; m++)
+            for (int n = 1; n <= t->nr; n++)
+                check_tile(t, m, n, (m * n) % 5 * 3, n % 2);
+}
+
+static void check_pack(const kn_table *t, long k, long w, long width, bool transpose)
+{
+    long ld = (transpose ? k : w) + (long)bs_rng_below(&rng, 3), rows = transpose ? w : k;
+    float *x = random_floats((rows - 1) * ld + (transpose ? k : w), -1, 1), *p = floats(k * width);
+    t->pack(k, w, width, x, ld, transpose, p);
+    for (long q = 0; q < k; q++)
+        for (long j = 0; j < w; j++)
+            near(t->name, "pack", q * width + j, p[q * width + j], transpose ? x[j * ld + q] : x[q * ld + j], 0);
+    unfence();
+}
+
+static void packing_is_exact(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t)
+        for (int i = 0; i < LENGTHS; i++)
+            for (int transpose = 0; transpose < 2; transpose++) {
+                for (long w = 1; w <= t->mr; w += w < 3 ? 1 : 3)
+                    check_pack(t, lengths[i], w, t->mr, transpose);
+                check_pack(t, lengths[i], t->mr, t->mr, transpose);
+                for (long w = 1; w <= t->nr; w += 5)
+                    check_pack(t, lengths[i], w, t->nr, transpose);
+                check_pack(t, lengths[i], t->nr, t->nr, transpose);
+            }
+}
+
+/* ---- GEMM --------------------------------------------------------------------------------------------- */
+
+typedef struct problem {
+    kn_gemm g;
+    float *old; /* C before */
+} problem;
+
+static double gelu(double x) { return 0.5 * x * erfc(-x / sqrt(2)); }
+
+/* Rows lie a little apart, so that a stride taken for a width is seen. */
+static problem new_problem(long m, long n, long k, int form, bool whole_numbers)
+{
+    float *(*make)(long) = whole_numbers ? integers : zeros;
+    bool ta = form & 1, tb = form & 2;
+    long lda = (ta ? m : k) + 1, ldb = (tb ? k : n) + 2, ldc = n + 3;
+    float *a = make((ta ? k : m) * lda), *b = make((tb ? n : k) * ldb), *c = make(m * ldc), *bias = make(n), *residual = make(m * ldc);
+    for (long i = 0; !whole_numbers && i < (ta ? k : m) * lda; i++)
+        a[i] = bs_rng_range(&rng, -1, 1);
+    for (long i = 0; !whole_numbers && i < (tb ? n : k) * ldb; i++)
+        b[i] = bs_rng_range(&rng, -1, 1);
+    for (long i = 0; !whole_numbers && i < n; i++)
+        bias[i] = bs_rng_range(&rng, -1, 1);
+    for (long i = 0; !whole_numbers && i < m * ldc; i++)
+        c[i] = bs_rng_range(&rng, -1, 1), residual[i] = bs_rng_range(&rng, -1, 1);
+    kn_gemm g = {.m = m, .n = n, .k = k, .a = a, .b = b, .lda = lda, .ldb = ldb, .ta = ta, .tb = tb, .c = c, .ldc = ldc, .alpha = 1};
+    g.bias = form & 4 ? bias : NULL;
+    g.residual = form & 8 ? residual : NULL;
+    g.accumulate = form & 16;
+    g.alpha = form & 32 ? -0.5f : 1;
+    g.act = form & 64 ? (whole_numbers ? KN_RELU : KN_GELU) : KN_NONE;
+    return (problem){g, copy_of(c, m * ldc)};
+}
+
+static void check_problem(const char *tier, const problem *p, bool exact)
+{
+    const kn_gemm *g = &p->g;
+    for (long i = 0; i < g->m; i++)
+        for (long j = 0; j < g->ldc; j++) {
+            long at = i * g->ldc + j;
+            double s = 0, size = 0;
+            for (long q = 0; j < g->n && q < g->k; q++) {
+                double ab = (double)(g->ta ? g->a[q * g->lda + i] : g->a[i * g->lda + q]) *
+                            (g->tb ? g->b[j * g->ldb + q] : g->b[q * g->ldb + j]);
+                s += ab;
+                size += fabs(ab);
+            }
+            double want = (g->accumulate ? p->old[at] : 0) + g->alpha * s;
+            double bound = (4 + sqrt((double)g->k)) * ULP * (size + 2 * (g->accumulate || g->bias));
+            if (g->bias && j < g->n)
+                want += g->bias[j];
+            if (g->act == KN_GELU)
+                want = gelu(want), bound = 1.13 * bound + 4e-7 * fmax(1, fabs(want));
+            if (g->act == KN_RELU)
+                want = want < 0 ? 0 : want;
+            if (g->residual)
+                want += g->residual[at], bound += 2 * ULP * fabs(want);
+            near(tier, "gemm", at, g->c[at], j < g->n ? want : p->old[at], j >= g->n || exact ? 0 : bound);
+        }
+}
+
+static const long shapes[][3] = {
+    {1, 1, 1},   {1, 40, 17},  {5, 1, 9},     {2, 3, 0},     {13, 31, 65},   {14, 32, 256},  {15, 33, 257}, {50, 96, 130}, {65, 65, 64},
+    {6, 16, 12}, {7, 17, 513}, {225, 33, 20}, {300, 70, 40}, {145, 129, 70}, {29, 600, 300}, {230, 47, 1300},
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+static void gemm_is_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t) {
+        kn_work *w = kn_work_open(t, NULL, NULL);
+        assert_non_null(w);
+        for (int s = 0; s < SHAPES; s++)
+            for (int form = 0; form < 8; form++) {
+                bool exact = form & 4;
+                problem p = new_problem(shapes[s][0], shapes[s][1], shapes[s][2], (form & 3) + 4 * (int)bs_rng_below(&rng, 32), exact);
+                kn_gemm_run(w, &p.g);
+                check_problem(t->name, &p, exact);
+                unfence();
+            }
+        kn_work_close(w);
+    }
+}
+
+/* The same product by other numbers of threads, serially, and one row at a time. */
+static void check_gemm_bits(const kn_table *t, kn_work *const *w, int works, long m, long n, long k, int form)
+{
+    problem p = new_problem(m, n, k, form, false);
+    kn_gemm g = p.g;
+    kn_gemm_run(w[0], &g);
+    for (int i = 1; i <= works; i++) {
+        g.c = copy_of(p.old, m * g.ldc);
+        if (i < works)
+            kn_gemm_run(w[i], &g);
+        else
+            kn_gemm_serial(w[0], 0, &g);
+        same_bits(t->name, i < works ? "gemm by threads" : "gemm serially", g.c, p.g.c, m * g.ldc);
+    }
+    long row = bs_rng_below(&rng, (uint32_t)m);
+    g.m = 1;
+    g.a += row * (g.ta ? 1 : g.lda);
+    g.c = copy_of(p.old + row * g.ldc, n);
+    g.residual = g.residual ? g.residual + row * g.ldc : NULL;
+    kn_gemm_run(w[0], &g);
+    same_bits(t->name, "a row of gemm alone", g.c, p.g.c + row * g.ldc, n);
+    unfence();
+}
+
+static const int thread_counts[] = {1, 2, 3, 7};
+
+static void open_works(const kn_table *t, bs_pool *pool[4], kn_work *w[4])
+{
+    for (int i = 0; i < 4; i++) {
+        pool[i] = bs_pool_open(thread_counts[i], NULL);
+        w[i] = kn_work_open(t, pool[i], NULL);
+        assert_true(pool[i] && w[i] && kn_work_pool(w[i]) == pool[i] && kn_work_table(w[i]) == t);
+        assert_true(kn_work_bytes(w[i]) > 0);
+    }
+}
+
+static void close_works(bs_pool *pool[4], kn_work *w[4])
+{
+    for (int i = 0; i < 4; i++) {
+        kn_work_close(w[i]);
+        bs_pool_close(pool[i]);
+    }
+}
+
+static void gemm_keeps_its_bits(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t) {
+        bs_pool *pool[4];
+        kn_work *w[4];
+        open_works(t, pool, w);
+        for (int s = 0; s < SHAPES; s++)
+            for (int form = 0; form < 4; form++)
+                check_gemm_bits(t, w, 4, shapes[s][0], shapes[s][1], shapes[s][2], form + 4 * (int)bs_rng_below(&rng, 32));
+        check_gemm_bits(t, w, 4, 500, 2100, 1100, 2); /* more than one panel of B and more than one stretch of k */
+        check_gemm_bits(t, w, 4, 300, 600, 5000, 1);
+        close_works(pool, w);
+    }
+}
+
+/* ---- functions of one number -------------------------------------------------------------------------- */
+
+static double act_truth(kn_act f, double x)
+{
+    switch (f) {
+    case KN_GELU: return gelu(x);
+    case KN_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case KN_QUICK_GELU: return x / (1 + exp(-1.702 * x));
+    case KN_SILU: return x / (1 + exp(-x));
+    case KN_RELU: return x < 0 ? 0 : x;
+    case KN_NONE: break;
+    }
+    return x;
+}
+
+static double slope_truth(kn_act f, double x)
+{
+    double s, u = sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+    switch (f) {
+    case KN_GELU: return 0.5 * erfc(-x / sqrt(2)) + x * exp(-0.5 * x * x) / sqrt(2 * M_PI);
+    case KN_GELU_TANH: return 0.5 * (1 + tanh(u)) + 0.5 * x * (1 - tanh(u) * tanh(u)) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+    case KN_QUICK_GELU:
+        s = 1 / (1 + exp(-1.702 * x));
+        return s + 1.702 * x * s * (1 - s);
+    case KN_SILU:
+        s = 1 / (1 + exp(-x));
+        return s + x * s * (1 - s);
+    case KN_RELU: return x > 0;
+    case KN_NONE: break;
+    }
+    return 1;
+}
+
+static float *act_inputs(long n)
+{
+    static const float edges[] = {0, -0.0f, 1e-30f, -1e-30f, 1e-7f, -1e-7f, 3, -3, 5.5f, -5.5f, 13, -13, 60, -60, 1000, -1000};
+    float *x = random_floats(n, -8, 8);
+    for (long i = 0; i < n && n > 100 && i < (long)(sizeof edges / sizeof *edges); i++)
+        x[i * 5] = edges[i];
+    return x;
+}
+
+static void check_act(const kn_table *t, kn_act f, long n)
+{
+    float *x = act_inputs(n), *y = floats(n), *dy = random_floats(n, -1, 1), *dx = random_floats(n, -1, 1), *old = copy_of(dx, n);
+    t->act(f, n, x, y);
+    t->act_backward(f, n, x, dy, dx);
+    float *in_place = copy_of(x, n);
+    t->act(f, n, in_place, in_place);
+    same_bits(t->name, "activation in place", in_place, y, n);
+    for (long i = 0; i < n; i++) {
+        double want = act_truth(f, x[i]), slope = slope_truth(f, x[i]);
+        near(t->name, "activation", i, y[i], want, 4e-7 * fabs(want) + 1e-7 * fmin(1, fabs(x[i])));
+        near(t->name, "its slope", i, dx[i], old[i] + slope * dy[i], 1e-6);
+    }
+    x[n / 2] = NAN;
+    t->act(f, n, x, y);
+    assert_true(isnan(y[n / 2]));
+    unfence();
+}
+
+static void activations_are_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t)
+        for (kn_act f = KN_NONE; f <= KN_RELU; f++)
+            for (int i = 0; i < LENGTHS; i++)
+                check_act(t, f, lengths[i]);
+}
+
+/* Within two units of the last place of exp's result, subnormal ones included. */
+static void exp_is_right(void **state)
+{
+    (void)state;
+    enum { N = 100003 };
+    const kn_table *t;
+    EACH_TIER(t) {
+        float *x = random_floats(N, -104, 89), *y = floats(N);
+        for (int i = 0; i < N / 2; i++)
+            x[i] = bs_rng_range(&rng, -2, 2);
+        x[7] = -INFINITY, x[8] = -200, x[9] = 0, x[10] = NAN, x[11] = 100, x[12] = INFINITY;
+        t->exp_shift(N, x, 0, y);
+        for (long i = 0; i < N; i++) {
+            double want = exp(x[i]);
+            near(t->name, "exp", i, y[i], want > 3.4028235677973366e38 ? INFINITY : want, fmax(want * 0x1p-23 * 1.2, 0x1p-149));
+        }
+        assert_true(y[7] == 0 && y[9] == 1 && isnan(y[10]));
+        t->exp_shift(N, x, 3, y);
+        near(t->name, "exp of a difference", 20, y[20], exp((double)(x[20] - 3)), exp(x[20]) * 1e-7);
+        unfence();
+    }
+}
+
+/* ---- element by element ------------------------------------------------------------------------------- */
+
+static void check_elements(const kn_table *t, long n)
+{
+    float *a = random_floats(n, -1, 1), *b = random_floats(n, -1, 1), *y = floats(n), *old = random_floats(n, -1, 1), *z = floats(n);
+    t->add(n, a, b, y);
+    tiers[0]->add(n, a, b, z);
+    same_bits(t->name, "add", y, z, n);
+    t->add(n, y, b, y);
+    tiers[0]->add(n, z, b, z);
+    same_bits(t->name, "add in place", y, z, n);
+    t->mul(n, a, b, y);
+    tiers[0]->mul(n, a, b, z);
+    same_bits(t->name, "mul", y, z, n);
+    t->scale(n, 3, a, y);
+    tiers[0]->scale(n, 3, a, z);
+    same_bits(t->name, "scale", y, z, n);
+    memcpy(y, old, (size_t)n * sizeof *y);
+    t->mul_add(n, a, b, y);
+    for (long i = 0; i < n; i++)
+        near(t->name, "mul_add", i, y[i], old[i] + (double)a[i] * b[i], 3 * ULP);
+    memcpy(y, old, (size_t)n * sizeof *y);
+    t->axpy(n, 0.7f, a, y);
+    for (long i = 0; i < n; i++)
+        near(t->name, "axpy", i, y[i], old[i] + (double)0.7f * a[i], 3 * ULP);
+    unfence();
+}
+
+static void elements_are_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t)
+        for (int i = 0; i < LENGTHS; i++)
+            check_elements(t, lengths[i]);
+}
+
+static void check_sums(const kn_table *t, long n)
+{
+    float *a = random_floats(n, -1, 1), *b = random_floats(n, -1, 1), *whole = integers(n);
+    double s = 0, ab = 0, sizes = 0, products = 0, squares = 0, w = 0, w2 = 0;
+    float most = -INFINITY;
+    for (long i = 0; i < n; i++) {
+        s += a[i], sizes += fabs(a[i]), ab += (double)a[i] * b[i], products += fabs((double)a[i] * b[i]);
+        squares += (double)a[i] * a[i], w += whole[i], w2 += whole[i] * whole[i];
+        most = a[i] > most ? a[i] : most;
+    }
+    near(t->name, "sum", n, t->sum(n, a), s, (4 + sqrt((double)n)) * ULP * sizes);
+    near(t->name, "dot", n, t->dot(n, a, b), ab, (4 + sqrt((double)n)) * ULP * products);
+    near(t->name, "sum of squares", n, t->sum_squares(n, a), squares, squares * 1e-13);
+    near(t->name, "sum of integers", n, t->sum(n, whole), w, 0);
+    near(t->name, "dot of integers", n, t->dot(n, whole, whole), w2, 0);
+    near(t->name, "max", n, t->max(n, a), most, 0);
+    a[bs_rng_below(&rng, (uint32_t)n)] = NAN;
+    assert_true(isnan(t->max(n, a)));
+    unfence();
+}
+
+static void sums_are_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t) {
+        assert_true(t->sum(0, NULL) == 0 && t->dot(0, NULL, NULL) == 0 && t->max(0, NULL) == -INFINITY);
+        for (int i = 0; i < LENGTHS; i++)
+            check_sums(t, lengths[i]);
+    }
+}
+
+static void check_add_rows(const kn_table *t, long rows, long n)
+{
+    long ld = n + 2;
+    float *x = integers((rows - 1) * ld + n), *y = integers(n), *old = copy_of(y, n);
+    t->add_rows(rows, n, x, ld, y);
+    for (long j = 0; j < n; j++) {
+        double s = old[j];
+        for (long r = 0; r < rows; r++)
+            s += x[r * ld + j];
+        near(t->name, "sum of rows", j, y[j], s, 0);
+    }
+    unfence();
+}
+
+static void rows_are_added(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t)
+        for (int i = 0; i < LENGTHS; i++)
+            check_add_rows(t, 1 + i, lengths[i]);
+}
+
+/* ---- norms -------------------------------------------------------------------------------------------- */
+
+/* Mean and 1 / deviation of a row in double; RMS norm has mean 0. */
+static void row_moments(const float *x, long d, double eps, bool centred, double *mean, double *rstd)
+{
+    double m = 0, v = 0;
+    for (long i = 0; centred && i < d; i++)
+        m += x[i] / (double)d;
+    for (long i = 0; i < d; i++)
+        v += (x[i] - m) * (x[i] - m) / (double)d;
+    *mean = m;
+    *rstd = 1 / sqrt(v + eps);
+}
+
+static void check_norm(const kn_table *t, long rows, long d, bool centred)
+{
+    float *x = random_floats(rows * d, -1, 3), *w = random_floats(d, -1, 1), *b = random_floats(d, -1, 1);
+    float *y = floats(rows * d), *mean = floats(rows), *rstd = floats(rows);
+    if (centred)
+        t->layer_norm(rows, d, x, w, b, 1e-5f, y, mean, rstd);
+    else
+        t->rms_norm(rows, d, x, w, 1e-5f, y, rstd);
+    for (long r = 0; r < rows; r++) {
+        double m, s;
+        row_moments(x + r * d, d, 1e-5, centred, &m, &s);
+        near(t->name, "1 / deviation", r, rstd[r], s, 1e-6 * s * fmax(1, s));
+        if (centred)
+            near(t->name, "mean", r, mean[r], m, 5e-7);
+        for (long i = 0; i < d; i++)
+            near(t->name, "norm", r * d + i, y[r * d + i], (x[r * d + i] - m) * s * w[i] + (centred ? b[i] : 0), 2e-6 * fmax(1, s));
+    }
+    float *z = floats(rows * d);
+    if (centred)
+        t->layer_norm(rows, d, x, w, NULL, 1e-5f, z, NULL, NULL);
+    else
+        t->rms_norm(rows, d, x, w, 1e-5f, z, NULL);
+    for (long i = 0; i < rows * d; i++)
+        near(t->name, "norm without bias", i, z[i], y[i] - (centred ? (double)b[i % d] : 0), 1e-6);
+    unfence();
+}
+
+static void norms_are_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t)
+        for (int i = 0; i < LENGTHS; i++) {
+            check_norm(t, 3, lengths[i], true);
+            check_norm(t, 3, lengths[i], false);
+        }
+}
+
+/* dx, dw and db in double, from the formulas with moments of their own. */
+static void norm_truth(long rows, long d, const float *x, const float *w, const float *mean, const float *rstd, const float *dy, double *dx,
+                       double *dw, double *db)
+{
+    for (long r = 0; r < rows; r++) {
+        double g = 0, gx = 0, m = mean ? mean[r] : 0;
+        for (long i = 0; i < d; i++) {
+            double hat = (x[r * d + i] - m) * rstd[r], up = dy[r * d + i];
+            g += mean ? up * w[i] / (double)d : 0;
+            gx += up * w[i] * hat / (double)d;
+            dw[i] += up * hat;
+            db[i] += up;
+        }
+        for (long i = 0; i < d; i++)
+            dx[r * d + i] += rstd[r] * (dy[r * d + i] * w[i] - g - (x[r * d + i] - m) * rstd[r] * gx);
+    }
+}
+
+typedef void norm_backward(void *how, long rows, long d, const float *x, const float *w, const float *mean, const float *rstd,
+                           const float *dy, float *dx, float *dw, float *db);
+
+static void by_table(void *how, long rows, long d, const float *x, const float *w, const float *mean, const float *rstd,
+                     const float *dy, float *dx, float *dw, float *db)
+{
+    const kn_table *t = how;
+    if (mean)
+        t->layer_norm_backward(rows, d, x, w, mean, rstd, dy, dx, dw, db);
+    else
+        t->rms_norm_backward(rows, d, x, w, rstd, dy, dx, dw);
+}
+
+static void by_work(void *how, long rows, long d, const float *x, const float *w, const float *mean, const float *rstd,
+                    const float *dy, float *dx, float *dw, float *db)
+{
+    if (mean)
+        kn_layer_norm_backward(how, rows, d, x, w, mean, rstd, dy, dx, dw, db);
+    else
+        kn_rms_norm_backward(how, rows, d, x, w, rstd, dy, dx, dw);
+}
+
+/* Gradients are added to what is there (1 here), and each may be left out. */
+static void check_norm_backward(const char *name, norm_backward *run, void *how, long rows, long d, bool centred)
+{
+    float *x = random_floats(rows * d, -2, 2), *w = random_floats(d, -1, 1), *dy = random_floats(rows * d, -1, 1);
+    float *mean = random_floats(rows, -1, 1), *rstd = random_floats(rows, 0.5f, 1);
+    float *dx = zeros(rows * d), *dw = zeros(d), *db = zeros(d);
+    double *tx = calloc((size_t)(rows * d + 2 * d), sizeof *tx), *tw = tx + rows * d, *tb = tw + d;
+    dx[0] = dw[0] = db[0] = 1;
+    tx[0] = tw[0] = 1;
+    tb[0] = 1;
+    norm_truth(rows, d, x, w, centred ? mean : NULL, rstd, dy, tx, tw, tb);
+    run(how, rows, d, x, w, centred ? mean : NULL, rstd, dy, dx, dw, db);
+    for (long i = 0; i < rows * d; i++)
+        near(name, "dx of a norm", i, dx[i], tx[i], 4e-6);
+    for (long i = 0; i < d; i++) {
+        near(name, "dw of a norm", i, dw[i], tw[i], (4 + sqrt((double)rows)) * 8 * ULP * (double)rows);
+        near(name, "db of a norm", i, centred ? db[i] : tb[i], tb[i], (4 + sqrt((double)rows)) * ULP * (double)rows);
+    }
+    float *dx2 = zeros(rows * d), *dw2 = zeros(d);
+    dx2[0] = dw2[0] = 1;
+    run(how, rows, d, x, w, centred ? mean : NULL, rstd, dy, dx2, NULL, NULL);
+    run(how, rows, d, x, w, centred ? mean : NULL, rstd, dy, NULL, dw2, NULL);
+    same_bits(name, "dx alone", dx2, dx, rows * d);
+    same_bits(name, "dw alone", dw2, dw, d);
+    free(tx);
+    unfence();
+}
+
+static void norm_backwards_are_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t) {
+        kn_work *w = kn_work_open(t, NULL, NULL);
+        for (int i = 0; i < LENGTHS; i++)
+            for (int centred = 0; centred < 2; centred++) {
+                check_norm_backward(t->name, by_table, (void *)(uintptr_t)t, 3, lengths[i], centred);
+                check_norm_backward(t->name, by_work, w, 1 + 13 * i, lengths[i] % 70, centred);
+            }
+        kn_work_close(w);
+    }
+}
+
+/* ---- softmax ------------------------------------------------------------------------------------------ */
+
+static void check_softmax(const kn_table *t, long n, bool holes)
+{
+    float *x = random_floats(n, -20, 20), *y = floats(n), *dy = random_floats(n, -1, 1), *dx = floats(n);
+    for (long i = 0; holes && i < n; i++)
+        if (bs_rng_below(&rng, 3) == 0)
+            x[i] = -INFINITY;
+    double most = -INFINITY, s = 0, ydy = 0;
+    for (long i = 0; i < n; i++)
+        most = fmax(most, x[i]);
+    for (long i = 0; i < n; i++)
+        s += x[i] == -INFINITY ? 0 : exp(x[i] - most);
+    float lse = t->softmax(n, x, y);
+    near(t->name, "log-sum-exp", n, lse, s == 0 ? -INFINITY : most + log(s), 2e-6 + 2e-7 * fabs(most));
+    for (long i = 0; i < n; i++) {
+        double want = x[i] == -INFINITY ? 0 : exp(x[i] - most) / s;
+        near(t->name, "softmax", i, y[i], want, want > 0 ? (4e-7 + fabs(x[i] - most) * ULP) * want : 0); /* x - max is rounded */
+        ydy += (double)y[i] * dy[i];
+    }
+    t->softmax_backward(n, y, dy, dx);
+    for (long i = 0; i < n; i++)
+        near(t->name, "softmax backward", i, dx[i], y[i] * (dy[i] - ydy), 1e-6);
+    t->softmax(n, x, x);
+    same_bits(t->name, "softmax in place", x, y, n);
+    t->softmax_backward(n, y, dy, dy);
+    same_bits(t->name, "softmax backward in place", dy, dx, n);
+    unfence();
+}
+
+static void softmax_is_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t) {
+        for (int i = 0; i < 2 * LENGTHS; i++)
+            check_softmax(t, lengths[i / 2], i % 2);
+        float *x = floats(37);
+        for (int i = 0; i < 37; i++)
+            x[i] = -INFINITY;
+        float lse = t->softmax(37, x, x);
+        assert_true(lse == -INFINITY);
+        same_bits(t->name, "softmax of nothing", x, zeros(37), 37);
+        unfence();
+    }
+}
+
+static void check_columns(const kn_table *t, long rows, long n)
+{
+    long ld = n + 1;
+    float *x = random_floats((rows - 1) * ld + n, -9, 9), *most = floats(n), *sums = zeros(n);
+    for (long j = 0; j < n; j++)
+        most[j] = -INFINITY;
+    for (long i = 0; i < rows; i++)
+        x[i * ld] = -INFINITY; /* a column that sees nothing */
+    float *e = copy_of(x, (rows - 1) * ld + n);
+    t->max_columns(rows, n, x, ld, most);
+    t->exp_columns(rows, n, e, ld, most, sums);
+    for (long j = 0; j < n; j++) {
+        double m = -INFINITY, s = 0;
+        for (long i = 0; i < rows; i++)
+            m = fmax(m, x[i * ld + j]);
+        near(t->name, "max of a column", j, most[j], m, 0);
+        for (long i = 0; i < rows; i++) {
+            double want = j ? exp((double)x[i * ld + j] - m) : 0;
+            near(t->name, "exp of a column", i * ld + j, e[i * ld + j], want, 1.5e-6 * want); /* x - max is rounded */
+            s += want;
+        }
+        near(t->name, "sum of a column", j, sums[j], s, 1e-6 * s);
+    }
+    for (long i = 0; i + 1 < rows; i++)
+        near(t->name, "between columns", i, e[i * ld + n], x[i * ld + n], 0);
+    unfence();
+}
+
+static void columns_are_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t)
+        for (int i = 0; i < LENGTHS; i++)
+            check_columns(t, 1 + i * 3, lengths[i]);
+}
+
+/* ---- AdamW, conversions ------------------------------------------------------------------------------- */
+
+static void check_adamw(const kn_table *t, long n)
+{
+    const double lr = 0.01f, b1 = 0.9f, b2 = 0.98f, eps = 1e-6f, decay = 0.2f, c1 = 3, c2 = 7;
+    float *p = random_floats(n, -1, 1), *g = random_floats(n, -1, 1), *m = random_floats(n, -1, 1), *v = random_floats(n, 0, 1);
+    float *p0 = copy_of(p, n), *m0 = copy_of(m, n), *v0 = copy_of(v, n);
+    t->adamw(n, p, g, m, v, 0.01f, 0.9f, 0.98f, 1e-6f, 0.2f, 3, 7);
+    for (long i = 0; i < n; i++) {
+        double m1 = b1 * m0[i] + (1 - b1) * g[i], v1 = b2 * v0[i] + (1 - b2) * g[i] * g[i];
+        near(t->name, "adamw m", i, m[i], m1, 2e-7);
+        near(t->name, "adamw v", i, v[i], v1, 2e-7);
+        double step = m1 * c1 / (sqrt(v1 * c2) + eps);
+        near(t->name, "adamw p", i, p[i], p0[i] - lr * (step + decay * p0[i]), 2e-7 + 1e-7 * fabs(step));
+    }
+    unfence();
+}
+
+static void adamw_is_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t)
+        for (int i = 0; i < LENGTHS; i++)
+            check_adamw(t, lengths[i]);
+}
+
+static double half_truth(unsigned h)
+{
+    int e = (int)(h >> 10 & 31), f = (int)(h & 1023);
+    double x = e == 31 ? (f ? NAN : INFINITY) : e ? ldexp(1024 + f, e - 25) : ldexp(f, -24);
+    return h & 0x8000 ? -x : x;
+}
+
+/* All 65536 of each, and back. */
+static void halves_are_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t) {
+        enum { N = 65536 };
+        uint16_t *h = fence(N * sizeof *h), *back = fence(N * sizeof *h);
+        float *y = floats(N), *z = floats(N);
+        for (unsigned i = 0; i < N; i++)
+            h[i] = (uint16_t)i;
+        t->from_f16(N, h, y);
+        t->from_bf16(N, h, z);
+        for (unsigned i = 0; i < N; i++) {
+            uint32_t bits = i << 16;
+            near(t->name, "from f16", i, y[i], half_truth(i), 0);
+            assert_true(!memcmp(&z[i], &bits, 4) || isnan(z[i]));
+        }
+        t->to_f16(N, y, back);
+        for (unsigned i = 0; i < N; i++)
+            assert_true(isnan(y[i]) ? (back[i] & 0x7fff) > 0x7c00 : back[i] == i);
+        t->to_bf16(N, z, back);
+        for (unsigned i = 0; i < N; i++)
+            assert_true(isnan(z[i]) ? (back[i] & 0x7fff) > 0x7f80 : back[i] == i);
+        unfence();
+    }
+}
+
+/* Floats of random bits and their neighbours round to the nearest, ties to even; a tier gives generic's very bits. */
+static void narrowing_rounds(void **state)
+{
+    (void)state;
+    enum { N = 40001 };
+    const kn_table *t;
+    EACH_TIER(t) {
+        float *x = floats(N);
+        uint16_t *h = fence(N * 2), *b = fence(N * 2), *h0 = fence(N * 2), *b0 = fence(N * 2);
+        for (int i = 0; i < N; i++) {
+            uint32_t bits = i % 2 ? bs_rng_u32(&rng) : (bs_rng_u32(&rng) & 0x9fffffff) | 0x30000000;
+            if (i % 3 == 0)
+                bits &= i % 2 ? 0xffff8000 : 0xfffff000; /* ties */
+            memcpy(&x[i], &bits, 4);
+        }
+        t->to_f16(N, x, h);
+        t->to_bf16(N, x, b);
+        tiers[0]->to_f16(N, x, h0);
+        tiers[0]->to_bf16(N, x, b0);
+        for (int i = 0; i < N; i++) {
+            if (isnan(x[i])) {
+                assert_true((h[i] & 0x7fff) > 0x7c00 && (b[i] & 0x7fff) > 0x7f80);
+                continue;
+            }
+            assert_int_equal(h[i], h0[i]);
+            assert_int_equal(b[i], b0[i]);
+            double got = half_truth(h[i]), size = fabs((double)x[i]);
+            double step = size < 0x1p-14 ? 0x1p-24 : ldexp(1, ilogb(size) - 10);
+            if (size < 65504)
+                near(t->name, "to f16", i, got, x[i], step / 2);
+            assert_true(size < 65520 || isinf(got));
+        }
+        unfence();
+    }
+}
+
+/* ---- sums over many rows ------------------------------------------------------------------------------ */
+
+static void many_rows_keep_their_bits(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t) {
+        bs_pool *pool[4];
+        kn_work *w[4];
+        open_works(t, pool, w);
+        long rows = 700, n = 531;
+        float *x = integers(rows * n), *r = random_floats(rows * n, -1, 1), *y[4], *dw[4], *db[4], *wt = random_floats(n, -1, 1);
+        float *mean = random_floats(rows, -1, 1), *rstd = random_floats(rows, 0.5f, 1);
+        double squares[4];
+        for (int i = 0; i < 4; i++) {
+            y[i] = zeros(n), dw[i] = zeros(n), db[i] = zeros(n);
+            kn_column_sums(w[i], rows, n - 1, x, n, y[i]);
+            for (long j = 0; j < n; j++) {
+                double s = 0;
+                for (long k = 0; k < rows && j < n - 1; k++)
+                    s += x[k * n + j];
+                near(t->name, "column sums", j, y[i][j], s, 0);
+            }
+            kn_layer_norm_backward(w[i], rows, n, x, wt, mean, rstd, r, NULL, dw[i], db[i]);
+            squares[i] = kn_sum_squares(w[i], rows * n, r);
+            same_bits(t->name, "dw by threads", dw[i], dw[0], n);
+            same_bits(t->name, "db by threads", db[i], db[0], n);
+            assert_memory_equal(&squares[i], &squares[0], sizeof *squares);
+        }
+        double s = 0;
+        for (long i = 0; i < rows * n; i++)
+            s += (double)r[i] * r[i];
+        near(t->name, "sum of squares", 0, squares[0], s, s * 1e-12);
+        unfence();
+        close_works(pool, w);
+    }
+}
+
+static void check_cross_entropy(const kn_table *t, long n, float smoothing)
+{
+    float *x = random_floats(n, -10, 10), *dx = floats(n);
+    long target = bs_rng_below(&rng, (uint32_t)n);
+    double most = -INFINITY, s = 0, all = 0;
+    for (long i = 0; i < n; i++)
+        most = fmax(most, x[i]), all += x[i];
+    for (long i = 0; i < n; i++)
+        s += exp(x[i] - most);
+    double lse = most + log(s), loss = (1 - (double)smoothing) * (lse - x[target]) + smoothing * (lse - all / (double)n);
+    near(t->name, "cross-entropy", n, kn_cross_entropy(t, n, x, target, smoothing, 1, NULL), loss, 3e-6 * fmax(1, loss));
+    kn_cross_entropy(t, n, x, target, smoothing, 0.25f, dx);
+    for (long i = 0; i < n; i++) {
+        double want = exp(x[i] - lse) - smoothing / (double)n - (i == target ? 1 - smoothing : 0);
+        near(t->name, "its slope", i, dx[i], 0.25 * want, 2e-7);
+    }
+    kn_cross_entropy(t, n, x, target, smoothing, 0.25f, x);
+    same_bits(t->name, "its slope in place", x, dx, n);
+    unfence();
+}
+
+static void cross_entropy_is_right(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t)
+        for (int i = 0; i < LENGTHS; i++) {
+            check_cross_entropy(t, lengths[i], 0);
+            check_cross_entropy(t, lengths[i] * 7, 0.1f);
+        }
+}
+
+/* ---- attention ---------------------------------------------------------------------------------------- */
+
+typedef struct scene {
+    kn_attn a;
+    long nq, nk, nv, ny, ns; /* floats of q, k, v, y; of lse */
+    float *dy;
+} scene;
+
+enum { CAUSAL = 1, MASK = 2, BIAS = 4, GQA = 8, SIDE_BY_SIDE = 16 };
+
+/* SIDE_BY_SIDE: heads lie side by side in a row, as a model keeps them; else every head is a matrix of its own. */
+static scene new_scene(long batch, long tq, long tk, long dk, long dv, int form)
+{
+    long kv = 2, heads = form & GQA ? 6 : 2;
+    kn_attn a = {.batch = batch, .heads = heads, .kv_heads = kv, .tq = tq, .tk = tk, .dk = dk, .dv = dv, .scale = 0.4f};
+    bool row = form & SIDE_BY_SIDE;
+    a.q_row = row ? heads * dk : dk, a.q_head = row ? dk : tq * dk, a.q_batch = heads * tq * dk;
+    a.k_row = row ? kv * dk : dk, a.k_head = row ? dk : tk * dk, a.k_batch = kv * tk * dk;
+    a.v_row = row ? kv * dv : dv, a.v_head = row ? dv : tk * dv, a.v_batch = kv * tk * dv;
+    a.y_row = row ? heads * dv : dv, a.y_head = row ? dv : tq * dv, a.y_batch = heads * tq * dv;
+    scene s = {a, batch * heads * tq * dk, batch * kv * tk * dk, batch * kv * tk * dv, batch * heads * tq * dv, batch * heads * tq, NULL};
+    s.a.q = random_floats(s.nq, -1, 1);
+    s.a.k = random_floats(s.nk, -1, 1);
+    s.a.v = random_floats(s.nv, -1, 1);
+    s.a.y = floats(s.ny);
+    s.a.lse = floats(s.ns);
+    s.dy = random_floats(s.ny, -1, 1);
+    s.a.causal = form & CAUSAL;
+    s.a.bias = form & BIAS ? random_floats(heads * tq * tk, -2, 2) : NULL;
+    uint8_t *mask = fence((size_t)(batch * tk));
+    for (long i = 0; i < batch * tk; i++)
+        mask[i] = i < tk ? i % 3 != 1 : i < 2 * tk ? 0 : 1; /* the second of the batch sees nothing */
+    s.a.key_mask = form & MASK ? mask : NULL;
+    return s;
+}
+
+/* Probabilities of one query in double; their sum before division, 0 when it sees nothing. */
+static double attend(const kn_attn *a, long b, long h, long i, double *p, double *lse)
+{
+    long kv = h / (a->heads / a->kv_heads);
+    const float *q = a->q + b * a->q_batch + i * a->q_row + h * a->q_head;
+    double most = -INFINITY, s = 0;
+    for (long j = 0; j < a->tk; j++) {
+        const float *k = a->k + b * a->k_batch + j * a->k_row + kv * a->k_head;
+        p[j] = a->bias ? a->bias[(h * a->tq + i) * a->tk + j] : 0;
+        for (long e = 0; e < a->dk; e++)
+            p[j] += (double)a->scale * q[e] * k[e];
+        if ((a->causal && j > i + a->tk - a->tq) || (a->key_mask && !a->key_mask[b * a->tk + j]))
+            p[j] = -INFINITY;
+        most = fmax(most, p[j]);
+    }
+    for (long j = 0; j < a->tk; j++)
+        s += p[j] = p[j] == -INFINITY ? 0 : exp(p[j] - most);
+    for (long j = 0; j < a->tk && s > 0; j++)
+        p[j] /= s;
+    *lse = s > 0 ? most + log(s) : -INFINITY;
+    return s;
+}
+
+static void check_forward(const char *name, const scene *s)
+{
+    const kn_attn *a = &s->a;
+    double *p = malloc((size_t)a->tk * sizeof *p), lse;
+    for (long n = 0; n < a->batch * a->heads * a->tq; n++) {
+        long b = n / (a->heads * a->tq), h = n / a->tq % a->heads, i = n % a->tq, kv = h / (a->heads / a->kv_heads);
+        attend(a, b, h, i, p, &lse);
+        near(name, "log-sum-exp", n, a->lse[n], lse, 2e-6);
+        for (long e = 0; e < a->dv; e++) {
+            double want = 0;
+            for (long j = 0; j < a->tk; j++)
+                want += p[j] * a->v[b * a->v_batch + j * a->v_row + kv * a->v_head + e];
+            near(name, "attention", n * a->dv + e, a->y[b * a->y_batch + i * a->y_row + h * a->y_head + e], want, 1e-6);
+        }
+    }
+    free(p);
+}
+
+/* dQ, dK, dV, dbias of one query added in double. */
+static void attend_backward(const scene *s, long b, long h, long i, double *p, double *dp, double *dq, double *dk, double *dv, double *dbias)
+{
+    const kn_attn *a = &s->a;
+    long kv = h / (a->heads / a->kv_heads), q = b * a->q_batch + i * a->q_row + h * a->q_head;
+    long k = b * a->k_batch + kv * a->k_head, v = b * a->v_batch + kv * a->v_head;
+    const float *dy = s->dy + b * a->y_batch + i * a->y_row + h * a->y_head;
+    double lse, sum = 0;
+    attend(a, b, h, i, p, &lse);
+    for (long j = 0; j < a->tk; j++) {
+        dp[j] = 0;
+        for (long e = 0; e < a->dv; e++) {
+            dp[j] += (double)dy[e] * a->v[v + j * a->v_row + e];
+            dv[v + j * a->v_row + e] += p[j] * dy[e];
+        }
+        sum += p[j] * dp[j];
+    }
+    for (long j = 0; j < a->tk; j++) {
+        double ds = p[j] * (dp[j] - sum);
+        dbias[(h * a->tq + i) * a->tk + j] += ds;
+        for (long e = 0; e < a->dk; e++) {
+            dq[q + e] += a->scale * ds * a->k[k + j * a->k_row + e];
+            dk[k + j * a->k_row + e] += a->scale * ds * a->q[q + e];
+        }
+    }
+}
+
+typedef struct gradients {
+    float *dq, *dk, *dv, *dbias;
+} gradients;
+
+static void check_backward(const char *name, const scene *s, const gradients *g)
+{
+    const kn_attn *a = &s->a;
+    long nb = a->heads * a->tq * a->tk;
+    double *all = calloc((size_t)(s->nq + s->nk + s->nv + nb + 2 * a->tk), sizeof *all);
+    double *dk = all + s->nq, *dv = dk + s->nk, *dbias = dv + s->nv, *p = dbias + nb, *dp = p + a->tk;
+    for (long n = 0; n < a->batch * a->heads * a->tq; n++)
+        attend_backward(s, n / (a->heads * a->tq), n / a->tq % a->heads, n % a->tq, p, dp, all, dk, dv, dbias);
+    double bound = 2e-6 * sqrt((double)(a->tq > 4 ? a->tq : 4));
+    for (long i = 0; i < s->nq; i++)
+        near(name, "dq", i, g->dq[i], all[i] + 1, bound);
+    for (long i = 0; i < s->nk; i++)
+        near(name, "dk", i, g->dk[i], dk[i] + 1, bound);
+    for (long i = 0; i < s->nv; i++)
+        near(name, "dv", i, g->dv[i], dv[i] + 1, bound);
+    for (long i = 0; g->dbias && i < nb; i++)
+        near(name, "dbias", i, g->dbias[i], dbias[i] + 1, bound);
+    free(all);
+}
+
+static float *ones(long n)
+{
+    float *x = floats(n);
+    for (long i = 0; i < n; i++)
+        x[i] = 1;
+    return x;
+}
+
+static gradients run_backward(kn_work *w, const scene *s)
+{
+    gradients g = {ones(s->nq), ones(s->nk), ones(s->nv), s->a.bias ? ones(s->a.heads * s->a.tq * s->a.tk) : NULL};
+    size_t room = kn_attn_backward_scratch(kn_work_table(w), &s->a) * (size_t)bs_pool_threads(kn_work_pool(w));
+    void *scratch = fence(room);
+    kn_attn_backward(w, &s->a, s->dy, g.dq, g.dk, g.dv, g.dbias, scratch);
+    return g;
+}
+
+static void run_forward(kn_work *w, const kn_attn *a)
+{
+    void *scratch = fence(kn_attn_scratch(kn_work_table(w), a) * (size_t)bs_pool_threads(kn_work_pool(w)));
+    kn_attn_forward(w, a, scratch);
+}
+
+/* Every number of threads gives the same bits, forward and backward. */
+static void check_attention(const kn_table *t, kn_work *const w[4], scene *s)
+{
+    run_forward(w[0], &s->a);
+    check_forward(t->name, s);
+    gradients g = run_backward(w[0], s);
+    check_backward(t->name, s, &g);
+    for (int i = 1; i < 4; i++) {
+        kn_attn a = s->a;
+        a.y = floats(s->ny), a.lse = floats(s->ns);
+        run_forward(w[i], &a);
+        same_bits(t->name, "attention by threads", a.y, s->a.y, s->ny);
+        same_bits(t->name, "log-sum-exp by threads", a.lse, s->a.lse, s->ns);
+        gradients more = run_backward(w[i], s);
+        same_bits(t->name, "dq by threads", more.dq, g.dq, s->nq);
+        same_bits(t->name, "dk by threads", more.dk, g.dk, s->nk);
+        same_bits(t->name, "dv by threads", more.dv, g.dv, s->nv);
+    }
+    unfence();
+}
+
+static void attention_is_right(void **state)
+{
+    (void)state;
+    static const long sizes[][5] = { /* batch, tq, tk, dk, dv */
+        {1, 1, 1, 1, 1},     {3, 5, 7, 8, 12},   {2, 65, 65, 32, 32}, {2, 33, 17, 20, 9}, {1, 1, 300, 16, 16},
+        {1, 200, 290, 24, 40}, {3, 97, 97, 64, 64}, {2, 161, 3, 5, 3},
+    };
+    const kn_table *t;
+    EACH_TIER(t) {
+        bs_pool *pool[4];
+        kn_work *w[4];
+        open_works(t, pool, w);
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+            for (int form = 0; form < 32; form += t == tiers[0] ? 5 : 1 + (int)bs_rng_below(&rng, 3)) {
+                scene s = new_scene(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4], form);
+                check_attention(t, w, &s);
+            }
+        close_works(pool, w);
+    }
+}
+
+/* A query's bits depend neither on the queries beside it nor, when causal, on the keys behind it; nothing hidden leaks in. */
+static void check_query_alone(const kn_table *t, kn_work *w, long length, long query)
+{
+    scene s = new_scene(1, length, length, 24, 40, CAUSAL | SIDE_BY_SIDE);
+    run_forward(w, &s.a);
+    kn_attn one = s.a;
+    one.tq = 1;
+    one.tk = query + 1;
+    one.q += query * one.q_row;
+    one.y = floats(one.y_row);
+    one.lse = floats(one.heads);
+    run_forward(w, &one);
+    same_bits(t->name, "a query alone", one.y, s.a.y + query * s.a.y_row, one.y_row);
+    for (long h = 0; h < one.heads; h++)
+        same_bits(t->name, "its log-sum-exp", &one.lse[h], &s.a.lse[h * length + query], 1);
+    unfence();
+}
+
+static void queries_keep_their_bits(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t) {
+        kn_work *w = kn_work_open(t, NULL, NULL);
+        for (int i = 0; i < 12; i++) {
+            long length = 1 + bs_rng_below(&rng, 600);
+            check_query_alone(t, w, length, bs_rng_below(&rng, (uint32_t)length));
+        }
+        kn_work_close(w);
+    }
+}
+
+/* Gradients that nobody asks for are not computed, and the others do not change by it. */
+static void gradients_may_be_left_out(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER(t) {
+        kn_work *w = kn_work_open(t, NULL, NULL);
+        scene s = new_scene(2, 30, 41, 16, 24, GQA | SIDE_BY_SIDE);
+        run_forward(w, &s.a);
+        gradients g = run_backward(w, &s);
+        void *scratch = fence(kn_attn_backward_scratch(t, &s.a));
+        float *dq = ones(s.nq), *dk = ones(s.nk), *dv = ones(s.nv);
+        kn_attn_backward(w, &s.a, s.dy, dq, NULL, NULL, NULL, scratch);
+        kn_attn_backward(w, &s.a, s.dy, NULL, dk, NULL, NULL, scratch);
+        kn_attn_backward(w, &s.a, s.dy, NULL, NULL, dv, NULL, scratch);
+        same_bits(t->name, "dq alone", dq, g.dq, s.nq);
+        same_bits(t->name, "dk alone", dk, g.dk, s.nk);
+        same_bits(t->name, "dv alone", dv, g.dv, s.nv);
+        unfence();
+        kn_work_close(w);
+    }
+}
+
+/* ---- speed -------------------------------------------------------------------------------------------- */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+enum { CHAINS = 12, STEPS = 1000000 };
+
+/* GFLOP/s of fused multiply-adds on registers alone: what no kernel can exceed. */
+__attribute__((target("avx512f"))) static double peak_avx512(void)
+{
+    __m512 s[CHAINS], a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-4f);
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++)
+        s[i] = _mm512_set1_ps((float)i);
+    double start = bs_now();
+    for (long k = 0; k < STEPS; k++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++)
+            s[i] = _mm512_fmadd_ps(s[i], a, b);
+    }
+    double seconds = bs_now() - start;
+#pragma GCC unroll 12
+    for (int i = 1; i < CHAINS; i++)
+        s[0] = _mm512_add_ps(s[0], s[i]);
+    return 32.0 * CHAINS * STEPS / seconds * (_mm512_reduce_add_ps(s[0]) == 12345.0f ? 0 : 1e-9);
+}
+
+__attribute__((target("avx2,fma"))) static double peak_avx2(void)
+{
+    __m256 s[CHAINS], a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-4f);
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++)
+        s[i] = _mm256_set1_ps((float)i);
+    double start = bs_now();
+    for (long k = 0; k < STEPS; k++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++)
+            s[i] = _mm256_fmadd_ps(s[i], a, b);
+    }
+    double seconds = bs_now() - start;
+#pragma GCC unroll 12
+    for (int i = 1; i < CHAINS; i++)
+        s[0] = _mm256_add_ps(s[0], s[i]);
+    return 16.0 * CHAINS * STEPS / seconds * (_mm256_cvtss_f32(s[0]) == 12345.0f ? 0 : 1e-9);
+}
+
+static double peak_of(const kn_table *t)
+{
+    double best = 0;
+    for (int i = 0; i < 20; i++)
+        best = fmax(best, !strcmp(t->name, "avx512") ? peak_avx512() : !strcmp(t->name, "avx2") ? peak_avx2() : 0);
+    return best;
+}
+#else
+static double peak_of(const kn_table *t) { return (void)t, 0; }
+#endif
+
+/* Seconds of a call, the best of rounds that take some 20 ms each: other programs only ever add to it. */
+static double time_of(void (*run)(void *), void *arg)
+{
+    enum { ROUNDS = 15 };
+    double best = 1e9, start = bs_now();
+    run(arg);
+    long calls = (long)(0.02 / (bs_now() - start + 1e-9)) + 1;
+    for (int r = 0; r < ROUNDS; r++) {
+        start = bs_now();
+        for (long i = 0; i < calls; i++)
+            run(arg);
+        best = fmin(best, (bs_now() - start) / (double)calls);
+    }
+    return best;
+}
+
+typedef struct bench {
+    kn_work *w;
+    const kn_table *t;
+    double peak; /* of all threads */
+    scene s;
+    gradients grad;
+    void *scratch;
+    kn_gemm g;
+    long n;
+    float *x, *y, *z, *u;
+} bench;
+
+static void report(const bench *b, const char *what, double seconds, double flops)
+{
+    printf("%-8s %-44s %9.3f ms  %7.1f GFLOP/s  %5.1f%% of peak\n", b->t->name, what, seconds * 1e3, flops / seconds * 1e-9,
+           b->peak > 0 ? 100 * flops / seconds * 1e-9 / b->peak : 0);
+    fflush(stdout);
+}
+
+static void run_gemm(void *arg)
+{
+    bench *b = arg;
+    kn_gemm_run(b->w, &b->g);
+}
+
+static void bench_gemm(bench *b, long m, long n, long k, int form)
+{
+    static const char *const forms[] = {"plain", "ta", "tb", "ta tb"};
+    char what[80];
+    bool ta = form & 1, tb = form & 2;
+    b->g = (kn_gemm){.m = m, .n = n, .k = k, .lda = ta ? m : k, .ldb = tb ? k : n, .ldc = n, .ta = ta, .tb = tb, .alpha = 1};
+    b->g.a = random_floats(m * k, -1, 1);
+    b->g.b = random_floats(k * n, -1, 1);
+    b->g.c = zeros(m * n);
+    snprintf(what, sizeof what, "gemm m %ld n %ld k %ld %s", m, n, k, forms[form]);
+    report(b, what, time_of(run_gemm, b), 2.0 * (double)m * (double)n * (double)k);
+    unfence();
+}
+
+static void run_attention(void *arg)
+{
+    bench *b = arg;
+    kn_attn_forward(b->w, &b->s.a, b->scratch);
+}
+
+static void run_attention_backward(void *arg)
+{
+    bench *b = arg;
+    kn_attn_backward(b->w, &b->s.a, b->s.dy, b->grad.dq, b->grad.dk, b->grad.dv, NULL, b->scratch);
+}
+
+static void bench_attention(bench *b, long batch, long tq, long d, int form)
+{
+    char what[80];
+    double flops = 4.0 * (double)(batch * 2 * tq * tq * d) * (form & CAUSAL ? 0.5 : 1);
+    size_t threads = (size_t)bs_pool_threads(kn_work_pool(b->w));
+    b->s = new_scene(batch, tq, tq, d, d, form | SIDE_BY_SIDE);
+    b->scratch = fence(kn_attn_scratch(b->t, &b->s.a) * threads);
+    snprintf(what, sizeof what, "attention %ld heads %ld keys %ld wide%s", batch * 2, tq, d, form & CAUSAL ? " causal" : "");
+    report(b, what, time_of(run_attention, b), flops);
+    b->grad = (gradients){zeros(b->s.nq), zeros(b->s.nk), zeros(b->s.nv), NULL};
+    b->scratch = fence(kn_attn_backward_scratch(b->t, &b->s.a) * threads);
+    strcat(what, " back");
+    report(b, what, time_of(run_attention_backward, b), 2.5 * flops);
+    unfence();
+}
+
+static void run_gelu(void *arg) { bench *b = arg; b->t->act(KN_GELU, b->n, b->x, b->y); }
+static void run_gelu_backward(void *arg) { bench *b = arg; b->t->act_backward(KN_GELU, b->n, b->x, b->y, b->z); }
+static void run_quick(void *arg) { bench *b = arg; b->t->act(KN_QUICK_GELU, b->n, b->x, b->y); }
+static void run_exp(void *arg) { bench *b = arg; b->t->exp_shift(b->n, b->x, 0, b->y); }
+static void run_softmax(void *arg) { bench *b = arg; for (long i = 0; i + 65 <= b->n; i += 65) b->t->softmax(65, b->x + i, b->y + i); }
+static void run_norm(void *arg) { bench *b = arg; b->t->layer_norm(b->n / 256, 256, b->x, b->z, b->z, 1e-5f, b->y, b->u, b->u); }
+static void run_add(void *arg) { bench *b = arg; b->t->add(b->n, b->x, b->y, b->z); }
+static void run_dot(void *arg) { bench *b = arg; b->u[0] = b->t->dot(b->n, b->x, b->y); }
+static void run_adamw(void *arg) { bench *b = arg; b->t->adamw(b->n, b->x, b->y, b->z, b->u, 0, 0.9f, 0.98f, 1e-6f, 0, 1, 1); }
+static void run_norm_backward(void *arg)
+{
+    bench *b = arg;
+    b->t->layer_norm_backward(b->n / 256, 256, b->x, b->y, b->u, b->u, b->y, b->z, b->z, b->z);
+}
+
+static void bench_rows(bench *b)
+{
+    static const struct {
+        const char *name;
+        void (*run)(void *);
+    } all[] = {{"gelu", run_gelu},       {"gelu backward", run_gelu_backward}, {"quick gelu", run_quick}, {"exp", run_exp},
+               {"softmax of 65", run_softmax}, {"layer norm of 256", run_norm}, {"its backward", run_norm_backward},
+               {"add", run_add},         {"dot", run_dot}, {"adamw", run_adamw}};
+    b->n = 65 * 256;
+    b->x = random_floats(b->n, -3, 3), b->y = random_floats(b->n, -3, 3), b->z = zeros(b->n), b->u = random_floats(b->n, 0, 1);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        printf("%-8s %-44s %9.3f ns an element\n", b->t->name, all[i].name, time_of(all[i].run, b) / (double)b->n * 1e9);
+    unfence();
+}
+
+static const long bench_shapes[][3] = {
+    {8320, 256, 256},  {8320, 768, 256},  {8320, 1024, 256},  {8320, 256, 1024}, {8320, 768, 768}, {400, 768, 768}, {400, 2304, 768},
+    {400, 3072, 768},  {400, 768, 3072},  {1600, 3072, 768},  {50, 768, 768},    {50, 3072, 768},  {1, 768, 768},
+};
+
+/* test_kernel --bench [threads] [tier]: the products of training and of ViT-B/32, attention at 65 places, the row kernels. */
+static int run_bench(int threads, const char *only)
+{
+    bs_pool *pool = bs_pool_open(threads, NULL);
+    for (int i = tier_count - 1; i >= 0; i--) {
+        bench b = {.t = tiers[i], .w = kn_work_open(tiers[i], pool, NULL)};
+        if (!b.w || (only && strcmp(only, b.t->name))) {
+            kn_work_close(b.w);
+            continue;
+        }
+        b.peak = peak_of(b.t) * threads;
+        printf("%-8s peak %.1f GFLOP/s of %d threads\n", b.t->name, b.peak, threads);
+        for (size_t s = 0; s < sizeof bench_shapes / sizeof *bench_shapes; s++)
+            bench_gemm(&b, bench_shapes[s][0], bench_shapes[s][1], bench_shapes[s][2], 2);
+        for (size_t s = 0; s < 5; s++) {
+            bench_gemm(&b, bench_shapes[s][0], bench_shapes[s][2], bench_shapes[s][1], 0); /* dX = dY W */
+            bench_gemm(&b, bench_shapes[s][1], bench_shapes[s][2], bench_shapes[s][0], 1); /* dW = dY^T X */
+        }
+        bench_attention(&b, 256, 65, 32, 0);
+        bench_attention(&b, 256, 65, 64, 0);
+        bench_attention(&b, 256, 32, 64, CAUSAL);
+        bench_attention(&b, 12, 577, 64, 0);
+        bench_rows(&b);
+        printf("%-8s peak %.1f GFLOP/s of %d threads, at the end\n", b.t->name, peak_of(b.t) * threads, threads);
+        kn_work_close(b.w);
+    }
+    bs_pool_close(pool);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *given = getenv("OCELLI_SEED");
+    seed = given ? strtoull(given, NULL, 10) : (uint64_t)(bs_now() * 1e6);
+    bs_rng_seed(&rng, seed, 1);
+    tiers = kn_all(&tier_count);
+    if (argc > 1 && !strcmp(argv[1], "--bench"))
+        return run_bench(argc > 2 ? atoi(argv[2]) : 1, argc > 3 ? argv[3] : NULL);
+    print_message("# seed %llu (OCELLI_SEED repeats it)\n", (unsigned long long)seed);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tiers_are_found),         cmocka_unit_test(tiles_are_exact),
+        cmocka_unit_test(packing_is_exact),        cmocka_unit_test(gemm_is_right),
+        cmocka_unit_test(gemm_keeps_its_bits),     cmocka_unit_test(activations_are_right),
+        cmocka_unit_test(exp_is_right),            cmocka_unit_test(elements_are_right),
+        cmocka_unit_test(sums_are_right),          cmocka_unit_test(rows_are_added),
+        cmocka_unit_test(norms_are_right),         cmocka_unit_test(norm_backwards_are_right),
+        cmocka_unit_test(softmax_is_right),        cmocka_unit_test(columns_are_right),
+        cmocka_unit_test(adamw_is_right),          cmocka_unit_test(halves_are_right),
+        cmocka_unit_test(narrowing_rounds),        cmocka_unit_test(many_rows_keep_their_bits),
+        cmocka_unit_test(cross_entropy_is_right),  cmocka_unit_test(attention_is_right),
+        cmocka_unit_test(queries_keep_their_bits), cmocka_unit_test(gradients_may_be_left_out),
+    };
+    return cmocka_run_group_tests_name("kernel", tests, NULL, NULL);
+}
