@@ -1,6 +1,5 @@
 /* test_checkpoint.c - weights, configurations and adapters: what is sound comes back bit for bit, what is
  * not is refused with one line, and nothing half-written is left behind. */
-#define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
@@ -823,7 +822,8 @@ static void test_a_file_too_large_leaves_the_old_one(void **state)
     ck_close(s);
 }
 
-/* Two shards, the second too large by less than a stream's buffer: seen when it is flushed, before any rename. */
+/* Two shards, the second too large by less than a stream's buffer: seen when it is flushed, before any is
+ * renamed. */
 static void test_a_late_failure_changes_no_shard(void **state)
 {
     (void)state;
@@ -1110,7 +1110,7 @@ static void test_strings_are_escaped(void **state)
     bs_buf b = {0};
     assert_int_equal(ck_json_string(&b, "a\"\\\n\x01\x7f中😀\xff\xed\xa0\x80/", NULL), 0);
     assert_string_equal(
-        b.p, "\"a\\\"\\\\\\u000a\\u0001\\u007f中😀\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd/\"");
+        b.p, "\"a\\\"\\\\\\n\\u0001\x7f中😀\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd/\"");
     bs_buf_clear(&b);
     assert_true(ck_is_utf8("é中😀") && !ck_is_utf8("\xc0\x80") && !ck_is_utf8("\xf4\x90\x80\x80") &&
                 !ck_is_utf8("\xe4\xb8"));

@@ -89,8 +89,8 @@ def png(seed, width, height, depth, kind, extra=b"", interlaced=False, tail=b"")
         if x0 < width:
             raw += b"".join(row(y, list(range(x0, width, dx))) for y in range(y0, height, dy))
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, int(interlaced))
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(raw, 9)) + tail
-            + chunk(b"IEND", b""))
+    body = extra + chunk(b"IDAT", zlib.compress(raw, 9)) + tail
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
 
 
 def palette(n, alphas=None):
@@ -257,7 +257,8 @@ def crop(image, size):
     out = np.zeros((height, width, 3), np.uint8)
     ys = range(max(0, top), min(image.shape[0], top + height))
     xs = range(max(0, left), min(image.shape[1], left + width))
-    out[ys.start - top:ys.stop - top, xs.start - left:xs.stop - left] = image[ys.start:ys.stop, xs.start:xs.stop]
+    part = image[ys.start:ys.stop, xs.start:xs.stop]
+    out[ys.start - top:ys.stop - top, xs.start - left:xs.stop - left] = part
     return out
 
 

@@ -409,14 +409,16 @@ bool ck_is_utf8(const char *text)
 
 int ck_json_string(bs_buf *out, const char *text, oc_err *err)
 {
+    static const char names[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
+    const char *plain;
     int bad = bs_buf_put(out, "\"", 1, err);
     for (const unsigned char *p = (const unsigned char *)text; *p && !bad;) {
         size_t n = utf8_length(p);
         if (!n)
             bad = bs_buf_put(out, "\xef\xbf\xbd", 3, err);
-        else if (*p == '"' || *p == '\\')
-            bad = bs_buf_printf(out, err, "\\%c", *p);
-        else if (*p < 0x20 || *p == 0x7f)
+        else if ((plain = strchr(names, *p)))
+            bad = bs_buf_printf(out, err, "\\%c", letters[plain - names]);
+        else if (*p < 0x20)
             bad = bs_buf_printf(out, err, "\\u%04x", *p);
         else
             bad = bs_buf_put(out, p, n, err);

@@ -75,7 +75,7 @@ static void common_options(cl_common *c, cl_option o[COMMON + 1])
     cl_option list[COMMON + 1] = {
         {"model", "MODEL", CL_TEXT, &c->model, "model folder in Hugging Face's layout, or `starter` (the default)", 0, 0},
         {"lora", "DIR[:SCALE]", CL_TEXT, &c->lora, "apply a PEFT adapter", 0, 0},
-        {"dtype", "TYPE", CL_TEXT, &c->dtype, "arithmetic; fp32 is what there is", 0, 0},
+        {"dtype", "TYPE", CL_TEXT, &c->dtype, "arithmetic: fp32; for training also bf16 products with fp32 sums", 0, 0},
         {"threads", "N", CL_INT, &c->threads, "threads (one per core)", 1, 1024},
         {"batch", "N", CL_INT, &c->batch, "rows at once (32)", 1, 65536},
         {"seed", "N", CL_UINT64, &c->seed, "seed of everything random (0)", 0, 1.8e19},
@@ -197,8 +197,9 @@ int cl_parse(const cl_command *c, int argc, char **argv, const cl_option *option
         if (code >= 0)
             return code;
     }
-    if (common->dtype && strcmp(common->dtype, "fp32") != 0)
-        return cl_usage(c, "--dtype: '%s' is not available yet, expected fp32", common->dtype);
+    bool trains = !strcmp(c->name, "train") || !strcmp(c->name, "finetune");
+    if (common->dtype && strcmp(common->dtype, "fp32") != 0 && (!trains || strcmp(common->dtype, "bf16") != 0))
+        return cl_usage(c, "--dtype: '%s' is not available, expected fp32%s", common->dtype, trains ? " or bf16" : "");
     return -1;
 }
 

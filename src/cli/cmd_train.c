@@ -142,11 +142,12 @@ static int train(job *j, oc_err *err)
     long steps = j->steps ? j->steps : (long)j->epochs * ((j->pairs.n + j->common.batch - 1) / j->common.batch);
     long warmup = j->warmup < 1 ? (long)((double)steps * (double)j->warmup) : (long)j->warmup;
     char settings[512];
-    snprintf(settings, sizeof settings, "steps %ld batch %d lr %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g seed %llu pairs %ld rank %d", steps,
+    snprintf(settings, sizeof settings, "steps %ld batch %d lr %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g seed %llu pairs %ld rank %d dtype %s", steps,
              j->common.batch, (double)j->lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip, (double)j->ema,
-             (double)j->augment, (unsigned long long)j->common.seed, j->pairs.n, j->finetune && !j->full ? j->rank : 0);
+             (double)j->augment, (unsigned long long)j->common.seed, j->pairs.n, j->finetune && !j->full ? j->rank : 0,
+             j->common.dtype ? j->common.dtype : "fp32");
     tr_options o = {.out = j->out, .batch = j->common.batch, .micro = j->micro, .checkpoint_minutes = j->minutes, .export_too = j->export_too,
-                    .fresh = j->fresh, .settings = settings, .stop_after = j->stop_after, .report = on_report, .say = on_say, .arg = j,
+                    .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"), .fresh = j->fresh, .settings = settings, .stop_after = j->stop_after, .report = on_report, .say = on_say, .arg = j,
                     .save_dtype = !strcmp(j->save, "fp16") ? CK_F16 : !strcmp(j->save, "bf16") ? CK_BF16 : CK_F32,
                     .optimizer = {.lr = j->lr, .final_lr = j->final_lr, .warmup = warmup, .steps = steps, .beta1 = j->beta1, .beta2 = j->beta2,
                                   .eps = 1e-8f, .decay = j->decay, .clip = j->clip, .ema = j->ema}};

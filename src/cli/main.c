@@ -3,10 +3,10 @@
 
 #include "cli.h"
 
-extern const cl_command cmd_embed, cmd_finetune, cmd_forward, cmd_info, cmd_merge, cmd_preprocess, cmd_tokenize, cmd_train;
+extern const cl_command cmd_embed, cmd_finetune, cmd_forward, cmd_info, cmd_merge, cmd_preprocess, cmd_tokenize, cmd_tokenizer, cmd_train;
 
 const cl_command *const cl_commands[] = {
-    &cmd_info, &cmd_embed, &cmd_train, &cmd_finetune, &cmd_merge, &cmd_tokenize, &cmd_preprocess, &cmd_forward,
+    &cmd_info, &cmd_embed, &cmd_train, &cmd_finetune, &cmd_merge, &cmd_tokenize, &cmd_tokenizer, &cmd_preprocess, &cmd_forward,
     NULL,
 };
 

@@ -47,6 +47,7 @@ typedef struct im_magic {
     const char *bytes;
 } im_magic;
 
+/* clang-format off */
 static const im_magic magics[] = {
     {"JPEG", 0, 3, "\xff\xd8\xff"},
     {"PNG", 0, 8, "\x89PNG\r\n\x1a\n"},
@@ -61,7 +62,7 @@ static const im_magic magics[] = {
     {"HEIC", 4, 7, "ftyphev"},
     {"HEIF", 4, 8, "ftypmif1"},
     {"HEIF", 4, 8, "ftypmsf1"},
-    {"video", 4, 4, "ftyp"},
+    {"MP4 video", 4, 4, "ftyp"},
     {"JPEG XL", 0, 2, "\xff\x0a"},
     {"JPEG XL", 4, 4, "JXL "},
     {"JPEG 2000", 4, 4, "jP  "},
@@ -69,6 +70,7 @@ static const im_magic magics[] = {
     {"PDF", 0, 5, "%PDF-"},
     {"ICO", 0, 4, "\0\0\1\0"},
 };
+/* clang-format on */
 
 static bool starts_with_tag(const uint8_t *text, size_t n, const char *tag)
 {

@@ -33,10 +33,7 @@ static void on_error(j_common_ptr c)
 }
 
 /* libjpeg goes on after damaged data, as Pillow lets it; it must not talk about it. */
-static void on_message(j_common_ptr c, int level)
-{
-    (void)c, (void)level;
-}
+static void on_message(j_common_ptr c, int level) { (void)c, (void)level; }
 
 static boolean on_end_of_data(j_decompress_ptr c)
 {
@@ -133,7 +130,8 @@ static void cmyk_to_rgb(uint8_t *line, int width)
 /* Lines of 4 bytes a pixel do not fit in the raster, so they come through one of their own. */
 static void read_lines(jpeg_job *job)
 {
-    JSAMPARRAY line = job->c.mem->alloc_sarray((j_common_ptr)&job->c, JPOOL_IMAGE, job->c.output_width * 4, 1);
+    JSAMPARRAY line =
+        job->c.mem->alloc_sarray((j_common_ptr)&job->c, JPOOL_IMAGE, job->c.output_width * 4, 1);
     size_t row = (size_t)job->out->width * 3;
     while (job->c.output_scanline < job->c.output_height) {
         JSAMPROW to = job->out->rgb + job->c.output_scanline * row;

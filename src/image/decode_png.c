@@ -23,10 +23,7 @@ static void on_error(png_structp png, png_const_charp text)
     png_longjmp(png, 1);
 }
 
-static void on_warning(png_structp png, png_const_charp text)
-{
-    (void)png, (void)text;
-}
+static void on_warning(png_structp png, png_const_charp text) { (void)png, (void)text; }
 
 static void on_read(png_structp png, png_bytep to, size_t n)
 {
@@ -45,7 +42,7 @@ static bool is_gray16(const png_job *job)
            png_get_bit_depth(job->png, job->info) == 16;
 }
 
-/* Asks libpng for RGB of 8 bits. 16-bit samples keep their high byte, except in plain grey (gray16_to_rgb). */
+/* Asks libpng for RGB of 8 bits. 16-bit samples keep their high byte, but for plain grey: gray16_to_rgb. */
 static void ask_for_rgb(png_job *job)
 {
     if (is_gray16(job))
@@ -106,9 +103,9 @@ static png_key palette_key(png_job *job, const png_byte *alpha, int n)
     return key;
 }
 
-/* Pillow carries a single transparent colour of a PNG through convert("RGB"), and transformers then puts it on
- * white; alpha channels and palettes with several alphas are just dropped. The odd cases (grey of 1 and 16 bits
- * as a red, 16-bit colours by their low bytes) are theirs. */
+/* Pillow carries a single transparent colour of a PNG through convert("RGB"), and transformers then puts it
+ * on white; alpha channels and palettes with several alphas are just dropped. The odd cases (grey of 1 and 16
+ * bits as a red, 16-bit colours by their low bytes) are theirs. */
 static png_key transparent_colour(png_job *job)
 {
     png_key key = {0};
@@ -191,7 +188,10 @@ static int decode(png_job *job)
 
 /* ---- orientation -------------------------------------------------------------------------------------- */
 
-static size_t be32(const uint8_t *p) { return (size_t)p[0] << 24 | (size_t)p[1] << 16 | (size_t)p[2] << 8 | p[3]; }
+static size_t be32(const uint8_t *p)
+{
+    return (size_t)p[0] << 24 | (size_t)p[1] << 16 | (size_t)p[2] << 8 | p[3];
+}
 
 static bool is_xmp(im_bytes data)
 {

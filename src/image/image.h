@@ -1,9 +1,9 @@
 /* image.h - pictures as 8-bit RGB: decoding, turning upright, resizing exactly as Pillow does.
  *
  * A raster is height * width * 3 bytes, rows from the top, no gaps between rows. The reference is what
- * transformers' load_image and convert_to_rgb make of a file with Pillow: palettes and greys expand, CMYK turns
- * to RGB by Pillow's integer formula, an alpha channel is dropped and not composited; but the single colour
- * that a PNG without an alpha channel may declare transparent becomes white. */
+ * transformers' load_image and convert_to_rgb make of a file with Pillow: palettes and greys expand, CMYK
+ * turns to RGB by Pillow's integer formula, an alpha channel is dropped and not composited; but the single
+ * colour that a PNG without an alpha channel may declare transparent becomes white. */
 #ifndef IM_IMAGE_H
 #define IM_IMAGE_H
 
@@ -21,16 +21,16 @@ void im_raster_clear(im_raster *r);
 /* Zero means the default of each field. */
 typedef struct im_decode_options {
     uint64_t max_pixels; /* larger pictures are refused from their header; 0: 178956970, where Pillow stops */
-    int min_side;        /* > 0: a JPEG may come at 1/2, 1/4 or 1/8 as long as its shorter side keeps this many
-                          * pixels (faster, not equal to Pillow); 0: always full size */
+    int min_side; /* > 0: a JPEG may come at 1/2, 1/4 or 1/8 as long as its shorter side keeps this many
+                   * pixels (faster, not equal to Pillow); 0: always full size */
 } im_decode_options;
 
 /* No side of a picture may be longer than this, whatever its number of pixels; no side that it is resized to
  * longer than the second. */
 enum { IM_MAX_SIDE = 1000000, IM_MAX_RESIZED = 1 << 28 };
 
-/* What the first bytes say the file is: "JPEG", "PNG", "WebP", or a format that is recognised only to be named
- * in an error ("HEIC", "GIF", "SVG", ...); NULL when unknown. A name or extension is never looked at. */
+/* What the first bytes say the file is: "JPEG", "PNG", "WebP", or a format that is recognised only to be
+ * named in an error ("HEIC", "GIF", "SVG", ...); NULL when unknown. The name of a file is never looked at. */
 const char *im_format(const uint8_t *bytes, size_t n);
 
 /* Decodes JPEG, PNG or WebP (of an animation the first picture) and turns it upright by its EXIF orientation.
@@ -58,8 +58,8 @@ typedef struct im_window {
  * window.width * 3 bytes, the caller's). Every byte equals that of Pillow 13's Image.resize((width, height),
  * filter) cropped to the window: two passes, each with weights of 22 fractional bits and rounded to 8 bits
  * (libImaging's Resample.c). Older Pillows differ only where the height shrinks by more than twice as many
- * pixels as the width: they never begin with the vertical pass. Fails on sides out of range, a window outside, no
- * memory. */
+ * pixels as the width: they never begin with the vertical pass. Fails on sides out of range, a window
+ * outside, no memory. */
 int im_resize_window(uint8_t *out, im_window window, const im_raster *in, int width, int height,
                      im_filter filter, oc_err *err);
 

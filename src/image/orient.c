@@ -117,8 +117,8 @@ static void turn(im_raster *to, const im_raster *from, bool swap, bool flip_x, b
         for (int x = 0; x < to->width; x += TILE) {
             int width = to->width - x < TILE ? to->width - x : TILE;
             int height = to->height - y < TILE ? to->height - y : TILE;
-            copy_tile(to->rgb + (size_t)y * row + (size_t)x * 3, row, corner + x * step_x + y * step_y, step_x,
-                      step_y, width, height);
+            copy_tile(to->rgb + (size_t)y * row + (size_t)x * 3, row, corner + x * step_x + y * step_y,
+                      step_x, step_y, width, height);
         }
 }
 

@@ -11,8 +11,8 @@ enum { MAX_SIDE = 8192, MAX_JSON = 64 << 20 };
 
 /* ---- defaults ----------------------------------------------------------------------------------------- */
 
-/* What each image processor class of transformers has where its file is silent. `square`: a bare number in
- * `size` means both sides, not the shorter. */
+/* What each image processor class of transformers has where its file is silent, and the picture size of the
+ * family's config class. `square`: a bare number in `size` means both sides, not the shorter. */
 typedef struct im_default {
     const char *type, *model_type;
     bool square;
@@ -24,19 +24,14 @@ typedef struct im_default {
 static const double clip_mean[3] = {0.48145466, 0.4578275, 0.40821073};
 static const double clip_std[3] = {0.26862954, 0.26130258, 0.27577711};
 static const double half[3] = {0.5, 0.5, 0.5};
-static const double imagenet_mean[3] = {0.485, 0.456, 0.406};
-static const double imagenet_std[3] = {0.229, 0.224, 0.225};
 
 static const im_default defaults[] = {
     {"CLIP", "clip", false, 224, 224, IM_BICUBIC, clip_mean, clip_std},
     {"ChineseCLIP", "chinese_clip", false, 224, 224, IM_BICUBIC, clip_mean, clip_std},
     {"Blip", "blip", true, 384, 0, IM_BICUBIC, clip_mean, clip_std},
-    {"Blip", "blip-2", true, 384, 0, IM_BICUBIC, clip_mean, clip_std},
+    {"Blip", "blip-2", true, 224, 0, IM_BICUBIC, clip_mean, clip_std}, /* by type the line above is found */
     {"Siglip", "siglip", true, 224, 0, IM_BICUBIC, half, half},
-    {"Llava", "llava", false, 224, 224, IM_BICUBIC, clip_mean, clip_std},
     {"ViT", "vit", true, 224, 0, IM_BILINEAR, half, half},
-    {"DeiT", "deit", true, 256, 224, IM_BICUBIC, imagenet_mean, imagenet_std},
-    {"Bit", "bit", false, 224, 224, IM_BICUBIC, clip_mean, clip_std},
 };
 
 static const im_default *find_default(const char *name)
@@ -107,13 +102,15 @@ int im_processor_check(const im_processor *p, const char *path, oc_err *err)
     if (check_sizes(p, path, err))
         return -1;
     if (p->resample > IM_HAMMING)
-        return bs_err(err, "cannot use '%s': resample is %d, expected 0 to %d", path, (int)p->resample, IM_HAMMING);
+        return bs_err(err, "cannot use '%s': resample is %d, expected 0 to %d", path, (int)p->resample,
+                      IM_HAMMING);
     if (p->do_rescale && !(p->rescale_factor > 0 && p->rescale_factor <= 1000))
         return bs_err(err, "cannot use '%s': rescale_factor is %g, expected a number in (0, 1000]", path,
                       p->rescale_factor);
     for (int c = 0; p->do_normalize && c < 3; c++) {
         if (!(fabs(p->mean[c]) <= 1e6))
-            return bs_err(err, "cannot use '%s': image_mean holds %g, expected at most 1e6", path, p->mean[c]);
+            return bs_err(err, "cannot use '%s': image_mean holds %g, expected at most 1e6", path,
+                          p->mean[c]);
         if (!(p->std[c] >= 1e-6 && p->std[c] <= 1e6))
             return bs_err(err, "cannot use '%s': image_std holds %g, expected 1e-6 to 1e6", path, p->std[c]);
     }
@@ -296,6 +293,11 @@ static int read_fields(im_processor *p, const im_fields *f)
     if (!d)
         return bs_err(f->err, "cannot use '%s': image processor '%s' is not supported", f->path, type);
     fill_default(p, d);
+    bool pad = false;
+    if (get_bool(f, "do_pad", &pad))
+        return -1;
+    if (pad) /* LLaVA's square of the mean colour; without it the answers would be wrong in silence */
+        return bs_err(f->err, "cannot use '%s': do_pad is true, which is not supported", f->path);
     if (get_bool(f, "do_resize", &p->do_resize) || get_bool(f, "do_center_crop", &p->do_center_crop) ||
         get_bool(f, "do_rescale", &p->do_rescale) || get_bool(f, "do_normalize", &p->do_normalize) ||
         get_size(f, d->square, p) || get_pair(f, "crop_size", &p->crop_height, &p->crop_width) ||
@@ -358,8 +360,10 @@ static int read_config(im_processor *p, const im_fields *f)
         return wrong(f, "model_type", "a name");
     const im_default *d = find_default(json_string_value(type));
     if (!d)
-        return bs_err(f->err, "cannot use '%s': model_type '%s' does not tell how its pictures are prepared, "
-                              "expected a preprocessor_config.json beside it", f->path, json_string_value(type));
+        return bs_err(f->err,
+                      "cannot use '%s': model_type '%s' does not tell how its pictures are prepared, "
+                      "expected a preprocessor_config.json beside it",
+                      f->path, json_string_value(type));
     fill_default(p, d);
     if (get_pair(vision.object ? &vision : f, "image_size", &height, &width))
         return -1;
@@ -392,24 +396,35 @@ static bool counts(const char *file, const json_t *root)
     return strcmp(file, "processor_config.json") || json_object_get(root, "image_processor");
 }
 
-static json_t *load_json(const char *path, oc_err *err)
+static json_t *parse_object(const char *text, size_t n, const char *path, oc_err *err)
 {
-    bs_buf text = {0};
     json_error_t where;
-    json_t *root = NULL;
-    if (bs_read_file(&text, path, MAX_JSON, err))
-        goto done;
-    root = json_loadb(text.p, text.n, 0, &where);
-    if (!root)
+    json_t *root = json_loadb(text, n, 0, &where);
+    if (!root) {
         bs_err(err, "cannot read '%s': line %d: %s", path, where.line, where.text);
-    else if (!json_is_object(root)) {
+    } else if (!json_is_object(root)) {
         bs_err(err, "cannot read '%s': expected a JSON object", path);
         json_decref(root);
         root = NULL;
     }
-done:
+    return root;
+}
+
+static json_t *load_object(const char *path, oc_err *err)
+{
+    bs_buf text = {0};
+    json_t *root = bs_read_file(&text, path, MAX_JSON, err) ? NULL : parse_object(text.p, text.n, path, err);
     bs_buf_clear(&text);
     return root;
+}
+
+int im_processor_parse(im_processor *p, const char *text, size_t n, const char *name, oc_err *err)
+{
+    json_t *root = parse_object(text, n, name, err);
+    im_fields f = {name, root, err};
+    int result = root ? read_fields(p, &f) : -1;
+    json_decref(root);
+    return result;
 }
 
 /* 1: read, 0: the folder has no such file, -1: it has and it is wrong. */
@@ -423,7 +438,7 @@ static int try_file(im_processor *p, const char *dir, const char *file,
         bs_err(err, "out of memory: the name of '%s'", file);
     } else if (!bs_is_file(path)) {
         result = 0;
-    } else if ((root = load_json(path, err))) {
+    } else if ((root = load_object(path, err))) {
         im_fields f = {path, root, err};
         result = !counts(file, root) ? 0 : read(p, &f) ? -1 : 1;
     }

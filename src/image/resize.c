@@ -170,9 +170,9 @@ static void split_planes(int16_t *planes, size_t room, const uint8_t *rgb, int n
     }
 }
 
-/* `rows` rows, of which `in` is column `column` and which lie stride bytes apart, become rows of t->n pixels. */
-static int horizontal(uint8_t *out, const uint8_t *in, size_t stride, int column, int rows, const pass_taps *t,
-                      oc_err *err)
+/* `rows` rows, of which `in` is column `column` and which lie stride bytes apart, become t->n pixels each. */
+static int horizontal(uint8_t *out, const uint8_t *in, size_t stride, int column, int rows,
+                      const pass_taps *t, oc_err *err)
 {
     int begin = t->first[0], end = pass_end(t);
     size_t room = (size_t)(end - begin + t->room); /* the last output reads on into zeros */
@@ -201,13 +201,14 @@ static void add_row(int32_t *restrict sums, const uint8_t *restrict row, int wei
         sums[i] += row[i] * weight;
 }
 
-/* Rows of n bytes, of which `in` is row `row` and which lie stride bytes apart, become t->n rows of n bytes. */
+/* Rows of n bytes, of which `in` is row `row` and which lie stride bytes apart, become t->n rows. */
 static void vertical(uint8_t *out, const uint8_t *in, size_t stride, int row, size_t n, const pass_taps *t)
 {
     enum { BLOCK = 1024 };
     int32_t sums[BLOCK];
     for (int y = 0; y < t->n; y++, out += n) {
-        const int16_t *low = t->low + (size_t)y * (size_t)t->room, *high = t->high + (size_t)y * (size_t)t->room;
+        const int16_t *low = t->low + (size_t)y * (size_t)t->room;
+        const int16_t *high = t->high + (size_t)y * (size_t)t->room;
         const uint8_t *rows = in + (size_t)(t->first[y] - row) * stride;
         for (size_t x = 0; x < n; x += BLOCK) {
             size_t width = n - x < BLOCK ? n - x : BLOCK;
@@ -255,7 +256,7 @@ typedef struct resize_job {
     uint8_t *out;
     im_window window;
     const im_raster *in;
-    pass_taps across, down; /* one without outputs (n 0) does not run: a side that stays must not be rounded */
+    pass_taps across, down; /* one without outputs (n 0) does not run: a side that stays is not rounded */
     oc_err *err;
 } resize_job;
 
@@ -265,8 +266,8 @@ static int across_first(resize_job *job)
     size_t row = (size_t)job->window.width * 3, stride = (size_t)job->in->width * 3;
     uint8_t *middle = bs_alloc((size_t)(end - begin) * row, "a picture half resized", job->err);
     int result = -1;
-    if (middle && !horizontal(middle, job->in->rgb + (size_t)begin * stride, stride, 0, end - begin, &job->across,
-                              job->err)) {
+    if (middle && !horizontal(middle, job->in->rgb + (size_t)begin * stride, stride, 0, end - begin,
+                              &job->across, job->err)) {
         vertical(job->out, middle, row, begin, row, &job->down);
         result = 0;
     }

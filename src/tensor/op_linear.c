@@ -12,16 +12,17 @@ typedef struct linear_record {
 } linear_record;
 
 /* y = x W^T (+ b), written or, for the second product of LoRA, added. */
-static kn_gemm forward_gemm(const float *x, long rows, long in, const float *w, long out, float *y)
+static kn_gemm forward_gemm(const tn_ctx *cx, const float *x, long rows, long in, const float *w, long out, float *y)
 {
-    return (kn_gemm){.m = rows, .n = out, .k = in, .a = x, .lda = in, .b = w, .ldb = in, .tb = true, .c = y, .ldc = out, .alpha = 1};
+    return (kn_gemm){.m = rows, .n = out, .k = in, .a = x, .lda = in, .b = w, .ldb = in, .tb = true, .c = y, .ldc = out, .alpha = 1,
+                     .bf16 = cx->bf16};
 }
 
 /* dx += s * dy W: [rows, out] x [out, in]. */
 static void input_gradient(tn_ctx *cx, const float *dy, long rows, long out, const float *w, long in, float s, float *dx)
 {
     kn_gemm g = {.m = rows, .n = in, .k = out, .a = dy, .lda = out, .b = w, .ldb = in, .c = dx, .ldc = in, .alpha = s,
-                 .accumulate = true};
+                 .accumulate = true, .bf16 = cx->bf16};
     kn_gemm_run(cx->work, &g);
 }
 
@@ -29,7 +30,7 @@ static void input_gradient(tn_ctx *cx, const float *dy, long rows, long out, con
 static void weight_gradient(tn_ctx *cx, const float *dy, long rows, long out, const float *x, long in, float s, float *dw)
 {
     kn_gemm g = {.m = out, .n = in, .k = rows, .a = dy, .lda = out, .ta = true, .b = x, .ldb = in, .c = dw, .ldc = in, .alpha = s,
-                 .accumulate = true};
+                 .accumulate = true, .bf16 = cx->bf16};
     kn_gemm_run(cx->work, &g);
 }
 
@@ -81,8 +82,8 @@ static void forward_with_lora(tn_ctx *cx, kn_gemm *g, const tn_lora *lo, float *
     g->act = KN_NONE;
     g->residual = NULL;
     kn_gemm_run(cx->work, g);
-    kn_gemm down = forward_gemm(g->a, g->m, g->k, lo->a, lo->r, h);
-    kn_gemm up = forward_gemm(h, g->m, lo->r, lo->b, g->n, g->c);
+    kn_gemm down = forward_gemm(cx, g->a, g->m, g->k, lo->a, lo->r, h);
+    kn_gemm up = forward_gemm(cx, h, g->m, lo->r, lo->b, g->n, g->c);
     up.alpha = lo->scale;
     up.accumulate = true;
     up.act = act;
@@ -119,7 +120,7 @@ static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t resi
     if (lo)
         tn_backward_needs(cx, (size_t)(rows * lo->r) * sizeof *h);
     if (tn_live(cx)) {
-        kn_gemm g = forward_gemm(x.v, rows, in, l->weight.v, out, y.v);
+        kn_gemm g = forward_gemm(cx, x.v, rows, in, l->weight.v, out, y.v);
         g.bias = tn_has(&l->bias) ? l->bias.v : NULL;
         g.act = f;
         g.residual = residual.rank ? residual.v : NULL;
@@ -156,14 +157,18 @@ typedef struct matmul_record {
     tn_t a, b, y;
 } matmul_record;
 
+/* Similarities stay fp32: a temperature of 100 would magnify what bf16 rounds off. */
 static void matmul_backward(tn_ctx *cx, tn_record *self)
 {
     matmul_record *r = (matmul_record *)self;
+    bool bf16 = cx->bf16;
+    cx->bf16 = false;
     long m = tn_rows(r->a), n = tn_rows(r->b), k = tn_last(r->a);
     if (r->a.g)
         input_gradient(cx, r->y.g, m, n, r->b.v, k, 1, r->a.g);
     if (r->b.g)
         weight_gradient(cx, r->y.g, m, n, r->a.v, k, 1, r->b.g);
+    cx->bf16 = bf16;
 }
 
 tn_t tn_matmul_nt(tn_ctx *cx, tn_t a, tn_t b)
@@ -175,7 +180,8 @@ tn_t tn_matmul_nt(tn_ctx *cx, tn_t a, tn_t b)
     long m = tn_rows(a), n = tn_rows(b), k = tn_last(a);
     tn_t y = tn_new2(cx, a.grad || b.grad, m, n);
     if (tn_live(cx)) {
-        kn_gemm g = forward_gemm(a.v, m, k, b.v, n, y.v);
+        kn_gemm g = forward_gemm(cx, a.v, m, k, b.v, n, y.v);
+        g.bf16 = false;
         kn_gemm_run(cx->work, &g);
     }
     matmul_record *r = y.grad ? tn_push(cx, sizeof *r, matmul_backward) : NULL;
@@ -284,7 +290,7 @@ tn_t tn_conv2d(tn_ctx *cx, tn_t x, const tn_linear_w *l, long stride)
     if (tn_live(cx)) {
         unfold_work u = {&s, x.v, columns};
         tn_each(cx, rows, width, unfold, &u);
-        kn_gemm g = forward_gemm(columns, rows, width, w->v, s.o, y.v);
+        kn_gemm g = forward_gemm(cx, columns, rows, width, w->v, s.o, y.v);
         g.bias = tn_has(&l->bias) ? l->bias.v : NULL;
         kn_gemm_run(cx->work, &g);
     }

@@ -87,6 +87,7 @@ typedef void tn_tap_fn(void *arg, const char *name, tn_t x);
 typedef struct tn_ctx {
     tn_mode mode;
     bool tape;               /* TRAIN, or PLAN on its behalf: gradients are kept */
+    bool bf16;               /* products of weights and activations may round their operands to bf16 */
     bool training;           /* batch norm looks at the batch; apart from the tape */
     kn_work *work;           /* kernels, threads, scratch; not owned. NULL in PLAN */
     const kn_table *kn;

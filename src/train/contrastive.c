@@ -107,6 +107,7 @@ typedef struct parts {
     size_t bytes;
     const md_batch *b;
     long micro, width;
+    bool bf16;
     float *image, *text, *image_grad, *text_grad; /* [batch, width] */
 } parts;
 
@@ -114,6 +115,7 @@ static void start(parts *k, tn_ctx *cx, bool train)
 {
     tn_run(cx, k->work, k->arena, k->bytes, train);
     attach(cx, k->lora, k->t);
+    cx->bf16 = k->bf16;
 }
 
 static int collect_features(parts *k, tn_ctx *cx)
@@ -163,13 +165,13 @@ static double in_parts(parts *k, tn_ctx *cx)
 }
 
 double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn_work *work, void *arena, size_t bytes, const md_batch *b,
-                    long micro, float *features, oc_err *err)
+                    long micro, bool bf16, float *features, oc_err *err)
 {
     md_sizes s;
     tn_ctx cx;
     m->family->sizes(m->m, &s);
     size_t one = (size_t)(b->texts * s.embedding);
-    parts k = {m, lora, t, work, arena, bytes, b, micro, s.embedding, features, features ? features + one : NULL,
+    parts k = {m, lora, t, work, arena, bytes, b, micro, s.embedding, bf16, features, features ? features + one : NULL,
                features ? features + 2 * one : NULL, features ? features + 3 * one : NULL};
     start(&k, &cx, true);
     double loss = micro == b->texts ? whole(&cx, m, b) : in_parts(&k, &cx);

@@ -19,7 +19,7 @@ typedef struct run {
     void *arena;
     size_t arena_bytes;
     float *features;
-    char *checkpoint;
+    char *checkpoint, tier[32];
     double saved;            /* when the last checkpoint was written */
 } run;
 
@@ -47,7 +47,11 @@ static int open_run(run *r, oc_err *err)
     r->checkpoint = bs_join(r->o->out, "checkpoint.safetensors");
     if (!r->arena || !r->checkpoint || (micro < r->o->batch && !r->features))
         return bs_err(err, "out of memory: a training run");
-    r->state = (tr_state){&r->a, 0, r->o->settings, kn->name};
+    bool low = r->o->bf16 && kn_work_has_bf16(r->work);
+    if (r->o->bf16 && !low)
+        say(r, "this CPU does not multiply bf16 faster%s: products stay fp32", "", 0);
+    snprintf(r->tier, sizeof r->tier, "%s%s", kn->name, low ? "+bf16" : "");
+    r->state = (tr_state){&r->a, 0, r->o->settings, r->tier};
     return 0;
 }
 
@@ -122,7 +126,8 @@ static int one_step(run *r, tr_report *report, oc_err *err)
     if (!d)
         return -1;
     md_trainables_zero(&r->t);
-    report->loss = tr_gradients(r->m, r->lora, &r->t, r->work, r->arena, r->arena_bytes, &d->batch, micro_of(r->o), r->features, err);
+    report->loss = tr_gradients(r->m, r->lora, &r->t, r->work, r->arena, r->arena_bytes, &d->batch, micro_of(r->o), r->o->bf16,
+                                r->features, err);
     if (!isfinite(report->loss) || tr_optimizer_step(&r->a, r->work, r->state.step, &report->norm, err))
         return -1;
     report->lr = tr_rate(&r->o->optimizer, r->state.step);

@@ -17,6 +17,7 @@ typedef struct tr_options {
     long micro;              /* rows run at once, a divisor of batch; 0: batch. The loss is the whole batch's either way */
     float checkpoint_minutes; /* 0: only at the end and when stopped */
     bool export_too;         /* each checkpoint writes the model folder as well */
+    bool bf16;               /* products in bf16 where the CPU has them faster; sums, weights and state stay fp32 */
     bool fresh;              /* ignore a checkpoint that is there */
     ck_dtype save_dtype;
     tr_optimizer_options optimizer;
@@ -34,7 +35,7 @@ int tr_train(md_model *m, md_lora *lora, dt_loader *loader, kn_work *work, const
 /* One forward and backward of a batch, adding to the gradients; the loss, or NaN and an error. `arena` of tr_plan bytes. */
 size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, long batch, long micro);
 double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn_work *work, void *arena, size_t bytes, const md_batch *b,
-                    long micro, float *features, oc_err *err);
+                    long micro, bool bf16, float *features, oc_err *err);
 /* Floats of `features` that tr_gradients wants when micro < batch. */
 size_t tr_features(const md_model *m, long batch);
 
