@@ -112,15 +112,16 @@ def png_files():
     yield "palette8.png", png(4, 16, 9, 8, 3, palette(256))
     yield "palette8_short.png", png(5, 16, 9, 8, 3, palette(100))
     yield "palette4_alphas.png", png(6, 16, 9, 4, 3, palette(16, range(0, 160, 10)))
+    yield "palette4_half.png", png(6, 16, 9, 4, 3, palette(16, [255, 128, 255]))
     yield "palette4_lone.png", png(7, 16, 9, 4, 3, palette(16, lone))
     for depth in (1, 2, 4, 8, 16):
         yield f"gray{depth}.png", png(10 + depth, 17, 11, depth, 0)
         yield f"gray{depth}_key.png", png(10 + depth, 17, 11, depth, 0, chunk(b"tRNS", b"\0\0"))
     yield "gray8_key70.png", png(8, 17, 11, 8, 0, chunk(b"tRNS", b"\0\x46"))
     for depth in (8, 16):
-        yield f"grayalpha{depth}.png", png(30 + depth, 12, 7, depth, 4)
-        yield f"rgb{depth}.png", png(40 + depth, 12, 7, depth, 2)
-        yield f"rgba{depth}.png", png(50 + depth, 12, 7, depth, 6)
+        yield f"grayalpha{depth}.png", png(31 + depth, 12, 7, depth, 4)
+        yield f"rgb{depth}.png", png(41 + depth, 12, 7, depth, 2)
+        yield f"rgba{depth}.png", png(51 + depth, 12, 7, depth, 6)
     key = saved(Image.fromarray(pixels(9, 12, 7) // 128 * 255), "PNG", transparency=(0, 255, 0))
     yield "rgb8_key.png", key
     yield "interlaced_rgb8.png", png(60, 19, 13, 8, 2, interlaced=True)

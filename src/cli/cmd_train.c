@@ -12,7 +12,8 @@ typedef struct job {
     cl_common common;
     bool finetune;
     const char *config, *data, *out, *metrics, *save, *targets;
-    int steps, epochs, micro, stop_after, rank;
+    int steps, epochs, micro, stop_after, rank, texts;
+    float temperature, muon_lr, embedding_lr;
     float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes, alpha;
     bool export_too, fresh, full;
     FILE *log;
@@ -50,6 +51,14 @@ static void on_say(void *arg, const char *text) { cl_say(&((job *)arg)->common, 
 
 /* ---- parts ------------------------------------------------------------------------------------------------------- */
 
+static void set_temperature(job *j)
+{
+    const md_family *f = j->model->family;
+    const tn_param *p = f->logit_scale ? f->logit_scale(j->model->m) : NULL;
+    if (p)
+        j->model->slots[p->id].own[0] = logf(1 / j->temperature);
+}
+
 /* Where the model's files come from: --config for a fresh one, else --model. */
 static int open_model(job *j, oc_err *err)
 {
@@ -67,6 +76,8 @@ static int open_model(job *j, oc_err *err)
         goto done;
     if (j->config && md_init(j->model, j->common.seed, err))
         goto done;
+    if (j->config && j->temperature > 0)
+        set_temperature(j);
     j->tokenizer = tx_open(folder, err);
     if (!j->tokenizer || im_processor_read(&j->processor, folder, err) || bs_mkdirs(j->out, err))
         goto done;
@@ -113,7 +124,7 @@ static int open_rest(job *j, oc_err *err)
     if (!j->work || dt_pairs_read(&j->pairs, j->data, err))
         return -1;
     dt_loader_options o = {.pairs = &j->pairs, .processor = &j->processor, .tokenizer = j->tokenizer, .model = j->model, .seed = j->common.seed,
-                           .batch = j->common.batch, .max_pixels = j->common.max_pixels};
+                           .batch = j->common.batch, .texts = j->texts, .max_pixels = j->common.max_pixels};
     dt_augment_default(&o.augment, j->augment);
     j->loader = dt_loader_open(&o, err);
     j->log = j->metrics ? fopen(j->metrics, "a") : stdout;
@@ -142,15 +153,16 @@ static int train(job *j, oc_err *err)
     long steps = j->steps ? j->steps : (long)j->epochs * ((j->pairs.n + j->common.batch - 1) / j->common.batch);
     long warmup = j->warmup < 1 ? (long)((double)steps * (double)j->warmup) : (long)j->warmup;
     char settings[512];
-    snprintf(settings, sizeof settings, "steps %ld batch %d lr %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g seed %llu pairs %ld rank %d dtype %s", steps,
+    snprintf(settings, sizeof settings, "steps %ld batch %d lr %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g seed %llu pairs %ld rank %d dtype %s texts %d muon %g embedding %g", steps,
              j->common.batch, (double)j->lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip, (double)j->ema,
              (double)j->augment, (unsigned long long)j->common.seed, j->pairs.n, j->finetune && !j->full ? j->rank : 0,
-             j->common.dtype ? j->common.dtype : "fp32");
-    tr_options o = {.out = j->out, .batch = j->common.batch, .micro = j->micro, .checkpoint_minutes = j->minutes, .export_too = j->export_too,
+             j->common.dtype ? j->common.dtype : "fp32", j->texts, (double)j->muon_lr, (double)j->embedding_lr);
+    tr_options o = {.out = j->out, .texts = j->texts, .batch = j->common.batch, .micro = j->micro, .checkpoint_minutes = j->minutes, .export_too = j->export_too,
                     .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"), .fresh = j->fresh, .settings = settings, .stop_after = j->stop_after, .report = on_report, .say = on_say, .arg = j,
                     .save_dtype = !strcmp(j->save, "fp16") ? CK_F16 : !strcmp(j->save, "bf16") ? CK_BF16 : CK_F32,
                     .optimizer = {.lr = j->lr, .final_lr = j->final_lr, .warmup = warmup, .steps = steps, .beta1 = j->beta1, .beta2 = j->beta2,
-                                  .eps = 1e-8f, .decay = j->decay, .clip = j->clip, .ema = j->ema}};
+                                  .eps = 1e-8f, .decay = j->decay, .clip = j->clip, .ema = j->ema, .muon_lr = j->muon_lr,
+                                  .embedding_lr = j->embedding_lr}};
     cl_say(&j->common, "ocelli %s: %ld pairs, %ld steps of %d, %s kernels, %d threads\n", j->self->name, j->pairs.n, steps, j->common.batch,
            kn_work_table(j->work)->name, bs_pool_threads(j->pool));
     bs_stop_on_signal();
@@ -174,7 +186,7 @@ static int check(job *j, const cl_texts *rest)
 static int run(const cl_command *self, int argc, char **argv)
 {
     job j = {.self = self, .finetune = !strcmp(self->name, "finetune"), .save = "fp32", .targets = "q_proj,k_proj,v_proj,out_proj,fc1,fc2", .rank = 8,
-             .warmup = 0.05f, .beta1 = 0.9f, .beta2 = 0.98f, .clip = 1, .augment = 1, .minutes = 10};
+             .warmup = 0.05f, .beta1 = 0.9f, .beta2 = 0.98f, .clip = 1, .augment = 1, .minutes = 10, .texts = 1};
     cl_texts rest = {0};
     oc_err err = {0};
     j.lr = j.finetune ? 1e-4f : 1e-3f;
@@ -191,6 +203,10 @@ static int run(const cl_command *self, int argc, char **argv)
         {"final-lr", "X", CL_FLOAT, &j.final_lr, "share of it at the end (0)", 0, 1},
         {"warmup", "X", CL_FLOAT, &j.warmup, "steps of warm-up, or a share of all below 1 (0.05)", 0, 1e9},
         {"weight-decay", "X", CL_FLOAT, &j.decay, "decoupled; none on gains, biases, temperature (train 0.1)", 0, 10},
+        {"texts", "N", CL_INT, &j.texts, "texts of each picture in a batch, in different languages where there are (1)", 1, 8},
+        {"temperature", "X", CL_FLOAT, &j.temperature, "start of the temperature of a fresh model (0.07)", 0.01, 1},
+        {"muon-lr", "X", CL_FLOAT, &j.muon_lr, "linear layers learn by Muon at this rate, the rest by AdamW (0: all by AdamW)", 0, 1},
+        {"embedding-lr", "X", CL_FLOAT, &j.embedding_lr, "factor on the rate of token embeddings and temperature (1)", 0, 100},
         {"beta1", "X", CL_FLOAT, &j.beta1, "AdamW (0.9)", 0, 1},
         {"beta2", "X", CL_FLOAT, &j.beta2, "AdamW (0.98)", 0, 1},
         {"clip", "X", CL_FLOAT, &j.clip, "largest norm of the gradients, 0 for any (1)", 0, 1e9},

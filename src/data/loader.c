@@ -14,10 +14,10 @@ struct dt_loader {
     long *order;             /* a permutation of the pairs */
     long epoch;              /* that `order` belongs to; -1: none */
     dt_loaded out;
-    float *pixels, *scratch, *soft;
-    tx_ids *ids;             /* [batch] */
+    float *pixels, *scratch, *text_target, *image_target;
+    tx_ids *ids;             /* [batch * texts] */
     oc_err *errors;          /* [batch] */
-    long step;
+    long step, rows;         /* rows: texts in a batch */
 };
 
 void dt_loader_close(dt_loader *l)
@@ -26,13 +26,14 @@ void dt_loader_close(dt_loader *l)
         return;
     for (long i = 0; l->cache && i < l->o.pairs->n; i++)
         im_raster_clear(&l->cache[i]);
-    for (long i = 0; l->ids && i < l->o.batch; i++)
+    for (long i = 0; l->ids && i < l->rows; i++)
         tx_ids_clear(&l->ids[i]);
     bs_free(l->cache);
     bs_free(l->order);
     bs_free(l->pixels);
     bs_free(l->scratch);
-    bs_free(l->soft);
+    bs_free(l->text_target);
+    bs_free(l->image_target);
     bs_free(l->ids);
     bs_free(l->errors);
     bs_free(l->out.pair);
@@ -50,24 +51,27 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
     }
     l->o = *o;
     l->epoch = -1;
+    l->o.texts = o->texts > 1 ? o->texts : 1;
+    l->rows = l->o.batch * l->o.texts;
     if (!l->o.cache_bytes)
         l->o.cache_bytes = (size_t)4 << 30;
     o->model->family->sizes(o->model->m, &l->sizes);
-    size_t n = (size_t)o->batch, side = (size_t)l->sizes.image_size, picture = 3 * side * side;
+    size_t n = (size_t)o->batch, rows = (size_t)l->rows, side = (size_t)l->sizes.image_size, picture = 3 * side * side;
     l->cache = bs_calloc((size_t)o->pairs->n, sizeof *l->cache, "decoded pictures", err);
     l->order = bs_calloc((size_t)o->pairs->n, sizeof *l->order, "the order of the pairs", err);
     l->pixels = bs_calloc(n * picture, sizeof *l->pixels, "a batch of pictures", err);
     l->scratch = bs_calloc(n * picture, sizeof *l->scratch, "a batch of pictures", err);
-    l->soft = bs_calloc(n * n, sizeof *l->soft, "the targets of a batch", err);
-    l->ids = bs_calloc(n, sizeof *l->ids, "a batch of texts", err);
+    l->text_target = bs_calloc(rows * n, sizeof *l->text_target, "the targets of a batch", err);
+    l->image_target = bs_calloc(n * rows, sizeof *l->image_target, "the targets of a batch", err);
+    l->ids = bs_calloc(rows, sizeof *l->ids, "a batch of texts", err);
     l->errors = bs_calloc(n, sizeof *l->errors, "a batch", err);
     l->out.pair = bs_calloc(n, sizeof *l->out.pair, "a batch", err);
-    l->out.language = bs_calloc(n, sizeof *l->out.language, "a batch", err);
+    l->out.language = bs_calloc(rows, sizeof *l->out.language, "a batch", err);
     md_batch *b = &l->out.batch;
-    b->input_ids = calloc(n * (size_t)l->sizes.max_tokens, sizeof *b->input_ids);
-    b->pool = calloc(n, sizeof *b->pool);
-    b->target = calloc(n, sizeof *b->target);
-    if (l->cache && l->order && l->pixels && l->scratch && l->soft && l->ids && l->errors && l->out.pair && l->out.language &&
+    b->input_ids = calloc(rows * (size_t)l->sizes.max_tokens, sizeof *b->input_ids);
+    b->pool = calloc(rows, sizeof *b->pool);
+    b->target = calloc(rows, sizeof *b->target);
+    if (l->cache && l->order && l->pixels && l->scratch && l->text_target && l->image_target && l->ids && l->errors && l->out.pair && l->out.language &&
         b->input_ids && b->pool && b->target)
         return l;
     bs_err(err, "out of memory: a batch");
@@ -103,25 +107,34 @@ static void choose_pairs(dt_loader *l, long step)
     }
 }
 
+static bool same_meaning(const dt_loader *l, long i, long k)
+{
+    long a = l->out.pair[i], b = l->out.pair[k];
+    const dt_pair *p = l->o.pairs->p;
+    return a == b || (p[a].group >= 0 && p[a].group == p[b].group);
+}
+
 /* Pairs of one group are each other's matches: a row's target is spread evenly over them. */
 static void set_targets(dt_loader *l)
 {
-    long n = l->o.batch;
-    const dt_pair *p = l->o.pairs->p;
-    bool shared = false;
+    long n = l->o.batch, texts = l->o.texts;
+    bool shared = texts > 1;
     for (long i = 0; i < n; i++) {
-        long own = p[l->out.pair[i]].group, equal = 0;
-        for (long k = 0; k < n; k++) {
-            bool same = k == i || l->out.pair[k] == l->out.pair[i] || (own >= 0 && p[l->out.pair[k]].group == own);
-            l->soft[i * n + k] = same;
-            equal += same;
-        }
+        long equal = 0;
         for (long k = 0; k < n; k++)
-            l->soft[i * n + k] /= (float)equal;
+            equal += same_meaning(l, i, k);
         shared |= equal > 1;
+        for (long k = 0; k < n; k++) {
+            float share = same_meaning(l, i, k) ? 1 / (float)equal : 0;
+            for (long t = 0; t < texts; t++) {
+                l->text_target[(i * texts + t) * n + k] = share;
+                l->image_target[i * l->rows + k * texts + t] = share / (float)texts;
+            }
+        }
         l->out.batch.target[i] = (int)i;
     }
-    l->out.batch.soft_target = shared ? l->soft : NULL;
+    l->out.batch.text_target = shared ? l->text_target : NULL;
+    l->out.batch.image_target = shared ? l->image_target : NULL;
 }
 
 /* ---- one item ------------------------------------------------------------------------------------------------------ */
@@ -159,18 +172,21 @@ static int fetch_picture(dt_loader *l, long pair, im_raster *out, oc_err *err)
     return result;
 }
 
-static void choose_text(dt_loader *l, long i, bs_rng *r, const char **text)
+/* Text number t of a picture: its language is drawn for the first, and the next ones take the languages in turn. */
+static int add_text(dt_loader *l, long i, int t, int first, bs_rng *r, oc_err *err)
 {
     const dt_pair *p = &l->o.pairs->p[l->out.pair[i]];
-    int have = 0, pick = 0;
+    int have = 0, pick = 0, cut = 0;
     for (int k = 0; k < l->o.pairs->languages; k++)
         have += p->language[k].n > 0;
-    int wanted = (int)bs_rng_below(r, (uint32_t)have);
+    int wanted = (first + t) % have;
     for (int k = 0; k < l->o.pairs->languages; k++)
         if (p->language[k].n > 0 && wanted-- == 0)
             pick = k;
-    l->out.language[i] = pick;
-    *text = p->language[pick].p[bs_rng_below(r, (uint32_t)p->language[pick].n)];
+    long row = i * l->o.texts + t;
+    l->out.language[row] = pick;
+    const char *text = p->language[pick].p[bs_rng_below(r, (uint32_t)p->language[pick].n)];
+    return rn_encode_text(l->o.tokenizer, text, strlen(text), l->sizes.max_tokens, &l->ids[row], &cut, err);
 }
 
 static void make_item(dt_loader *l, long i)
@@ -179,12 +195,11 @@ static void make_item(dt_loader *l, long i)
     oc_err *err = &l->errors[i];
     long pair = l->out.pair[i], side = l->sizes.image_size;
     size_t picture = 3 * (size_t)side * (size_t)side;
-    const char *text;
-    int cut = 0;
     bs_rng_seed(&r, l->o.seed, 2 * (uint64_t)(l->step * l->o.batch + i));
-    choose_text(l, i, &r, &text);
-    if (rn_encode_text(l->o.tokenizer, text, strlen(text), l->sizes.max_tokens, &l->ids[i], &cut, err))
-        return;
+    int first = (int)bs_rng_below(&r, DT_LANGUAGES * 105); /* divisible by every number of languages up to 8 */
+    for (int t = 0; t < l->o.texts; t++)
+        if (add_text(l, i, t, first, &r, err))
+            return;
     im_raster *kept = &l->cache[pair], fresh = {0};
     if (!kept->rgb && fetch_picture(l, pair, &fresh, err))
         return;
@@ -231,10 +246,10 @@ static void pack_ids(dt_loader *l)
 {
     md_batch *b = &l->out.batch;
     b->length = 1;
-    for (long i = 0; i < l->o.batch; i++)
+    for (long i = 0; i < l->rows; i++)
         b->length = (long)l->ids[i].n > b->length ? (long)l->ids[i].n : b->length;
-    memset(b->input_ids, 0, (size_t)(l->o.batch * b->length) * sizeof *b->input_ids);
-    for (long i = 0; i < l->o.batch; i++) {
+    memset(b->input_ids, 0, (size_t)(l->rows * b->length) * sizeof *b->input_ids);
+    for (long i = 0; i < l->rows; i++) {
         for (size_t k = 0; k < l->ids[i].n; k++)
             b->input_ids[i * b->length + (long)k] = l->ids[i].p[k];
         b->pool[i] = l->o.model->family->pool_position(l->o.model->m, b->input_ids + i * b->length, (long)l->ids[i].n);
@@ -255,7 +270,8 @@ const dt_loaded *dt_loader_next(dt_loader *l, long step, bs_pool *pool, oc_err *
     if (first_error(l, err))
         return NULL;
     pack_ids(l);
-    b->images = b->texts = l->o.batch;
+    b->images = l->o.batch;
+    b->texts = l->rows;
     b->channels = 3;
     b->height = b->width = l->sizes.image_size;
     b->pixel_values = l->pixels;

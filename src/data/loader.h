@@ -16,15 +16,16 @@ typedef struct dt_loader_options {
     dt_augment augment;
     uint64_t seed;
     long batch;
+    int texts;                        /* a picture: 1, or more of them, in different languages as far as there are; 0: 1 */
     size_t cache_bytes;               /* decoded pictures kept in memory; 0: 4 GiB */
     uint64_t max_pixels;
 } dt_loader_options;
 
 /* One batch. Owned by the loader, valid until the next call. */
 typedef struct dt_loaded {
-    md_batch batch;                   /* pixels, ids, targets; soft_target where groups meet in the batch */
+    md_batch batch;                   /* pixels, ids (a picture's texts one after another), targets; soft ones where needed */
     long *pair;                       /* [batch] index into the pairs */
-    int *language;                    /* [batch] of the text */
+    int *language;                    /* [batch * texts] */
     int cut;                          /* texts that were too long */
 } dt_loaded;
 

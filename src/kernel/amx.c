@@ -1,14 +1,14 @@
 /* amx.c - products of bf16 numbers summed in fp32 by AMX tiles (Sapphire Rapids and later): the micro-kernel and packing of low-precision GEMM.
  *
  * A tile holds 16 rows of 64 bytes. TDPBF16PS takes A as rows of 32 numbers along k, and B as rows of pairs along k: the one is the other
- * with its 32-bit pairs transposed, so a strip of either operand is built from the same two loads and one transpose. */
+ * with its 32-bit pairs transposed. A packed strip is 32 lines wide: two tiles of A (or of B) for every 32 of k. Lines that the
+ * operand lacks hold anything, as they end in sums that nobody stores; what is missing along k is 0. */
 #include <immintrin.h>
-#include <string.h>
 
 #include "low.h"
 #include "simd_avx512.h"
 
-enum { SIDE = 32, HALF = 16, DEEP = 32, TILE_BYTES = 1024 };
+enum { SIDE = 32, HALF = 16, DEEP = 32, ROW_BYTES = 64, TILE_BYTES = 1024 };
 
 typedef struct tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -16,107 +16,185 @@ typedef struct tile_config {
     uint8_t rows[16];
 } tile_config;
 
-/* 16 numbers rounded to bf16, each in the low half of 32 bits. */
-static inline __m512i low_halves(__m512 x) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)); }
-
-/* Rows q and q + 1 of x side by side in pairs: out[j] = (x[q][j], x[q+1][j]). */
-static inline __m512i pair_rows(const float *x, long ld, long rows, __mmask16 m)
+/* The place of line j and number q along k in packed strips: tile rows are lines (A) or pairs along k (B). */
+static inline uint8_t *a_row(float *p, long k, long j, long q)
 {
-    __m512 a = rows > 0 ? _mm512_maskz_loadu_ps(m, x) : _mm512_setzero_ps(), b = rows > 1 ? _mm512_maskz_loadu_ps(m, x + ld) : _mm512_setzero_ps();
-    return _mm512_or_si512(low_halves(a), _mm512_slli_epi32(low_halves(b), 16));
+    return (uint8_t *)(p + j / SIDE * SIDE * k) + q / DEEP * (2 * TILE_BYTES) + j % SIDE / HALF * TILE_BYTES + j % HALF * ROW_BYTES;
 }
 
-/* 32 numbers along k in their order. */
+static inline uint8_t *b_row(float *p, long k, long j, long q)
+{
+    return (uint8_t *)(p + j / SIDE * SIDE * k) + q / DEEP * (2 * TILE_BYTES) + j % SIDE / HALF * TILE_BYTES + q % DEEP / 2 * ROW_BYTES;
+}
+
+static inline __mmask16 first(long n) { return (__mmask16)(n >= HALF ? 0xffff : n > 0 ? (1u << n) - 1 : 0); }
+
+static inline void put(uint8_t *to, __m512i x) { _mm512_storeu_si512(to, x); }
+
+/* 32 numbers along k in their order, as bf16. */
 static inline __m512i along(const float *x, long n)
 {
-    __mmask16 m0 = (__mmask16)(n >= HALF ? 0xffff : (1u << n) - 1), m1 = (__mmask16)(n >= DEEP ? 0xffff : n > HALF ? (1u << (n - HALF)) - 1 : 0);
-    __m512 low = _mm512_maskz_loadu_ps(m0, x), high = _mm512_maskz_loadu_ps(m1, x + HALF);
-    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(first(n - HALF), x + HALF), _mm512_maskz_loadu_ps(first(n), x));
 }
 
-/* One tile: 16 lines j (`w` exist) by 32 of k (`k` exist); transposed says that x runs along k, turn that the result's pairs are exchanged. */
-static void pack_tile(long k, long w, const float *x, long ld, bool transposed, bool turn, uint8_t *to)
+/* 16 pairs (x[j], y[j]) of two rows, as bf16. */
+static inline __m512i pairs(__m512 x, __m512 y)
 {
-    __m512 r[HALF];
-    __mmask16 m = (__mmask16)(w >= HALF ? 0xffff : (1u << w) - 1);
-    for (int i = 0; i < HALF; i++) {
-        __m512i v;
-        if (transposed)
-            v = i < w ? along(x + i * ld, k) : _mm512_setzero_si512();
-        else
-            v = pair_rows(x + 2 * i * ld, ld, k - 2 * i, m);
-        r[i] = _mm512_castsi512_ps(v);
-    }
-    if (turn)
-        v_transpose(r);
-    for (int i = 0; i < HALF; i++)
-        _mm512_storeu_ps((float *)(void *)(to + i * 64), r[i]);
+    const __m512i turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
+                                           18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(turns, (__m512i)_mm512_cvtne2ps_pbh(y, x));
 }
 
-static void pack(long k, long w, const float *x, long ld, bool transposed, bool turn, float *p)
+static inline __m512i pairs_of_rows(const float *x, long ld, long rows, __mmask16 m)
 {
-    uint8_t *to = (uint8_t *)p;
+    __m512 a = rows > 0 ? _mm512_maskz_loadu_ps(m, x) : _mm512_setzero_ps(), b = rows > 1 ? _mm512_maskz_loadu_ps(m, x + ld) : _mm512_setzero_ps();
+    return pairs(a, b);
+}
+
+/* A that runs along k, line by line. */
+static void pack_lines(long k, long w, const float *x, long ld, float *p)
+{
+    for (long j = 0; j < w; j++)
+        for (long q = 0; q < k; q += DEEP)
+            put(a_row(p, k, j, q), along(x + j * ld + q, k - q));
+}
+
+/* B whose rows are k, two rows at a time; past k come pairs of zeros. */
+static void pack_pairs(long k, long w, const float *x, long ld, float *p)
+{
+    for (long q = 0; q < (k + DEEP - 1) / DEEP * DEEP; q += 2)
+        for (long j = 0; j < w; j += HALF)
+            put(b_row(p, k, j, q), pairs_of_rows(x + q * ld + j, ld, k - q, first(w - j)));
+}
+
+/* A whose rows are k: pairs as for B, turned. */
+static void pack_pairs_turned(long k, long w, const float *x, long ld, float *p)
+{
     for (long q = 0; q < k; q += DEEP)
-        for (long j = 0; j < SIDE; j += HALF, to += TILE_BYTES) {
-            if (j < w)
-                pack_tile(k - q, w - j, transposed ? x + j * ld + q : x + q * ld + j, ld, transposed, turn, to);
-            else
-                memset(to, 0, TILE_BYTES);
+        for (long j = 0; j < w; j += HALF) {
+            __m512 r[HALF];
+            for (int i = 0; i < HALF; i++)
+                r[i] = _mm512_castsi512_ps(pairs_of_rows(x + (q + 2 * i) * ld + j, ld, k - q - 2 * i, first(w - j)));
+            v_transpose(r);
+            for (int i = 0; i < HALF; i++)
+                put(a_row(p, k, j + i, q), _mm512_castps_si512(r[i]));
         }
 }
 
-/* A's tiles have lines as rows: that is how x lies when it runs along k. B's have pairs along k as rows. */
+/* B that runs along k: lines as for A, turned. Lines are read on in the next square, so those are asked for in time. */
+static void pack_lines_turned(long k, long w, const float *x, long ld, float *p)
+{
+    for (long j = 0; j < w; j += HALF)
+        for (long q = 0; q < k; q += DEEP) {
+            __m512 r[HALF];
+            for (int i = 0; i < HALF; i++)
+                r[i] = i < w - j ? _mm512_castsi512_ps(along(x + (j + i) * ld + q, k - q)) : _mm512_setzero_ps();
+            v_transpose(r);
+            for (int i = 0; i < HALF; i++)
+                put(b_row(p, k, j, q + 2 * i), _mm512_castps_si512(r[i]));
+        }
+}
+
 static void pack_a(long k, long w, long width, const float *x, long ld, bool transpose, float *p)
 {
     (void)width;
-    pack(k, w, x, ld, transpose, !transpose, p);
+    if (transpose)
+        pack_lines(k, w, x, ld, p);
+    else
+        pack_pairs_turned(k, w, x, ld, p);
 }
 
 static void pack_b(long k, long w, long width, const float *x, long ld, bool transpose, float *p)
 {
     (void)width;
-    pack(k, w, x, ld, transpose, transpose, p);
+    if (transpose)
+        pack_lines_turned(k, w, x, ld, p);
+    else
+        pack_pairs(k, w, x, ld, p);
 }
 
-static void add_to(const float *sum, float *c, long ldc, int m, int n, float alpha, bool accumulate)
+static void begin(void)
+{
+    static const tile_config config = {.palette = 1, .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+    _tile_loadconfig(&config);
+}
+
+/* Registers that are not released slow down every switch between threads. */
+static void end(void) { _tile_release(); }
+
+/* Tiles 0 to 3 += A B; 4 and 5 hold A, 6 and 7 B. */
+static void multiply(long k, const float *a, const float *b)
+{
+    const uint8_t *x = (const uint8_t *)a, *y = (const uint8_t *)b;
+    for (long q = 0; q < k; q += DEEP, x += 2 * TILE_BYTES, y += 2 * TILE_BYTES) {
+        _tile_loadd(4, x, ROW_BYTES);
+        _tile_loadd(6, y, ROW_BYTES);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, y + TILE_BYTES, ROW_BYTES);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, x + TILE_BYTES, ROW_BYTES);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
+/* c += A B (or = A B) on a whole 32 by 32 piece of C: the sums start from C itself. */
+static void whole(long k, const float *a, const float *b, float *c, long ldc, bool accumulate)
+{
+    size_t row = (size_t)ldc * sizeof *c;
+    float *low = c + HALF * ldc;
+    if (accumulate) {
+        _tile_loadd(0, c, row);
+        _tile_loadd(1, c + HALF, row);
+        _tile_loadd(2, low, row);
+        _tile_loadd(3, low + HALF, row);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    multiply(k, a, b);
+    _tile_stored(0, c, row);
+    _tile_stored(1, c + HALF, row);
+    _tile_stored(2, low, row);
+    _tile_stored(3, low + HALF, row);
+}
+
+static void copy(const float *from, long ld_from, float *to, long ld_to, int m, int n)
+{
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j += HALF)
+            _mm512_mask_storeu_ps(to + i * ld_to + j, first(n - j), _mm512_maskz_loadu_ps(first(n - j), from + i * ld_from + j));
+}
+
+static void add_scaled(const float *sum, float *c, long ldc, int m, int n, float alpha, bool accumulate)
 {
     __m512 scale = _mm512_set1_ps(alpha);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j += HALF) {
-            __mmask16 part = (__mmask16)(n - j >= HALF ? 0xffff : (1u << (n - j)) - 1);
-            __m512 old = accumulate ? _mm512_maskz_loadu_ps(part, c + i * ldc + j) : _mm512_setzero_ps();
-            _mm512_mask_storeu_ps(c + i * ldc + j, part, _mm512_fmadd_ps(scale, _mm512_load_ps(sum + i * SIDE + j), old));
+            __m512 old = accumulate ? _mm512_maskz_loadu_ps(first(n - j), c + i * ldc + j) : _mm512_setzero_ps();
+            _mm512_mask_storeu_ps(c + i * ldc + j, first(n - j), _mm512_fmadd_ps(scale, _mm512_load_ps(sum + i * SIDE + j), old));
         }
 }
 
+/* A piece of C that is not whole goes through a whole one, so that an element's sum is the same in both. */
 static void tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha, bool accumulate)
 {
+    _Alignas(64) float sum[SIDE * SIDE];
     (void)sa;
     (void)sb;
-    static const tile_config config = {.palette = 1, .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-    _Alignas(64) float sum[SIDE * SIDE];
-    const uint8_t *x = (const uint8_t *)a, *y = (const uint8_t *)b;
-    _tile_loadconfig(&config);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (long q = 0; q < k; q += DEEP, x += 2 * TILE_BYTES, y += 2 * TILE_BYTES) {
-        _tile_loadd(4, x, 64);
-        _tile_loadd(6, y, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, y + TILE_BYTES, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, x + TILE_BYTES, 64);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+    if (alpha == 1 && m == SIDE && n == SIDE) {
+        whole(k, a, b, c, ldc, accumulate);
+    } else if (alpha == 1) {
+        if (accumulate)
+            copy(c, ldc, sum, SIDE, m, n);
+        whole(k, a, b, sum, SIDE, accumulate);
+        copy(sum, SIDE, c, ldc, m, n);
+    } else {
+        whole(k, a, b, sum, SIDE, false);
+        add_scaled(sum, c, ldc, m, n, alpha, accumulate);
     }
-    _tile_stored(0, sum, SIDE * sizeof(float));
-    _tile_stored(1, sum + HALF, SIDE * sizeof(float));
-    _tile_stored(2, sum + HALF * SIDE, SIDE * sizeof(float));
-    _tile_stored(3, sum + HALF * SIDE + HALF, SIDE * sizeof(float));
-    _tile_release();
-    add_to(sum, c, ldc, m, n, alpha, accumulate);
 }
 
-const kn_micro kn_amx_bf16 = {.mr = SIDE, .nr = SIDE, .mc = 8 * SIDE, .tile = tile, .pack_a = pack_a, .pack_b = pack_b};
+const kn_micro kn_amx_bf16 = {.mr = SIDE, .nr = SIDE, .mc = 8 * SIDE, .tile = tile, .pack_a = pack_a, .pack_b = pack_b, .begin = begin, .end = end};

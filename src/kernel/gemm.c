@@ -29,27 +29,50 @@ static const float *b_at(const kn_gemm *g, long p, long j) { return g->tb ? g->b
 
 kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const float *x, long ld, bool transpose, float *p)
 {
-    for (long i = 0; i < w; i += width)
-        t->pack(k, kn_min(width, w - i), width, transpose ? x + i * ld : x + i, ld, transpose, p + i * k);
+    t->pack(k, w, width, x, ld, transpose, p);
     return (kn_operand){p, width, k * width};
+}
+
+/* What of an operand will be packed next: it is asked for, a few lines a tile, while tiles are multiplied. */
+typedef struct ahead {
+    const float *x;
+    long ld, rows, width; /* rows of `width` floats, ld apart */
+    long row, column, pace; /* where it stands; lines a tile */
+} ahead;
+
+enum { LINE = 16 }; /* floats */
+
+static void ask_ahead(ahead *h)
+{
+    for (long i = 0; i < h->pace && h->row < h->rows; i++) {
+        __builtin_prefetch(h->x + h->row * h->ld + h->column, 0, 2);
+        h->column += LINE;
+        if (h->column >= h->width) {
+            h->column = 0;
+            h->row++;
+        }
+    }
 }
 
 /* Tiles of one strip of B, at most KN_KC long. */
 static void strip_tiles(const kn_micro *u, long m, int n, long k, kn_operand a, const float *b, long sb, float *c, long ldc, float alpha,
-                        bool accumulate)
+                        bool accumulate, ahead *h)
 {
-    for (long i = 0, tile = 0; i < m; i += u->mr, tile++)
+    for (long i = 0, tile = 0; i < m; i += u->mr, tile++) {
+        ask_ahead(h);
         u->tile(k, a.at + tile * a.panel, a.step, b, sb, c + i * ldc, ldc, (int)kn_min(u->mr, m - i), n, alpha, accumulate);
+    }
 }
 
 void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operand b, float *c, long ldc, float alpha, bool accumulate)
 {
-    kn_micro u = {t->mr, t->nr, t->mc, t->gemm_tile, t->pack, t->pack};
+    kn_micro u = {.mr = t->mr, .tile = t->gemm_tile};
+    ahead nothing = {0};
     for (long p = 0; p == 0 || p < k; p += KN_KC) {
         kn_operand part = {a.at + p * a.step, a.step, a.panel};
         for (long j = 0, strip = 0; j < n; j += t->nr, strip++)
             strip_tiles(&u, m, (int)kn_min(t->nr, n - j), kn_min(KN_KC, k - p), part, b.at + p * b.step + strip * b.panel, b.step, c + j,
-                        ldc, alpha, accumulate || p > 0);
+                        ldc, alpha, accumulate || p > 0, &nothing);
     }
 }
 
@@ -68,34 +91,49 @@ static void epilogue(const kn_table *t, const kn_gemm *g, long i0, long m, long 
     }
 }
 
-/* Packs a strip of B into the panel: for each KN_KC of the stretch, all strips in a row. */
-static void pack_b(void *arg, long begin, long end, int worker)
+/* Packs groups of strips of B into the panel: for each KN_KC of the stretch, all strips in a row. */
+static void pack_panel(void *arg, long begin, long end, int worker)
 {
     const job *j = arg;
     const kn_micro *u = j->u;
+    long width = KN_GROUP * u->nr, groups = (j->n + width - 1) / width;
     (void)worker;
-    long strips = (j->n + u->nr - 1) / u->nr;
     for (long item = begin; item < end; item++) {
-        long p = item / strips * KN_KC, column = item % strips * u->nr, k = kn_min(KN_KC, j->k - p);
-        u->pack_b(k, kn_min(u->nr, j->n - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb,
-                j->w->b + p * strips * u->nr + column * k);
+        long p = item / groups * KN_KC, column = item % groups * width, k = kn_min(KN_KC, j->k - p);
+        u->pack_b(k, kn_min(width, j->n - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb,
+                  j->w->b + p * kn_round_up(j->n, u->nr) + column * k);
     }
 }
 
-/* Strip of B at `column` of the columns at hand, p into the stretch of k. */
-static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long column)
+/* The strip of B at `column` of the columns at hand, p into the stretch of k; at the head of a group it may be packed now. */
+static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long column, long begin, long end)
 {
     const kn_micro *u = j->u;
     if (j->shared)
         return j->w->b + p * kn_round_up(j->n, u->nr) + column * k;
-    u->pack_b(k, kn_min(u->nr, j->n - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb, me->strip);
-    return me->strip;
+    long in_group = (column - begin) % (KN_GROUP * u->nr);
+    if (in_group == 0)
+        u->pack_b(k, kn_min(KN_GROUP * u->nr, end - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb, me->strip);
+    return me->strip + in_group * k;
 }
 
-static void pack_a(const kn_micro *u, long k, long rows, const float *x, long ld, bool transpose, float *p)
+/* The part of A that this thread most likely packs after KN_KC at p of the block, to be fetched during `strips` strips of tiles. */
+static ahead after(const job *j, long block, long p, bool packed, bool last_chunk, long strips)
 {
-    for (long i = 0; i < rows; i += u->mr)
-        u->pack_a(k, kn_min(u->mr, rows - i), u->mr, transpose ? x + i * ld : x + i, ld, transpose, p + i * k);
+    const kn_gemm *g = j->g;
+    long k0 = j->k0 + p + KN_KC;
+    if (p + KN_KC >= j->k) {
+        block = last_chunk ? block + j->w->threads : j->blocks;
+        k0 = j->k0;
+    } else if (packed)
+        block = j->blocks;
+    if (block >= j->blocks)
+        return (ahead){0};
+    long i0 = block * j->rows, m = kn_min(j->rows, g->m - i0), k = kn_min(KN_KC, j->k0 + j->k - k0);
+    ahead h = {.x = a_at(g, i0, k0), .ld = g->lda, .rows = g->ta ? k : m, .width = g->ta ? m : k};
+    long lines = h.rows * (h.width / LINE + 1), tiles = strips * (j->rows / j->u->mr);
+    h.pace = (lines + tiles - 1) / tiles;
+    return h;
 }
 
 static void one_item(const job *j, kn_worker *me, long block, long chunk)
@@ -108,11 +146,12 @@ static void one_item(const job *j, kn_worker *me, long block, long chunk)
     for (long p = 0; p < j->k; p += KN_KC) {
         long k = kn_min(KN_KC, j->k - p);
         kn_operand a = {me->a + p * j->rows, u->mr, k * u->mr};
+        ahead h = after(j, block, p, packed, chunk + 1 == j->chunks, (end - begin + u->nr - 1) / u->nr);
         if (!packed)
-            pack_a(u, k, m, a_at(g, i0, j->k0 + p), g->lda, !g->ta, me->a + p * j->rows);
+            u->pack_a(k, m, u->mr, a_at(g, i0, j->k0 + p), g->lda, !g->ta, me->a + p * j->rows);
         for (long column = begin; column < end; column += u->nr)
-            strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, strip_of_b(j, me, p, k, column), u->nr,
-                        g->c + i0 * g->ldc + j->n0 + column, g->ldc, g->alpha, g->accumulate || j->k0 + p > 0);
+            strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, strip_of_b(j, me, p, k, column, begin, end), u->nr,
+                        g->c + i0 * g->ldc + j->n0 + column, g->ldc, g->alpha, g->accumulate || j->k0 + p > 0, &h);
     }
     me->job = j->id;
     me->block = block;
@@ -123,8 +162,12 @@ static void one_item(const job *j, kn_worker *me, long block, long chunk)
 static void run_items(void *arg, long begin, long end, int worker)
 {
     const job *j = arg;
+    if (j->u->begin)
+        j->u->begin();
     for (long item = begin; item < end; item++)
         one_item(j, &j->w->worker[worker], item / j->chunks, item % j->chunks);
+    if (j->u->end)
+        j->u->end();
 }
 
 /* Rows in equal blocks of at most mc; columns in chunks small enough that every thread finds work. */
@@ -151,8 +194,8 @@ static long stretch(const job *j)
 static void run_stretch(job *j, bs_pool *pool)
 {
     if (j->shared) {
-        long strips = (j->n + j->u->nr - 1) / j->u->nr;
-        bs_pool_for(pool, strips * ((j->k + KN_KC - 1) / KN_KC), 4, pack_b, j);
+        long width = KN_GROUP * j->u->nr;
+        bs_pool_for(pool, (j->n + width - 1) / width * ((j->k + KN_KC - 1) / KN_KC), 1, pack_panel, j);
     }
     bs_pool_for(pool, j->blocks * j->chunks, 1, run_items, j);
 }
@@ -197,11 +240,8 @@ void kn_gemm_serial(kn_work *w, int worker, const kn_gemm *g)
     for (j.k0 = 0; j.k0 == 0 || j.k0 < g->k; j.k0 += step) {
         j.k = kn_min(step, g->k - j.k0);
         j.last = j.k0 + j.k >= g->k;
-        for (long block = 0; block < j.blocks; block++) {
-            me->block = -1; /* what lies in the scratch belongs to no job of kn_gemm_run */
-            for (long chunk = 0; chunk < j.chunks; chunk++)
-                one_item(&j, me, block, chunk);
-        }
+        me->block = -1; /* what lies in the scratch belongs to no job of kn_gemm_run */
+        run_items(&j, 0, j.blocks * j.chunks, worker);
     }
     me->block = -1;
 }

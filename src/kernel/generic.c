@@ -37,9 +37,9 @@ static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, 
 
 static void pack(long k, long w, long width, const float *x, long ld, bool transpose, float *p)
 {
-    for (long q = 0; q < k; q++)
-        for (long j = 0; j < w; j++)
-            p[q * width + j] = transpose ? x[j * ld + q] : x[q * ld + j];
+    for (long j = 0; j < w; j++)
+        for (long q = 0; q < k; q++)
+            p[(j / width * k + q) * width + j % width] = transpose ? x[j * ld + q] : x[q * ld + j];
 }
 
 static float act_one(kn_act f, float x)

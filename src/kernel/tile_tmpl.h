@@ -10,12 +10,15 @@ KN_INLINE void tile(const int m, const int nv, const bool part, long k, const fl
 {
     vf s[MR][2];
 #pragma GCC unroll 16
-    for (int i = 0; i < m; i++) {
+    for (int i = 0; i < m; i++)
         s[i][0] = s[i][1] = v_zero();
-        __builtin_prefetch(c + i * ldc);
-        __builtin_prefetch(c + i * ldc + (nv - 1) * VW);
-    }
+    const float *row = c; /* rows of C are asked for one by one: together they would hold up the loads of A and B */
     for (long p = 0; p < k; p++, a += sa, b += sb) {
+        if (p % 4 == 0 && p < 4 * m) {
+            __builtin_prefetch(row, 1);
+            __builtin_prefetch(row + (nv - 1) * VW, 1);
+            row += ldc;
+        }
         vf b0 = nv == 1 && part ? v_load_part(b, last) : v_load(b);
         vf b1 = nv == 1 ? b0 : part ? v_load_part(b + VW, last) : v_load(b + VW);
 #pragma GCC unroll 16
@@ -78,6 +81,12 @@ static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, 
         tile_of(m, 1, true, k, a, sa, b, sb, c, ldc, v_part(n), alpha, accumulate);
 }
 
+/* ---- packing ------------------------------------------------------------------------------------------ */
+
+enum { AHEAD = 96, ROWS_AHEAD = 4 }; /* how far in front operands are asked for, in floats and in rows: the way to memory is long */
+
+static inline long least(long a, long b) { return a < b ? a : b; }
+
 /* Stores a vector at p[at]; what spills behind `room` floats is cut off. A spill before that is overwritten by the next row. */
 KN_INLINE void put(float *p, long at, long room, vf x)
 {
@@ -87,8 +96,8 @@ KN_INLINE void put(float *p, long at, long room, vf x)
         v_store_part(p + at, v_part(room - at), x);
 }
 
-/* Columns [q, q + VW) of VW rows of x (`rows` exist, `n` columns) become rows of p. */
-KN_INLINE void pack_square(long rows, long n, const float *x, long ld, long width, float *p, long room)
+/* Columns [0, n) of `rows` rows of x, at most VW of both, become rows of p; `room` floats of p are ours. */
+KN_INLINE void pack_square(const long rows, long n, const float *x, long ld, long width, float *p, long room)
 {
     vf r[VW];
     vpart m = v_part(n);
@@ -102,6 +111,7 @@ KN_INLINE void pack_square(long rows, long n, const float *x, long ld, long widt
             v_store(p + q * width, r[q]);
     } else {
         float t[VW * VW];
+#pragma GCC unroll 16
         for (int q = 0; q < VW; q++)
             v_store(t + q * VW, r[q]);
         for (long q = 0; q < n; q++)
@@ -109,27 +119,71 @@ KN_INLINE void pack_square(long rows, long n, const float *x, long ld, long widt
     }
 }
 
+/* At most VW rows of x become columns [0, rows) of p's rows. `next` is what will be packed afterwards. */
+KN_INLINE void pack_columns(const long rows, long k, const float *x, long ld, const float *next, long width, float *p, long room)
+{
+    for (long q = 0; q < k; q += VW) {
+        const float *ahead = q + AHEAD < k ? x + q + AHEAD : next + least(q + AHEAD - k, k - 1);
+        long n = least(VW, k - q);
+        for (long i = 0; i < rows; i++)
+            __builtin_prefetch(ahead + i * ld);
+        pack_square(rows, n, x + q, ld, width, p + q * width, width % VW ? room - q * width : (VW - 1) * width + VW);
+    }
+}
+
 /* A row of p is filled from left to right and rows one after another, so that a spilled vector's end is always overwritten,
- * unless it is what the contract leaves to us. A width that is no multiple of VW has one square a row only. */
+ * unless it is what the contract leaves to us. A width that is no multiple of VW has one column of squares only. */
 static void pack_transposed(long k, long w, long width, const float *x, long ld, float *p)
 {
-    for (long j = 0; j < w; j += VW)
-        for (long q = 0; q < k; q += VW) {
-            long rows = w - j < VW ? w - j : VW, n = k - q < VW ? k - q : VW, at = q * width + j;
-            long room = width % VW ? k * width - at : (VW - 1) * width + VW;
-            pack_square(rows, n, x + j * ld + q, ld, width, p + at, room);
+    for (long strip = 0; strip < w; strip += width, p += k * width)
+        for (long j = 0; j < width && strip + j < w; j += VW) {
+            const float *from = x + (strip + j) * ld;
+            long rows = least(w - strip - j, least(width, VW));
+            const float *next = strip + j + 2 * rows <= w ? from + rows * ld : from;
+            if (rows == VW)
+                pack_columns(VW, k, from, ld, next, width, p + j, k * width - j);
+            else if (rows == MR)
+                pack_columns(MR, k, from, ld, next, width, p + j, k * width - j);
+            else
+                pack_columns(rows, k, from, ld, next, width, p + j, k * width - j);
         }
+}
+
+/* A row of a strip: a vector that is wider may read on to the end of x's row and spill into the next row, unless it is the last. */
+KN_INLINE void copy_narrow(const float *x, long left, long width, float *p, bool last)
+{
+    vf v = left >= VW ? v_load(x) : v_load_part(x, v_part(least(left, width)));
+    if (last)
+        v_store_part(p, v_part(width), v);
+    else
+        v_store(p, v);
+}
+
+KN_INLINE void copy_wide(const float *x, long left, float *p)
+{
+    for (long j = 0; j < NR && j < left; j += VW)
+        v_store(p + j, left - j >= VW ? v_load(x + j) : v_load_part(x + j, v_part(left - j)));
+}
+
+/* Row q of x goes to row q of every strip: x is read from end to end, which suits the machine better than strip by strip. */
+static void pack_rows(long k, long w, long width, const float *x, long ld, float *p)
+{
+    for (long q = 0; q < k; q++, x += ld, p += width) {
+        for (long j = 0; q + ROWS_AHEAD < k && j < w; j += 16)
+            __builtin_prefetch(x + ROWS_AHEAD * ld + j);
+        if (width == NR)
+            for (long j = 0; j < w; j += NR)
+                copy_wide(x + j, w - j, p + j * k);
+        else
+            for (long j = 0; j < w; j += width)
+                copy_narrow(x + j, w - j, width, p + j * k, q + 1 == k);
+    }
 }
 
 static void pack(long k, long w, long width, const float *x, long ld, bool transpose, float *p)
 {
-    if (transpose) {
+    if (transpose)
         pack_transposed(k, w, width, x, ld, p);
-        return;
-    }
-    for (long j = 0; j < w; j += VW) {
-        vpart m = v_part(w - j < VW ? w - j : VW);
-        for (long q = 0; q < k; q++)
-            put(p, q * width + j, width % VW ? k * width : q * width + j + VW, v_load_part(x + q * ld + j, m));
-    }
+    else
+        pack_rows(k, w, width, x, ld, p);
 }

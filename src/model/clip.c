@@ -255,9 +255,9 @@ static tn_t logits_per_text(tn_ctx *cx, const clip *m, tn_t image_embeds, tn_t t
 /* The symmetric InfoNCE loss: each text must find its picture among all, and each picture its text. */
 static tn_t loss_of_logits(tn_ctx *cx, tn_t per_text, tn_t per_image, const md_batch *b)
 {
-    if (b->soft_target)
-        return tn_sum2(cx, tn_soft_cross_entropy(cx, per_text, b->soft_target), 0.5f,
-                       tn_soft_cross_entropy(cx, per_image, b->soft_target), 0.5f);
+    if (b->text_target)
+        return tn_sum2(cx, tn_soft_cross_entropy(cx, per_text, b->text_target), 0.5f,
+                       tn_soft_cross_entropy(cx, per_image, b->image_target), 0.5f);
     return tn_sum2(cx, tn_cross_entropy(cx, per_text, b->target, 0), 0.5f, tn_cross_entropy(cx, per_image, b->target, 0), 0.5f);
 }
 

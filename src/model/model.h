@@ -42,7 +42,9 @@ typedef struct md_batch {
     uint8_t *attention_mask; /* [B, T], 1 keeps; NULL keeps all */
     int *pool;               /* [B] position of the pooled token */
     int *target;             /* [B] 0, 1, 2, ...: a pair's own partner */
-    const float *soft_target; /* [B, B] instead of it, where pairs share a meaning; rows sum to 1; not owned */
+    /* Instead of it, where a picture has several texts or pairs share a meaning: what each text [texts, images] and each picture [images, texts]
+     * should find; rows sum to 1. Both or none; not owned. */
+    const float *text_target, *image_target;
     bool want_loss, want_hidden; /* loss; the towers' own outputs */
     const md_values *values; /* all inputs, for families without pictures and texts */
 } md_batch;
@@ -167,6 +169,7 @@ typedef struct md_trainable {
     float *value;            /* NULL while the model's weights are used in place */
     float *grad;             /* zeroed by md_trainables_zero */
     long count;
+    long rows;               /* of a linear layer's weight [rows, count / rows]; 0: any other tensor */
     bool decay;              /* weight decay applies */
 } md_trainable;
 

@@ -21,6 +21,7 @@ static void list_weights(md_trainables *t, const md_model *m)
         if (s->flags & TN_BUFFER || s->p->id < 0)
             continue;
         md_trainable *p = next(t, s->count, s->own, !(s->flags & TN_NO_DECAY));
+        p->rows = s->flags & TN_LINEAR ? s->p->shape[0] : 0;
         snprintf(p->name, sizeof p->name, "%s", s->name);
     }
 }

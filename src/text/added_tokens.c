@@ -121,9 +121,10 @@ static int fill_finder(tx_added *a, finder *f, bool normalized, oc_err *err)
 static int fill_form(entry *e, const tx_normalizer *z, oc_err *err)
 {
     bs_buf form = {0};
+    bool moved;
     free(e->form);
     e->form = NULL;
-    if (e->token.normalized ? tx_normalize(z, e->content, e->n, &form, err) : bs_buf_put(&form, e->content, e->n, err)) {
+    if (e->token.normalized ? tx_normalize(z, e->content, e->n, &form, &moved, err) : bs_buf_put(&form, e->content, e->n, err)) {
         bs_buf_clear(&form);
         return -1;
     }
@@ -282,9 +283,10 @@ int tx_added_cut(const tx_added *a, const tx_normalizer *z, const char *s, size_
             result = tx_pieces_put(out, raw.text.p + p->at, p->n, p->id, false, err);
             continue;
         }
-        result = tx_normalize(z, raw.text.p + p->at, p->n, &text, err);
+        bool moved;
+        result = tx_normalize(z, raw.text.p + p->at, p->n, &text, &moved, err);
         if (!result)
-            result = cut_with(a, &a->normal, text.p, text.n, p->head, out, err);
+            result = cut_with(a, &a->normal, text.p, text.n, p->head && !moved, out, err);
     }
     bs_buf_clear(&text);
     tx_pieces_clear(&raw);

@@ -4,7 +4,7 @@
 
 #include "text_parts.h"
 
-static json_t *added_token(const char *name, int32_t id)
+json_t *tx_added_token_json(const char *name, int32_t id)
 {
     return json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", id, "content", name, "single_word", 0, "lstrip", 0, "rstrip",
                      0, "normalized", 0, "special", 1);
@@ -27,7 +27,7 @@ static json_t *clip_frame(int32_t bos, int32_t eos, const char *bos_name, const 
     json_t *post = json_pack("{s:s, s:[s, i], s:[s, i], s:b, s:b}", "type", "RobertaProcessing", "sep", eos_name, eos, "cls",
                              bos_name, bos, "trim_offsets", 0, "add_prefix_space", 0);
     return json_pack("{s:s, s:n, s:n, s:[o, o], s:o, s:{s:s, s:[o, o]}, s:o, s:o}", "version", "1.0", "truncation", "padding",
-                     "added_tokens", added_token(bos_name, bos), added_token(eos_name, eos), "normalizer", normalizer,
+                     "added_tokens", tx_added_token_json(bos_name, bos), tx_added_token_json(eos_name, eos), "normalizer", normalizer,
                      "pre_tokenizer", "type", "Sequence", "pretokenizers", split, byte_level(0), "post_processor", post,
                      "decoder", byte_level(1));
 }
@@ -35,7 +35,7 @@ static json_t *clip_frame(int32_t bos, int32_t eos, const char *bos_name, const 
 static json_t *gpt2_frame(int32_t eos, const char *eos_name)
 {
     return json_pack("{s:s, s:n, s:n, s:[o], s:n, s:o, s:{s:s, s:b, s:b, s:b}, s:o}", "version", "1.0", "truncation",
-                     "padding", "added_tokens", added_token(eos_name, eos), "normalizer", "pre_tokenizer", byte_level(0),
+                     "padding", "added_tokens", tx_added_token_json(eos_name, eos), "normalizer", "pre_tokenizer", byte_level(0),
                      "post_processor", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 0, "use_regex", 1, "decoder",
                      byte_level(1));
 }
@@ -46,6 +46,13 @@ json_t *tx_classic_frame(tx_style style, int32_t bos, int32_t eos, const char *b
     if (!o)
         bs_err(err, "out of memory: a tokenizer's description");
     return o;
+}
+
+json_t *tx_bpe_json(const char *unk, const char *suffix, json_t *vocab, json_t *merges)
+{
+    return json_pack("{s:s, s:n, s:s?, s:s, s:s, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token", unk,
+                     "continuing_subword_prefix", "", "end_of_word_suffix", suffix, "fuse_unk", 0, "byte_fallback", 0,
+                     "ignore_merges", 0, "vocab", vocab, "merges", merges);
 }
 
 /* ---- reading the two files ------------------------------------------------------------------------------ */
@@ -125,9 +132,7 @@ static json_t *assemble(json_t *vocab, json_t *merges, const json_t *config, oc_
         return NULL;
     }
     json_t *o = tx_classic_frame(style, (int32_t)json_integer_value(bos_id), (int32_t)json_integer_value(eos_id), bos, eos, err);
-    json_t *model = json_pack("{s:s, s:n, s:s?, s:s, s:s, s:b, s:b, s:b, s:O, s:O}", "type", "BPE", "dropout", "unk_token",
-                              clip ? eos : NULL, "continuing_subword_prefix", "", "end_of_word_suffix", clip ? "</w>" : "",
-                              "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges", merges);
+    json_t *model = tx_bpe_json(clip ? eos : NULL, clip ? "</w>" : "", json_incref(vocab), json_incref(merges));
     if (!o || !model || json_object_set_new(o, "model", model)) {
         bs_err(err, "out of memory: a tokenizer's description");
         json_decref(o);

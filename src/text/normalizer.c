@@ -5,10 +5,12 @@
 #include "text_parts.h"
 
 typedef struct step step;
-typedef int apply_fn(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err);
+/* Appends to `out`. Sets *moved when the first character of s is gone from the front: Metaspace's "first" asks. */
+typedef int apply_fn(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err);
 
 struct step {
     apply_fn *apply;
+    tx_form form;
     tx_regex *pattern; /* Replace */
     char *text;        /* Replace's content, Prepend's prefix; owned */
     size_t n;
@@ -24,53 +26,41 @@ struct tx_normalizer {
 
 /* ---- steps ---------------------------------------------------------------------------------------------- */
 
-static int nfc(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int unicode_form(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
-    (void)z;
-    return tx_unicode_form(out, s, n, TX_NFC, err);
+    (void)moved;
+    return tx_unicode_form(out, s, n, z->form, err);
 }
 
-static int nfd(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int lowercase(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
     (void)z;
-    return tx_unicode_form(out, s, n, TX_NFD, err);
-}
-
-static int nfkc(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
-{
-    (void)z;
-    return tx_unicode_form(out, s, n, TX_NFKC, err);
-}
-
-static int nfkd(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
-{
-    (void)z;
-    return tx_unicode_form(out, s, n, TX_NFKD, err);
-}
-
-static int lowercase(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
-{
-    (void)z;
+    (void)moved;
     return tx_lowercase(out, s, n, err);
 }
 
-static int byte_level(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int byte_level(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
     (void)z;
+    (void)moved;
     return tx_put_byte_chars(out, s, n, err);
 }
 
-static int prepend(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int prepend(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
+    (void)moved;
     if (n && bs_buf_put(out, z->text, z->n, err))
         return -1;
     return bs_buf_put(out, s, n, err);
 }
 
-static int replace(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int replace(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
     tx_spans spans = {0};
     int result = tx_regex_cut(z->pattern, s, n, &spans, err);
+    /* What takes the place of several characters counts as standing where the last of them stood. */
+    if (!result && spans.n && spans.p[0].hit && (!z->n || tx_utf8_count(s, spans.p[0].end) > 1))
+        *moved = true;
     for (size_t i = 0; i < spans.n && !result; i++) {
         const tx_span *p = &spans.p[i];
         result = p->hit ? bs_buf_put(out, z->text, z->n, err) : bs_buf_put(out, s + p->at, p->end - p->at, err);
@@ -79,7 +69,7 @@ static int replace(const step *z, const char *s, size_t n, bs_buf *out, oc_err *
     return result;
 }
 
-static int strip(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int strip(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
     size_t from = 0, end = n;
     uint32_t c;
@@ -98,35 +88,39 @@ static int strip(const step *z, const char *s, size_t n, bs_buf *out, oc_err *er
             break;
         end = last;
     }
+    *moved = *moved || from > 0;
     return bs_buf_put(out, s + from, end - from, err);
 }
 
 /* Copies the characters for which `drop` is false. */
-static int filter(const char *s, size_t n, bool (*drop)(uint32_t), bs_buf *out, oc_err *err)
+static int filter(const char *s, size_t n, bool (*drop)(uint32_t), bs_buf *out, bool *moved, oc_err *err)
 {
     for (size_t i = 0; i < n;) {
         uint32_t c;
         size_t length = tx_utf8_get(s + i, n - i, &c);
-        if (!drop(c) && bs_buf_put(out, s + i, length, err))
+        bool gone = drop(c);
+        *moved = *moved || (gone && i == 0);
+        if (!gone && bs_buf_put(out, s + i, length, err))
             return -1;
         i += length;
     }
     return 0;
 }
 
-static int strip_accents(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int strip_accents(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
     (void)z;
-    return filter(s, n, tx_is_accent, out, err);
+    return filter(s, n, tx_is_accent, out, moved, err);
 }
 
-static int precompiled(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int precompiled(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
+    (void)moved;
     return tx_charsmap_apply(z->map, s, n, out, err);
 }
 
 /* sentencepiece's nmt rules without its table. */
-static int nmt(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int nmt(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
     (void)z;
     for (size_t i = 0; i < n;) {
@@ -135,6 +129,7 @@ static int nmt(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
         bool drop = (c >= 1 && c <= 8) || c == 0xb || (c >= 0xe && c <= 0x1f) || c == 0x7f || c == 0x8f || c == 0x9f;
         bool blank = c == 9 || c == 0xa || c == 0xc || c == 0xd || c == 0x1680 || (c >= 0x200b && c <= 0x200f) ||
                      c == 0x2028 || c == 0x2029 || c == 0x2581 || c == 0xfeff || c == 0xfffd;
+        *moved = *moved || (drop && i == 0);
         if (!drop && (blank ? bs_buf_put(out, " ", 1, err) : bs_buf_put(out, s + i, length, err)))
             return -1;
         i += length;
@@ -151,15 +146,17 @@ static bool is_chinese(uint32_t c)
            (c >= 0x2f800 && c <= 0x2fa1f);
 }
 
-static int bert_clean(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int bert_clean(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
     for (size_t i = 0; i < n;) {
         uint32_t c;
         size_t length = tx_utf8_get(s + i, n - i, &c);
         const char *p = s + i;
         i += length;
-        if (z->clean && (c == 0 || c == 0xfffd || tx_is_bert_other(c)))
+        if (z->clean && (c == 0 || c == 0xfffd || tx_is_bert_other(c))) {
+            *moved = *moved || p == s;
             continue;
+        }
         int bad;
         if (z->clean && tx_is_space(c))
             bad = bs_buf_put(out, " ", 1, err);
@@ -173,15 +170,15 @@ static int bert_clean(const step *z, const char *s, size_t n, bs_buf *out, oc_er
     return 0;
 }
 
-static int bert(const step *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+static int bert(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
     bs_buf a = {0}, b = {0};
-    int result = bert_clean(z, s, n, &a, err);
+    int result = bert_clean(z, s, n, &a, moved, err);
     if (!result && z->accents) {
         result = tx_unicode_form(&b, a.p ? a.p : "", a.n, TX_NFD, err);
         a.n = 0;
         if (!result)
-            result = filter(b.p, b.n, tx_is_nonspacing, &a, err);
+            result = filter(b.p, b.n, tx_is_nonspacing, &a, moved, err);
     }
     if (!result)
         result = z->lower ? tx_lowercase(out, a.p, a.n, err) : bs_buf_put(out, a.p, a.n, err);
@@ -256,19 +253,20 @@ static const struct {
     const char *type;
     apply_fn *plain; /* a step without fields */
     int (*read)(step *z, const json_t *o, oc_err *err);
-} known[] = {{"NFC", nfc, NULL},
-             {"NFD", nfd, NULL},
-             {"NFKC", nfkc, NULL},
-             {"NFKD", nfkd, NULL},
-             {"Lowercase", lowercase, NULL},
-             {"StripAccents", strip_accents, NULL},
-             {"Nmt", nmt, NULL},
-             {"ByteLevel", byte_level, NULL},
-             {"Replace", NULL, read_replace},
-             {"Prepend", NULL, read_prepend},
-             {"Strip", NULL, read_strip},
-             {"BertNormalizer", NULL, read_bert},
-             {"Precompiled", NULL, read_precompiled}};
+    tx_form form;
+} known[] = {{"NFC", unicode_form, NULL, TX_NFC},
+             {"NFD", unicode_form, NULL, TX_NFD},
+             {"NFKC", unicode_form, NULL, TX_NFKC},
+             {"NFKD", unicode_form, NULL, TX_NFKD},
+             {"Lowercase", lowercase, NULL, 0},
+             {"StripAccents", strip_accents, NULL, 0},
+             {"Nmt", nmt, NULL, 0},
+             {"ByteLevel", byte_level, NULL, 0},
+             {"Replace", NULL, read_replace, 0},
+             {"Prepend", NULL, read_prepend, 0},
+             {"Strip", NULL, read_strip, 0},
+             {"BertNormalizer", NULL, read_bert, 0},
+             {"Precompiled", NULL, read_precompiled, 0}};
 
 static int read_step(step *z, const json_t *o, oc_err *err)
 {
@@ -276,6 +274,7 @@ static int read_step(step *z, const json_t *o, oc_err *err)
     for (size_t i = 0; type && i < sizeof known / sizeof known[0]; i++)
         if (strcmp(type, known[i].type) == 0) {
             z->apply = known[i].plain;
+            z->form = known[i].form;
             return known[i].read ? known[i].read(z, o, err) : 0;
         }
     return bs_err(err, "normalizer: the type '%s' is not known", type ? type : "");
@@ -325,9 +324,10 @@ void tx_normalizer_close(tx_normalizer *z)
     free(z);
 }
 
-int tx_normalize(const tx_normalizer *z, const char *s, size_t n, bs_buf *out, oc_err *err)
+int tx_normalize(const tx_normalizer *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
     out->n = 0;
+    *moved = false;
     if (bs_buf_put(out, s, n, err))
         return -1;
     bs_buf other = {0};
@@ -339,7 +339,7 @@ int tx_normalize(const tx_normalizer *z, const char *s, size_t n, bs_buf *out, o
         out->n = 0;
         result = bs_buf_put(out, "", 0, err);
         if (!result)
-            result = z->steps[i].apply(&z->steps[i], other.p, other.n, out, err);
+            result = z->steps[i].apply(&z->steps[i], other.p, other.n, out, moved, err);
     }
     bs_buf_clear(&other);
     return result;

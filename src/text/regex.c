@@ -4,7 +4,7 @@
  * means something else there, the pattern is rewritten piece by piece before it is compiled:
  *   \s \w \d \h      Unicode's White_Space; Alphabetic, M, Nd, Pc; Nd; a hexadecimal digit
  *   \p{L} ...        plus the characters that Unicode 15 and 16 added, which the library may not know
- *   \p{Han}          the script, not the script extensions
+ *   \p{Han} ...      the script, not the script extensions
  *   ^ $ (?m)         at each line; `m` is PCRE2's `s`
  *   x{1,3}+          is no possessive repeat in Ruby, but a repeat of a repeat */
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -23,6 +23,8 @@ struct tx_regex {
 
 /* ---- rewriting ------------------------------------------------------------------------------------------ */
 
+enum { MAX_GROUPS = 64 };
+
 typedef struct rewriter {
     const char *s;
     size_t n, at;
@@ -30,6 +32,9 @@ typedef struct rewriter {
     oc_err *err;
     const char *why; /* what is refused */
     bool rust;       /* \w as Rust's regex has it */
+    size_t atom;     /* where in `out` begins what a repeat would repeat */
+    size_t open[MAX_GROUPS]; /* where in `out` the groups begin that are open */
+    int depth;
 } rewriter;
 
 static int put(rewriter *w, const char *s) { return bs_buf_put(w->out, s, strlen(s), w->err); }
@@ -40,7 +45,7 @@ static int refuse(rewriter *w, const char *why)
     return -1;
 }
 
-/* Oniguruma's \w has the Latin-1 digits and fractions as well, which are no decimal numbers; Rust's the joiners. */
+/* Rust's \w has the joiners as well; Oniguruma's, unless it stands in a class, Latin-1's raised digits and fractions. */
 static const char word_class_of_all[] = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
 static const char word_class_oniguruma[] = "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
 static const char word_class_rust[] = "\\x{200c}\\x{200d}";
@@ -74,13 +79,25 @@ static bool is_category(const char *name)
     return false;
 }
 
+static bool is_script(const char *name)
+{
+    char pattern[48];
+    int code;
+    PCRE2_SIZE at;
+    snprintf(pattern, sizeof pattern, "\\p{sc:%s}", name);
+    pcre2_code *re = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL);
+    pcre2_code_free(re);
+    return re != NULL;
+}
+
 static int word_class(rewriter *w, bool negated, bool in_class)
 {
     if (in_class && negated)
         return refuse(w, "\\W inside a class");
     if (!in_class && put(w, negated ? "[^" : "["))
         return -1;
-    if (put(w, word_class_of_all) || put(w, w->rust ? word_class_rust : word_class_oniguruma))
+    if (put(w, word_class_of_all) || (w->rust && put(w, word_class_rust)) ||
+        (!w->rust && !in_class && put(w, word_class_oniguruma)))
         return -1;
     return put_young_words(w) || (!in_class && put(w, "]")) ? -1 : 0;
 }
@@ -110,8 +127,8 @@ static int property(rewriter *w, bool negated, bool in_class)
             return negated ? refuse(w, "\\P{Han} inside a class") : put(w, "\\p{sc:Han}") || put(w, young) ? -1 : 0;
         return put(w, negated ? "[^\\p{sc:Han}" : "[\\p{sc:Han}") || put(w, young) || put(w, "]") ? -1 : 0;
     }
-    if (!is_category(name))
-        return bs_buf_printf(w->out, w->err, "\\%c{%s}", negated ? 'P' : 'p', name);
+    if (!is_category(name)) /* by a script's name PCRE2 means its extensions as well */
+        return bs_buf_printf(w->out, w->err, "\\%c{%s%s}", negated ? 'P' : 'p', is_script(name) ? "sc:" : "", name);
     if (in_class && negated)
         return refuse(w, "\\P{...} inside a class");
     if (!in_class && put(w, negated ? "[^" : "["))
@@ -227,6 +244,16 @@ static int group(rewriter *w)
     return 0;
 }
 
+/* "atom{1,3}" "(?:" ")+" in `out`: puts the opening in front of the atom. */
+static int wrap(rewriter *w)
+{
+    char *p = w->out->p + w->atom;
+    size_t n = w->out->n - w->atom - 5; /* of the atom with its repeat */
+    memmove(p + 3, p, n);
+    memcpy(p, "(?:", 3);
+    return 0;
+}
+
 /* {1,3} or {2,}: copied whole, and what a + behind it means is spelled out. */
 static int repeat(rewriter *w)
 {
@@ -240,36 +267,40 @@ static int repeat(rewriter *w)
     i++;
     if (i < w->n && w->s[i] == '?' && !memchr(w->s + w->at, ',', i - w->at))
         return refuse(w, "{n}?");
-    if (w->s[w->at + 1] == ',' && put(w, "{0"))
-        return -1;
-    size_t from = w->at + (w->s[w->at + 1] == ',');
-    if (bs_buf_put(w->out, w->s + from, i - from, w->err))
+    bool open_start = w->s[w->at + 1] == ',';
+    if ((open_start && put(w, "{0")) || bs_buf_put(w->out, w->s + w->at + open_start, i - w->at - open_start, w->err))
         return -1;
     w->at = i;
-    if (i < w->n && w->s[i] == '+') {
-        w->at++;
-        return put(w, "{1,}");
-    }
-    return 0;
+    if (i >= w->n || w->s[i] != '+')
+        return 0;
+    w->at++;
+    return put(w, "(?:") || put(w, ")+") ? -1 : wrap(w);
+}
+
+/* Copies a plain character; ends of groups are where a repeat may look back. */
+static int plain(rewriter *w)
+{
+    char c = w->s[w->at++];
+    if (c == ')') {
+        if (w->depth == 0)
+            return refuse(w, "a ) without its (");
+        w->atom = w->open[--w->depth];
+    } else if (!strchr("*+?", c) && ((unsigned char)c & 0xc0) != 0x80)
+        w->atom = w->out->n;
+    return bs_buf_put(w->out, &c, 1, w->err);
 }
 
 static int rewrite(rewriter *w)
 {
     while (w->at < w->n) {
         char c = w->s[w->at];
-        int bad;
-        if (c == '\\')
-            bad = escape(w, false);
-        else if (c == '[')
-            bad = bracket(w);
-        else if (c == '(')
-            bad = group(w);
-        else if (c == '{')
-            bad = repeat(w);
-        else {
-            bad = bs_buf_put(w->out, &c, 1, w->err);
-            w->at++;
-        }
+        if (c == '(' && w->depth == MAX_GROUPS)
+            return refuse(w, "so many groups inside groups");
+        if (c == '(')
+            w->open[w->depth++] = w->out->n;
+        else if (c == '\\' || c == '[')
+            w->atom = w->out->n;
+        int bad = c == '\\' ? escape(w, false) : c == '[' ? bracket(w) : c == '(' ? group(w) : c == '{' ? repeat(w) : plain(w);
         if (bad)
             return -1;
     }

@@ -174,8 +174,9 @@ const char *tx_bpe_suffix(const tx_model *m, size_t *n);
 typedef struct tx_normalizer tx_normalizer; /* NULL is one that changes nothing */
 int tx_normalizer_open(tx_normalizer **out, const json_t *o, oc_err *err);
 void tx_normalizer_close(tx_normalizer *z);
-/* Replaces what `out` holds by the normal form of s, which must not lie in `out`. */
-int tx_normalize(const tx_normalizer *z, const char *s, size_t n, bs_buf *out, oc_err *err);
+/* Replaces what `out` holds by the normal form of s, which must not lie in `out`. *moved: the first character of s
+ * was taken away in front. */
+int tx_normalize(const tx_normalizer *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err);
 
 /* sentencepiece's precompiled table of replacements. */
 typedef struct tx_charsmap tx_charsmap;
@@ -236,7 +237,11 @@ bool tx_decoder_is_bytelevel(const tx_decoder *z);
 
 /* vocab.json + merges.txt as the tokenizer.json they stand for. */
 json_t *tx_classic_json(const char *dir, const json_t *config, oc_err *err);
-/* tokenizer.json without its model, for a style ("clip" or "gpt2") and its special tokens' ids. */
+/* An entry of added_tokens: special, taken as it stands. */
+json_t *tx_added_token_json(const char *name, int32_t id);
+/* "model" of a byte-level BPE; takes vocab and merges. unk may be NULL. */
+json_t *tx_bpe_json(const char *unk, const char *suffix, json_t *vocab, json_t *merges);
+/* tokenizer.json without its model, for a style with its special tokens. */
 json_t *tx_classic_frame(tx_style style, int32_t bos, int32_t eos, const char *bos_name, const char *eos_name, oc_err *err);
 
 #endif

@@ -9,16 +9,18 @@
 
 #include "trainer.h"
 
+/* n pictures from `at` on, and their texts. */
 static md_batch part_of(const md_batch *b, long at, long n)
 {
     md_batch p = *b;
-    long picture = b->channels * b->height * b->width;
-    p.images = p.texts = n;
+    long picture = b->channels * b->height * b->width, texts = b->texts / b->images;
+    p.images = n;
+    p.texts = n * texts;
     if (b->pixel_values)
         p.pixel_values += at * picture;
     if (b->input_ids) {
-        p.input_ids += at * b->length;
-        p.pool += at;
+        p.input_ids += at * texts * b->length;
+        p.pool += at * texts;
     }
     return p;
 }
@@ -46,9 +48,8 @@ static tn_t loss_of_features(tn_ctx *cx, const md_model *m, const md_batch *b, c
 {
     md_sizes s;
     m->family->sizes(m->m, &s);
-    long shape[2] = {b->texts, s.embedding};
-    inputs->image = tn_input(cx, image, true, 2, shape);
-    inputs->text = tn_input(cx, text, true, 2, shape);
+    inputs->image = tn_input(cx, image, true, 2, (long[]){b->images, s.embedding});
+    inputs->text = tn_input(cx, text, true, 2, (long[]){b->texts, s.embedding});
     return m->family->pair_loss(cx, m->m, inputs->image, inputs->text, b);
 }
 
@@ -64,19 +65,19 @@ static size_t plan_part(const md_model *m, const md_lora *lora, md_trainables *t
     return cx.failed ? 0 : tn_plan_bytes(&cx);
 }
 
-size_t tr_features(const md_model *m, long batch)
+size_t tr_features(const md_model *m, long batch, int texts)
 {
     md_sizes s;
     m->family->sizes(m->m, &s);
-    return 4 * (size_t)batch * (size_t)s.embedding;
+    return 2 * (size_t)batch * (size_t)(1 + texts) * (size_t)s.embedding;
 }
 
 /* Soft targets take the larger memory of the two losses by nothing: both keep one row. */
-size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, long batch, long micro)
+size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, long batch, long micro, int texts)
 {
     md_sizes s;
     m->family->sizes(m->m, &s);
-    md_batch b = {.images = micro, .texts = micro, .length = s.max_tokens, .channels = s.channels, .height = s.image_size, .width = s.image_size};
+    md_batch b = {.images = micro, .texts = micro * texts, .length = s.max_tokens, .channels = s.channels, .height = s.image_size, .width = s.image_size};
     if (micro == batch)
         return plan_part(m, lora, t, kn, threads, &b, true, true);
     size_t run = plan_part(m, lora, t, kn, threads, &b, false, false), train = plan_part(m, lora, t, kn, threads, &b, true, false);
@@ -84,7 +85,8 @@ size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const k
     pair inputs;
     tn_plan(&cx, kn, threads, true);
     attach(&cx, lora, t);
-    b.images = b.texts = batch;
+    b.images = batch;
+    b.texts = batch * texts;
     loss_of_features(&cx, m, &b, NULL, NULL, &inputs);
     size_t loss = tn_plan_bytes(&cx), most = run > train ? run : train;
     return loss > most ? loss : most;
@@ -106,9 +108,9 @@ typedef struct parts {
     void *arena;
     size_t bytes;
     const md_batch *b;
-    long micro, width;
+    long micro, width, texts; /* texts: of a picture */
     bool bf16;
-    float *image, *text, *image_grad, *text_grad; /* [batch, width] */
+    float *image, *text, *image_grad, *text_grad; /* [images or texts, width] */
 } parts;
 
 static void start(parts *k, tn_ctx *cx, bool train)
@@ -120,27 +122,27 @@ static void start(parts *k, tn_ctx *cx, bool train)
 
 static int collect_features(parts *k, tn_ctx *cx)
 {
-    size_t bytes = (size_t)(k->micro * k->width) * sizeof(float);
-    for (long at = 0; at < k->b->texts; at += k->micro) {
+    size_t row = (size_t)k->width * sizeof(float);
+    for (long at = 0; at < k->b->images; at += k->micro) {
         md_batch b = part_of(k->b, at, k->micro);
         start(k, cx, false);
         pair p = embed(cx, k->m, &b);
         if (cx->failed)
             return -1;
-        memcpy(k->image + at * k->width, p.image.v, bytes);
-        memcpy(k->text + at * k->width, p.text.v, bytes);
+        memcpy(k->image + at * k->width, p.image.v, (size_t)b.images * row);
+        memcpy(k->text + at * k->texts * k->width, p.text.v, (size_t)b.texts * row);
     }
     return 0;
 }
 
 static int spread_gradients(parts *k, tn_ctx *cx)
 {
-    for (long at = 0; at < k->b->texts; at += k->micro) {
+    for (long at = 0; at < k->b->images; at += k->micro) {
         md_batch b = part_of(k->b, at, k->micro);
         start(k, cx, true);
         pair p = embed(cx, k->m, &b);
         tn_seed(cx, p.image, k->image_grad + at * k->width);
-        tn_seed(cx, p.text, k->text_grad + at * k->width);
+        tn_seed(cx, p.text, k->text_grad + at * k->texts * k->width);
         if (tn_backward(cx))
             return -1;
     }
@@ -149,7 +151,7 @@ static int spread_gradients(parts *k, tn_ctx *cx)
 
 static double in_parts(parts *k, tn_ctx *cx)
 {
-    size_t bytes = (size_t)(k->b->texts * k->width) * sizeof(float);
+    size_t row = (size_t)k->width * sizeof(float);
     pair inputs;
     if (collect_features(k, cx))
         return (double)NAN;
@@ -159,8 +161,8 @@ static double in_parts(parts *k, tn_ctx *cx)
     if (tn_backward(cx))
         return (double)NAN;
     double value = (double)loss.v[0];
-    memcpy(k->image_grad, inputs.image.g, bytes);
-    memcpy(k->text_grad, inputs.text.g, bytes);
+    memcpy(k->image_grad, inputs.image.g, (size_t)k->b->images * row);
+    memcpy(k->text_grad, inputs.text.g, (size_t)k->b->texts * row);
     return spread_gradients(k, cx) ? (double)NAN : value;
 }
 
@@ -170,11 +172,16 @@ double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn
     md_sizes s;
     tn_ctx cx;
     m->family->sizes(m->m, &s);
-    size_t one = (size_t)(b->texts * s.embedding);
-    parts k = {m, lora, t, work, arena, bytes, b, micro, s.embedding, bf16, features, features ? features + one : NULL,
-               features ? features + 2 * one : NULL, features ? features + 3 * one : NULL};
+    size_t images = (size_t)(b->images * s.embedding), texts = (size_t)(b->texts * s.embedding);
+    parts k = {m, lora, t, work, arena, bytes, b, micro, s.embedding, b->texts / b->images, bf16, NULL, NULL, NULL, NULL};
+    if (micro < b->images) {
+        k.image = features;
+        k.text = features + images;
+        k.image_grad = k.text + texts;
+        k.text_grad = k.image_grad + images;
+    }
     start(&k, &cx, true);
-    double loss = micro == b->texts ? whole(&cx, m, b) : in_parts(&k, &cx);
+    double loss = micro == b->images ? whole(&cx, m, b) : in_parts(&k, &cx);
     if (cx.failed)
         bs_err(err, "%s", cx.err.text);
     else if (!isfinite(loss))

@@ -4,6 +4,67 @@
 #include <math.h>
 #include <string.h>
 
+/* ---- Muon: the update is the momentum with all its singular values made one ------------------------------------- */
+
+static size_t muon_floats(const md_trainables *t)
+{
+    size_t most = 0;
+    for (int i = 0; i < t->n; i++) {
+        if (!t->p[i].rows)
+            continue;
+        long columns = t->p[i].count / t->p[i].rows, side = columns < t->p[i].rows ? columns : t->p[i].rows;
+        size_t n = 3 * (size_t)t->p[i].count + 3 * (size_t)(side * side);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+/* c = alpha a b (+ c). */
+static void product(kn_work *w, long m, long n, long k, const float *a, long lda, bool ta, const float *b, long ldb, bool tb, float alpha, bool add,
+                    float *c)
+{
+    kn_gemm g = {.m = m, .n = n, .k = k, .a = a, .lda = lda, .ta = ta, .b = b, .ldb = ldb, .tb = tb, .c = c, .ldc = n, .alpha = alpha, .accumulate = add};
+    kn_gemm_run(w, &g);
+}
+
+/* Five steps of the quintic Newton-Schulz iteration towards the nearest orthogonal matrix, on the short side; x [rows, columns] in place. */
+static void orthogonalise(kn_work *w, long rows, long columns, float *x, float *next, float *aux)
+{
+    const kn_table *kn = kn_work_table(w);
+    long n = rows * columns, side = rows < columns ? rows : columns;
+    float *gram = aux, *poly = aux + side * side;
+    kn->scale(n, (float)(1 / (sqrt(kn_sum_squares(w, n, x)) + 1e-7)), x, x);
+    for (int i = 0; i < 5; i++) {
+        bool wide = rows <= columns; /* gram = x x^T, or x^T x */
+        product(w, side, side, wide ? columns : rows, x, columns, !wide, x, columns, wide, 1, false, gram);
+        kn->scale(side * side, -4.7750f, gram, poly);
+        product(w, side, side, side, gram, side, false, gram, side, false, 2.0315f, true, poly);
+        for (long k = 0; k < side; k++)
+            poly[k * side + k] += 3.4445f;
+        if (wide)
+            product(w, rows, columns, rows, poly, rows, false, x, columns, false, 1, false, next);
+        else
+            product(w, rows, columns, columns, x, columns, false, poly, columns, false, 1, false, next);
+        memcpy(x, next, (size_t)n * sizeof *x);
+    }
+}
+
+/* Nesterov momentum of 0.95; 0.2 sqrt(longer side) brings an orthogonal update to AdamW's usual size (Liu 2025). */
+static void muon_step(tr_optimizer *a, kn_work *w, const md_trainable *p, float *momentum, float lr)
+{
+    const kn_table *kn = kn_work_table(w);
+    const float keep = 0.95f;
+    long n = p->count, columns = n / p->rows, longer = columns > p->rows ? columns : p->rows;
+    float *x = a->scratch, *next = x + n, *aux = next + n;
+    kn->scale(n, keep, momentum, momentum);
+    kn->axpy(n, 1 - keep, p->grad, momentum);
+    kn->scale(n, keep, momentum, x);
+    kn->axpy(n, 1 - keep, p->grad, x);
+    orthogonalise(w, p->rows, columns, x, next, aux);
+    kn->scale(n, 1 - lr * (p->decay ? a->o.decay : 0), p->value, p->value);
+    kn->axpy(n, -lr * 0.2f * sqrtf((float)longer), x, p->value);
+}
+
 int tr_optimizer_open(tr_optimizer *a, const tr_optimizer_options *o, md_trainables *t, oc_err *err)
 {
     memset(a, 0, sizeof *a);
@@ -13,7 +74,9 @@ int tr_optimizer_open(tr_optimizer *a, const tr_optimizer_options *o, md_trainab
     a->second = bs_calloc((size_t)t->total + 1, sizeof(float), "the optimiser's state", err);
     if (o->ema > 0)
         a->average = bs_calloc((size_t)t->total + 1, sizeof(float), "the average of the weights", err);
-    if (!a->first || !a->second || (o->ema > 0 && !a->average)) {
+    if (o->muon_lr > 0)
+        a->scratch = bs_alloc(muon_floats(t) * sizeof(float), "Muon's matrices", err);
+    if (!a->first || !a->second || (o->muon_lr > 0 && !a->scratch) || (o->ema > 0 && !a->average)) {
         tr_optimizer_close(a);
         return -1;
     }
@@ -27,6 +90,7 @@ void tr_optimizer_close(tr_optimizer *a)
     bs_free(a->first);
     bs_free(a->second);
     bs_free(a->average);
+    bs_free(a->scratch);
     memset(a, 0, sizeof *a);
 }
 
@@ -41,20 +105,35 @@ double tr_rate(const tr_optimizer_options *o, long step)
 
 typedef struct update {
     const kn_table *kn;
-    float *value, *grad, *first, *second, *average;
-    float lr, b1, b2, eps, decay, c1, c2, ema;
+    float *value, *grad, *first, *second;
+    float lr, b1, b2, eps, decay, c1, c2;
 } update;
 
 static void update_piece(void *arg, long begin, long end, int worker)
 {
     (void)worker;
     update *u = arg;
-    long n = end - begin;
-    u->kn->adamw(n, u->value + begin, u->grad + begin, u->first + begin, u->second + begin, u->lr, u->b1, u->b2, u->eps, u->decay, u->c1, u->c2);
-    if (!u->average)
-        return;
-    u->kn->scale(n, u->ema, u->average + begin, u->average + begin);
-    u->kn->axpy(n, 1 - u->ema, u->value + begin, u->average + begin);
+    u->kn->adamw(end - begin, u->value + begin, u->grad + begin, u->first + begin, u->second + begin, u->lr, u->b1, u->b2, u->eps, u->decay, u->c1,
+                 u->c2);
+}
+
+static void adamw_step(tr_optimizer *a, kn_work *w, const md_trainable *p, double time, float lr)
+{
+    const tr_optimizer_options *o = &a->o;
+    long at = p->grad - a->t->memory;
+    bool quick = o->embedding_lr > 0 && (strstr(p->name, "token_embedding") || strstr(p->name, "logit_scale"));
+    update u = {kn_work_table(w), p->value, p->grad, a->first + at, a->second + at, quick ? lr * o->embedding_lr : lr, o->beta1, o->beta2, o->eps,
+                p->decay ? o->decay : 0, (float)(1 / (1 - pow((double)o->beta1, time))), (float)(1 / (1 - pow((double)o->beta2, time)))};
+    bs_pool_for(kn_work_pool(w), p->count, 16384, update_piece, &u);
+}
+
+/* A young average follows quickly, or it would remember the start. */
+static void follow(tr_optimizer *a, const kn_table *kn, const md_trainable *p, double time)
+{
+    double warm = (1 + time) / (10 + time);
+    float keep = (double)a->o.ema < warm ? a->o.ema : (float)warm, *average = a->average + (p->grad - a->t->memory);
+    kn->scale(p->count, keep, average, average);
+    kn->axpy(p->count, 1 - keep, p->value, average);
 }
 
 int tr_optimizer_step(tr_optimizer *a, kn_work *w, long step, double *norm, oc_err *err)
@@ -67,17 +146,15 @@ int tr_optimizer_step(tr_optimizer *a, kn_work *w, long step, double *norm, oc_e
         return bs_err(err, "the gradients of step %ld are not finite: try a lower learning rate", step + 1);
     if (o->clip > 0 && *norm > (double)o->clip)
         kn->scale(t->total, (float)((double)o->clip / *norm), t->memory, t->memory);
-    double time = (double)(step + 1);
+    double time = (double)(step + 1), rate = tr_rate(o, step);
     for (int i = 0; i < t->n; i++) {
         const md_trainable *p = &t->p[i];
-        long at = p->grad - t->memory;
-        update u = {kn, p->value, p->grad, a->first + at, a->second + at, a->average ? a->average + at : NULL, (float)tr_rate(o, step),
-                    o->beta1, o->beta2, o->eps, p->decay ? o->decay : 0, (float)(1 / (1 - pow((double)o->beta1, time))),
-                    (float)(1 / (1 - pow((double)o->beta2, time))), 0};
-        /* A young average follows quickly, or it would remember the start. */
-        double warm = (1 + time) / (10 + time);
-        u.ema = (double)o->ema < warm ? o->ema : (float)warm;
-        bs_pool_for(kn_work_pool(w), p->count, 16384, update_piece, &u);
+        if (o->muon_lr > 0 && p->rows)
+            muon_step(a, w, p, a->first + (p->grad - t->memory), (float)(rate / (double)o->lr * (double)o->muon_lr));
+        else
+            adamw_step(a, w, p, time, (float)rate);
+        if (a->average)
+            follow(a, kn, p, time);
     }
     return 0;
 }

@@ -1,4 +1,4 @@
-/* optimizer.h - AdamW with decoupled decay, warm-up and cosine, clipping, and a moving average of the weights. */
+/* optimizer.h - AdamW with decoupled decay, or Muon for the linear layers; warm-up and cosine, clipping, and a moving average of the weights. */
 #ifndef TR_OPTIMIZER_H
 #define TR_OPTIMIZER_H
 
@@ -10,6 +10,8 @@ typedef struct tr_optimizer_options {
     long warmup, steps;      /* lr rises from 0 over warmup steps, then falls by half a cosine to the last */
     float beta1, beta2, eps, decay;
     float clip;              /* largest norm of all gradients together; 0: as they are */
+    float muon_lr;           /* > 0: linear layers' weights learn by Muon (Jordan 2024) at this rate, on the same curve */
+    float embedding_lr;      /* factor on the rate of token embeddings and the temperature; 0: 1 */
     float ema;               /* decay of the moving average of the weights; 0: none */
 } tr_optimizer_options;
 
@@ -18,6 +20,7 @@ typedef struct tr_optimizer {
     md_trainables *t;        /* not owned */
     float *first, *second;   /* moments, laid out as t->memory */
     float *average;          /* of the weights; NULL: none */
+    float *scratch;          /* Muon's matrices */
 } tr_optimizer;
 
 int tr_optimizer_open(tr_optimizer *a, const tr_optimizer_options *o, md_trainables *t, oc_err *err);
