@@ -13,7 +13,7 @@ typedef struct job {
     bool finetune;
     const char *config, *data, *out, *metrics, *save, *targets;
     int steps, epochs, micro, stop_after, rank, texts;
-    float temperature, muon_lr, embedding_lr;
+    float temperature, partners, muon_lr, embedding_lr;
     float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes, alpha;
     bool export_too, fresh, full;
     FILE *log;
@@ -124,7 +124,7 @@ static int open_rest(job *j, oc_err *err)
     if (!j->work || dt_pairs_read(&j->pairs, j->data, err))
         return -1;
     dt_loader_options o = {.pairs = &j->pairs, .processor = &j->processor, .tokenizer = j->tokenizer, .model = j->model, .seed = j->common.seed,
-                           .batch = j->common.batch, .texts = j->texts, .max_pixels = j->common.max_pixels};
+                           .batch = j->common.batch, .texts = j->texts, .partners = j->partners, .max_pixels = j->common.max_pixels};
     dt_augment_default(&o.augment, j->augment);
     j->loader = dt_loader_open(&o, err);
     j->log = j->metrics ? fopen(j->metrics, "a") : stdout;
@@ -153,15 +153,15 @@ static int train(job *j, oc_err *err)
     long steps = j->steps ? j->steps : (long)j->epochs * ((j->pairs.n + j->common.batch - 1) / j->common.batch);
     long warmup = j->warmup < 1 ? (long)((double)steps * (double)j->warmup) : (long)j->warmup;
     char settings[512];
-    snprintf(settings, sizeof settings, "steps %ld batch %d lr %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g seed %llu pairs %ld rank %d dtype %s texts %d muon %g embedding %g", steps,
+    snprintf(settings, sizeof settings, "steps %ld batch %d lr %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g seed %llu pairs %ld rank %d dtype %s texts %d muon %g embedding %g partners %g", steps,
              j->common.batch, (double)j->lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip, (double)j->ema,
              (double)j->augment, (unsigned long long)j->common.seed, j->pairs.n, j->finetune && !j->full ? j->rank : 0,
-             j->common.dtype ? j->common.dtype : "fp32", j->texts, (double)j->muon_lr, (double)j->embedding_lr);
-    tr_options o = {.out = j->out, .texts = j->texts, .batch = j->common.batch, .micro = j->micro, .checkpoint_minutes = j->minutes, .export_too = j->export_too,
+             j->common.dtype ? j->common.dtype : "fp32", j->texts, (double)j->muon_lr, (double)j->embedding_lr, (double)j->partners);
+    tr_options o = {.out = j->out, .texts = j->texts, .partners = j->partners, .batch = j->common.batch, .micro = j->micro, .checkpoint_minutes = j->minutes, .export_too = j->export_too,
                     .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"), .fresh = j->fresh, .settings = settings, .stop_after = j->stop_after, .report = on_report, .say = on_say, .arg = j,
                     .save_dtype = !strcmp(j->save, "fp16") ? CK_F16 : !strcmp(j->save, "bf16") ? CK_BF16 : CK_F32,
                     .optimizer = {.lr = j->lr, .final_lr = j->final_lr, .warmup = warmup, .steps = steps, .beta1 = j->beta1, .beta2 = j->beta2,
-                                  .eps = 1e-8f, .decay = j->decay, .clip = j->clip, .ema = j->ema, .muon_lr = j->muon_lr,
+                                  .eps = 1e-8f, .decay = j->decay, .clip = j->clip, .ema = j->ema, .muon_lr = j->muon_lr, .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"),
                                   .embedding_lr = j->embedding_lr}};
     cl_say(&j->common, "ocelli %s: %ld pairs, %ld steps of %d, %s kernels, %d threads\n", j->self->name, j->pairs.n, steps, j->common.batch,
            kn_work_table(j->work)->name, bs_pool_threads(j->pool));
@@ -204,6 +204,7 @@ static int run(const cl_command *self, int argc, char **argv)
         {"warmup", "X", CL_FLOAT, &j.warmup, "steps of warm-up, or a share of all below 1 (0.05)", 0, 1e9},
         {"weight-decay", "X", CL_FLOAT, &j.decay, "decoupled; none on gains, biases, temperature (train 0.1)", 0, 10},
         {"texts", "N", CL_INT, &j.texts, "texts of each picture in a batch, in different languages where there are (1)", 1, 8},
+        {"partners", "X", CL_FLOAT, &j.partners, "fill half of each batch with other pictures of the same groups, which find each other by a loss of this weight (0)", 0, 100},
         {"temperature", "X", CL_FLOAT, &j.temperature, "start of the temperature of a fresh model (0.07)", 0.01, 1},
         {"muon-lr", "X", CL_FLOAT, &j.muon_lr, "linear layers learn by Muon at this rate, the rest by AdamW (0: all by AdamW)", 0, 1},
         {"embedding-lr", "X", CL_FLOAT, &j.embedding_lr, "factor on the rate of token embeddings and temperature (1)", 0, 100},

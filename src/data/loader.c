@@ -12,9 +12,10 @@ struct dt_loader {
     im_raster *cache;        /* [pairs]; rgb NULL: not decoded yet */
     atomic_size_t cached;    /* bytes */
     long *order;             /* a permutation of the pairs */
+    long *member, *first;    /* pairs by group, where a group starts [groups + 1]; NULL without partners */
     long epoch;              /* that `order` belongs to; -1: none */
     dt_loaded out;
-    float *pixels, *scratch, *text_target, *image_target;
+    float *pixels, *scratch, *text_target, *image_target, *partner_target;
     tx_ids *ids;             /* [batch * texts] */
     oc_err *errors;          /* [batch] */
     long step, rows;         /* rows: texts in a batch */
@@ -34,12 +35,34 @@ void dt_loader_close(dt_loader *l)
     bs_free(l->scratch);
     bs_free(l->text_target);
     bs_free(l->image_target);
+    bs_free(l->partner_target);
+    bs_free(l->member);
+    bs_free(l->first);
     bs_free(l->ids);
     bs_free(l->errors);
     bs_free(l->out.pair);
     bs_free(l->out.language);
     md_batch_clear(&l->out.batch);
     free(l);
+}
+
+/* Pairs sorted by group (a counting sort). */
+static int list_members(dt_loader *l, oc_err *err)
+{
+    const dt_pairs *d = l->o.pairs;
+    l->first = bs_calloc((size_t)d->groups + 2, sizeof *l->first, "the groups", err);
+    l->member = bs_calloc((size_t)d->n, sizeof *l->member, "the groups", err);
+    if (!l->first || !l->member)
+        return -1;
+    for (long i = 0; i < d->n; i++)
+        if (d->p[i].group >= 0)
+            l->first[d->p[i].group + 2]++;
+    for (long g = 0; g < d->groups; g++)
+        l->first[g + 2] += l->first[g + 1];
+    for (long i = 0; i < d->n; i++)
+        if (d->p[i].group >= 0)
+            l->member[l->first[d->p[i].group + 1]++] = i;
+    return 0;
 }
 
 dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
@@ -63,6 +86,7 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
     l->scratch = bs_calloc(n * picture, sizeof *l->scratch, "a batch of pictures", err);
     l->text_target = bs_calloc(rows * n, sizeof *l->text_target, "the targets of a batch", err);
     l->image_target = bs_calloc(n * rows, sizeof *l->image_target, "the targets of a batch", err);
+    l->partner_target = bs_calloc(n * n, sizeof *l->partner_target, "the targets of a batch", err);
     l->ids = bs_calloc(rows, sizeof *l->ids, "a batch of texts", err);
     l->errors = bs_calloc(n, sizeof *l->errors, "a batch", err);
     l->out.pair = bs_calloc(n, sizeof *l->out.pair, "a batch", err);
@@ -72,7 +96,7 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
     b->pool = calloc(rows, sizeof *b->pool);
     b->target = calloc(rows, sizeof *b->target);
     if (l->cache && l->order && l->pixels && l->scratch && l->text_target && l->image_target && l->ids && l->errors && l->out.pair && l->out.language &&
-        b->input_ids && b->pool && b->target)
+        l->partner_target && b->input_ids && b->pool && b->target && (o->partners <= 0 || !list_members(l, err)))
         return l;
     bs_err(err, "out of memory: a batch");
     dt_loader_close(l);
@@ -96,14 +120,30 @@ static void shuffle(dt_loader *l, long epoch)
     l->epoch = epoch;
 }
 
+/* Another pair of the same group, or the pair itself where it is alone. */
+static long partner_of(const dt_loader *l, long pair, bs_rng *r)
+{
+    long g = l->o.pairs->p[pair].group;
+    long n = g < 0 ? 0 : l->first[g + 1] - l->first[g];
+    if (n < 2)
+        return pair;
+    long k = (long)bs_rng_below(r, (uint32_t)n - 1), other = l->member[l->first[g] + k];
+    return other == pair ? l->member[l->first[g] + n - 1] : other;
+}
+
 static void choose_pairs(dt_loader *l, long step)
 {
-    long n = l->o.pairs->n;
-    for (long i = 0; i < l->o.batch; i++) {
-        long at = step * l->o.batch + i;
+    bool partners = l->member != NULL;
+    long n = l->o.pairs->n, drawn = partners ? (l->o.batch + 1) / 2 : l->o.batch;
+    bs_rng r;
+    bs_rng_seed(&r, l->o.seed ^ 0x9e3779b97f4a7c15u, (uint64_t)step);
+    for (long i = 0; i < drawn; i++) {
+        long at = step * drawn + i;
         if (at / n != l->epoch)
             shuffle(l, at / n);
         l->out.pair[i] = l->order[at % n];
+        if (partners && drawn + i < l->o.batch)
+            l->out.pair[drawn + i] = partner_of(l, l->out.pair[i], &r);
     }
 }
 
@@ -125,6 +165,7 @@ static void set_targets(dt_loader *l)
             equal += same_meaning(l, i, k);
         shared |= equal > 1;
         for (long k = 0; k < n; k++) {
+            l->partner_target[i * n + k] = k != i && same_meaning(l, i, k) ? 1 / (float)(equal - 1) : 0;
             float share = same_meaning(l, i, k) ? 1 / (float)equal : 0;
             for (long t = 0; t < texts; t++) {
                 l->text_target[(i * texts + t) * n + k] = share;
@@ -133,6 +174,8 @@ static void set_targets(dt_loader *l)
         }
         l->out.batch.target[i] = (int)i;
     }
+    l->out.batch.partner_target = l->partner_target;
+    l->out.batch.partner_weight = l->o.partners;
     l->out.batch.text_target = shared ? l->text_target : NULL;
     l->out.batch.image_target = shared ? l->image_target : NULL;
 }

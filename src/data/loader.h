@@ -17,6 +17,8 @@ typedef struct dt_loader_options {
     uint64_t seed;
     long batch;
     int texts;                        /* a picture: 1, or more of them, in different languages as far as there are; 0: 1 */
+    float partners;                   /* > 0: half a batch are other pictures of the same groups (or the same, changed otherwise), and this is the
+                                       * weight of the loss by which they find each other */
     size_t cache_bytes;               /* decoded pictures kept in memory; 0: 4 GiB */
     uint64_t max_pixels;
 } dt_loader_options;

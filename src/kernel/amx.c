@@ -9,6 +9,7 @@
 #include "simd_avx512.h"
 
 enum { SIDE = 32, HALF = 16, DEEP = 32, ROW_BYTES = 64, TILE_BYTES = 1024 };
+enum { LINES_AHEAD = 3 }; /* how far in front memory is asked */
 
 typedef struct tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -54,9 +55,14 @@ static inline __m512i pairs_of_rows(const float *x, long ld, long rows, __mmask1
 /* A that runs along k, line by line. */
 static void pack_lines(long k, long w, const float *x, long ld, float *p)
 {
-    for (long j = 0; j < w; j++)
-        for (long q = 0; q < k; q += DEEP)
+    for (long j = 0; j < w; j++) {
+        long ahead = j + LINES_AHEAD < w ? LINES_AHEAD * ld : 0;
+        for (long q = 0; q < k; q += DEEP) {
+            __builtin_prefetch(x + j * ld + q + ahead);
+            __builtin_prefetch(x + j * ld + q + HALF + ahead);
             put(a_row(p, k, j, q), along(x + j * ld + q, k - q));
+        }
+    }
 }
 
 /* B whose rows are k, two rows at a time; past k come pairs of zeros. */
@@ -81,7 +87,7 @@ static void pack_pairs_turned(long k, long w, const float *x, long ld, float *p)
         }
 }
 
-/* B that runs along k: lines as for A, turned. Lines are read on in the next square, so those are asked for in time. */
+/* B that runs along k: lines as for A, turned. */
 static void pack_lines_turned(long k, long w, const float *x, long ld, float *p)
 {
     for (long j = 0; j < w; j += HALF)
@@ -197,4 +203,4 @@ static void tile(long k, const float *a, long sa, const float *b, long sb, float
     }
 }
 
-const kn_micro kn_amx_bf16 = {.mr = SIDE, .nr = SIDE, .mc = 8 * SIDE, .tile = tile, .pack_a = pack_a, .pack_b = pack_b, .begin = begin, .end = end};
+const kn_micro kn_amx_bf16 = {.mr = SIDE, .nr = SIDE, .mc = 8 * SIDE, .kc = 512, .tile = tile, .pack_a = pack_a, .pack_b = pack_b, .begin = begin, .end = end};

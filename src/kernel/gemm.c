@@ -1,11 +1,11 @@
 /* gemm.c - the loops around the micro-kernel, as Goto and van de Geijn (2008) and BLIS (Van Zee, van de Geijn 2015) cut them:
  *
  *   columns of B, as many as the shared panel holds  >  a stretch of k  >  pack B together, wait
- *     items: (block of rows) x (chunk of columns), each taken by one thread  >  KN_KC of k  >  strips of B  >  tiles
+ *     items: (block of rows) x (chunk of columns), each taken by one thread  >  kc of k  >  strips of B  >  tiles
  *
  * A thread packs its block of A on the way, once, and keeps it for the next chunk of the same block. With a single block
  * of rows nobody shares B, so its strips are packed where they are used (and the serial form is this alone).
- * An element's sum runs over k in order, cut at multiples of KN_KC, whatever the blocks around it are. */
+ * An element's sum runs over k in order, cut at multiples of kc, whatever the blocks around it are. */
 #include <string.h>
 
 #include "work.h"
@@ -19,7 +19,7 @@ typedef struct job {
     unsigned long id;
     long rows, blocks;       /* of a block of A; how many */
     long n0, n, chunk, chunks; /* the columns at hand */
-    long k0, k;              /* the stretch of k at hand, k0 a multiple of KN_KC */
+    long k0, k;              /* the stretch of k at hand, k0 a multiple of kc */
     bool shared;             /* B lies packed in w->b */
     bool last;               /* the stretch ends the sum: the epilogue follows */
 } job;
@@ -33,46 +33,22 @@ kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const f
     return (kn_operand){p, width, k * width};
 }
 
-/* What of an operand will be packed next: it is asked for, a few lines a tile, while tiles are multiplied. */
-typedef struct ahead {
-    const float *x;
-    long ld, rows, width; /* rows of `width` floats, ld apart */
-    long row, column, pace; /* where it stands; lines a tile */
-} ahead;
-
-enum { LINE = 16 }; /* floats */
-
-static void ask_ahead(ahead *h)
-{
-    for (long i = 0; i < h->pace && h->row < h->rows; i++) {
-        __builtin_prefetch(h->x + h->row * h->ld + h->column, 0, 2);
-        h->column += LINE;
-        if (h->column >= h->width) {
-            h->column = 0;
-            h->row++;
-        }
-    }
-}
-
-/* Tiles of one strip of B, at most KN_KC long. */
+/* Tiles of one strip of B, at most kc long. */
 static void strip_tiles(const kn_micro *u, long m, int n, long k, kn_operand a, const float *b, long sb, float *c, long ldc, float alpha,
-                        bool accumulate, ahead *h)
+                        bool accumulate)
 {
-    for (long i = 0, tile = 0; i < m; i += u->mr, tile++) {
-        ask_ahead(h);
+    for (long i = 0, tile = 0; i < m; i += u->mr, tile++)
         u->tile(k, a.at + tile * a.panel, a.step, b, sb, c + i * ldc, ldc, (int)kn_min(u->mr, m - i), n, alpha, accumulate);
-    }
 }
 
 void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operand b, float *c, long ldc, float alpha, bool accumulate)
 {
     kn_micro u = {.mr = t->mr, .tile = t->gemm_tile};
-    ahead nothing = {0};
     for (long p = 0; p == 0 || p < k; p += KN_KC) {
         kn_operand part = {a.at + p * a.step, a.step, a.panel};
         for (long j = 0, strip = 0; j < n; j += t->nr, strip++)
             strip_tiles(&u, m, (int)kn_min(t->nr, n - j), kn_min(KN_KC, k - p), part, b.at + p * b.step + strip * b.panel, b.step, c + j,
-                        ldc, alpha, accumulate || p > 0, &nothing);
+                        ldc, alpha, accumulate || p > 0);
     }
 }
 
@@ -91,7 +67,7 @@ static void epilogue(const kn_table *t, const kn_gemm *g, long i0, long m, long 
     }
 }
 
-/* Packs groups of strips of B into the panel: for each KN_KC of the stretch, all strips in a row. */
+/* Packs groups of strips of B into the panel: for each kc of the stretch, all strips in a row. */
 static void pack_panel(void *arg, long begin, long end, int worker)
 {
     const job *j = arg;
@@ -99,7 +75,7 @@ static void pack_panel(void *arg, long begin, long end, int worker)
     long width = KN_GROUP * u->nr, groups = (j->n + width - 1) / width;
     (void)worker;
     for (long item = begin; item < end; item++) {
-        long p = item / groups * KN_KC, column = item % groups * width, k = kn_min(KN_KC, j->k - p);
+        long p = item / groups * u->kc, column = item % groups * width, k = kn_min(u->kc, j->k - p);
         u->pack_b(k, kn_min(width, j->n - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb,
                   j->w->b + p * kn_round_up(j->n, u->nr) + column * k);
     }
@@ -117,25 +93,6 @@ static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long
     return me->strip + in_group * k;
 }
 
-/* The part of A that this thread most likely packs after KN_KC at p of the block, to be fetched during `strips` strips of tiles. */
-static ahead after(const job *j, long block, long p, bool packed, bool last_chunk, long strips)
-{
-    const kn_gemm *g = j->g;
-    long k0 = j->k0 + p + KN_KC;
-    if (p + KN_KC >= j->k) {
-        block = last_chunk ? block + j->w->threads : j->blocks;
-        k0 = j->k0;
-    } else if (packed)
-        block = j->blocks;
-    if (block >= j->blocks)
-        return (ahead){0};
-    long i0 = block * j->rows, m = kn_min(j->rows, g->m - i0), k = kn_min(KN_KC, j->k0 + j->k - k0);
-    ahead h = {.x = a_at(g, i0, k0), .ld = g->lda, .rows = g->ta ? k : m, .width = g->ta ? m : k};
-    long lines = h.rows * (h.width / LINE + 1), tiles = strips * (j->rows / j->u->mr);
-    h.pace = (lines + tiles - 1) / tiles;
-    return h;
-}
-
 static void one_item(const job *j, kn_worker *me, long block, long chunk)
 {
     const kn_micro *u = j->u;
@@ -143,15 +100,14 @@ static void one_item(const job *j, kn_worker *me, long block, long chunk)
     long i0 = block * j->rows, m = kn_min(j->rows, g->m - i0);
     long begin = chunk * j->chunk, end = kn_min(begin + j->chunk, j->n);
     bool packed = me->job == j->id && me->block == block;
-    for (long p = 0; p < j->k; p += KN_KC) {
-        long k = kn_min(KN_KC, j->k - p);
+    for (long p = 0; p < j->k; p += u->kc) {
+        long k = kn_min(u->kc, j->k - p);
         kn_operand a = {me->a + p * j->rows, u->mr, k * u->mr};
-        ahead h = after(j, block, p, packed, chunk + 1 == j->chunks, (end - begin + u->nr - 1) / u->nr);
         if (!packed)
             u->pack_a(k, m, u->mr, a_at(g, i0, j->k0 + p), g->lda, !g->ta, me->a + p * j->rows);
         for (long column = begin; column < end; column += u->nr)
             strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, strip_of_b(j, me, p, k, column, begin, end), u->nr,
-                        g->c + i0 * g->ldc + j->n0 + column, g->ldc, g->alpha, g->accumulate || j->k0 + p > 0, &h);
+                        g->c + i0 * g->ldc + j->n0 + column, g->ldc, g->alpha, g->accumulate || j->k0 + p > 0);
     }
     me->job = j->id;
     me->block = block;
@@ -184,18 +140,18 @@ static void cut(job *j, long columns, int threads)
     j->chunks = (columns + j->chunk - 1) / j->chunk;
 }
 
-/* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. */
+/* How much of k fits a worker's A and, with the columns, the shared B; a multiple of kc. */
 static long stretch(const job *j)
 {
-    long by_a = KN_A_FLOATS / j->rows / KN_KC * KN_KC;
-    return by_a > KN_KC ? by_a : KN_KC;
+    long kc = j->u->kc, by_a = KN_A_FLOATS / j->rows / kc * kc;
+    return by_a > kc ? by_a : kc;
 }
 
 static void run_stretch(job *j, bs_pool *pool)
 {
     if (j->shared) {
         long width = KN_GROUP * j->u->nr;
-        bs_pool_for(pool, (j->n + width - 1) / width * ((j->k + KN_KC - 1) / KN_KC), 1, pack_panel, j);
+        bs_pool_for(pool, (j->n + width - 1) / width * ((j->k + j->u->kc - 1) / j->u->kc), 1, pack_panel, j);
     }
     bs_pool_for(pool, j->blocks * j->chunks, 1, run_items, j);
 }
@@ -203,7 +159,7 @@ static void run_stretch(job *j, bs_pool *pool)
 /* Packed bf16 needs the last piece of k to be no shorter than its strips' room; it depends on k alone, so that a row's bits do too. */
 static const kn_micro *choose(const kn_work *w, const kn_gemm *g)
 {
-    long tail = g->k % KN_KC;
+    long tail = w->bf16 ? g->k % w->bf16->kc : 0;
     return g->bf16 && w->bf16 && g->k >= 32 && (tail == 0 || tail >= 16) ? w->bf16 : &w->fp32;
 }
 
@@ -217,7 +173,7 @@ void kn_gemm_run(kn_work *w, const kn_gemm *g)
     cut(&j, g->n, w->threads);
     j.shared = j.blocks > 1;
     long step = stretch(&j);
-    long columns = j.shared ? KN_B_FLOATS / kn_min(step, kn_round_up(g->k + 1, KN_KC)) / j.u->nr * j.u->nr : g->n;
+    long columns = j.shared ? KN_B_FLOATS / kn_min(step, kn_round_up(g->k + 1, j.u->kc)) / j.u->nr * j.u->nr : g->n;
     for (j.n0 = 0; j.n0 < g->n; j.n0 += columns) {
         cut(&j, kn_min(columns, g->n - j.n0), w->threads);
         for (j.k0 = 0; j.k0 == 0 || j.k0 < g->k; j.k0 += step) {

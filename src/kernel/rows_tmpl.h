@@ -4,10 +4,12 @@
 
 /* ---- functions of one vector -------------------------------------------------------------------------- */
 
-/* As kn_exp in scalar.h. NaN stays: min and max give their second operand then. */
+/* As kn_exp in scalar.h. What comes out as 0 is not computed: numbers too small to be normal cost a hundred times more. NaN stays:
+ * min gives its second operand then, and NaN is not less. */
 KN_INLINE vf v_exp(vf x)
 {
-    x = v_min(v_set(KN_EXP_HIGH), v_max(v_set(KN_EXP_LOW), x));
+    vmask none = v_less(x, v_set(KN_EXP_LOW));
+    x = v_min(v_set(KN_EXP_HIGH), v_choose(none, v_zero(), x));
     vf n = v_round(v_mul(x, v_set(KN_LOG2E)));
     vf r = v_fnma(n, v_set(KN_LN2_LOW), v_fnma(n, v_set(KN_LN2_HIGH), x));
     vf p = v_fma(v_set(KN_EXP_P4), r, v_set(KN_EXP_P3));
@@ -15,11 +17,11 @@ KN_INLINE vf v_exp(vf x)
     p = v_fma(p, r, v_set(KN_EXP_P1));
     p = v_fma(p, r, v_set(KN_EXP_P0));
     p = v_fma(v_mul(r, r), p, r);
-    return v_scale(v_add(p, v_set(1)), n);
+    return v_choose(none, v_zero(), v_scale(v_add(p, v_set(1)), n));
 }
 
-/* exp(x - shift), 0 where x is -inf (also when shift is). */
-KN_INLINE vf v_exp_from(vf x, vf shift) { return v_choose(v_equal(x, v_set(-INFINITY)), v_zero(), v_exp(v_sub(x, shift))); }
+/* What exp is shifted by: -inf is the largest of nothing but -inf, and -inf - -inf would be NaN. */
+KN_INLINE vf v_shift(vf most) { return v_choose(v_equal(most, v_set(-INFINITY)), v_zero(), most); }
 
 KN_INLINE vf v_sigmoid(vf x) { return v_div(v_set(1), v_add(v_set(1), v_exp(v_sub(v_zero(), x)))); }
 
@@ -150,7 +152,7 @@ KN_INLINE vf f_mul(vf a, vf b, vf y, vf s) { return (void)y, (void)s, v_mul(a, b
 KN_INLINE vf f_mul_add(vf a, vf b, vf y, vf s) { return (void)s, v_fma(a, b, y); }
 KN_INLINE vf f_axpy(vf a, vf b, vf y, vf s) { return (void)b, v_fma(s, a, y); }
 KN_INLINE vf f_scale(vf a, vf b, vf y, vf s) { return (void)b, (void)y, v_mul(s, a); }
-KN_INLINE vf f_exp(vf a, vf b, vf y, vf s) { return (void)b, (void)y, v_exp_from(a, s); }
+KN_INLINE vf f_exp(vf a, vf b, vf y, vf s) { return (void)b, (void)y, v_exp(v_sub(a, s)); }
 KN_INLINE vf f_softmax(vf a, vf b, vf y, vf s) { return (void)y, v_mul(a, v_sub(b, s)); }
 
 static void add(long n, const float *a, const float *b, float *y) { each(n, v_zero(), a, b, y, f_add); }
@@ -158,7 +160,7 @@ static void mul(long n, const float *a, const float *b, float *y) { each(n, v_ze
 static void mul_add(long n, const float *a, const float *b, float *y) { each(n, v_zero(), a, b, y, f_mul_add); }
 static void axpy(long n, float s, const float *x, float *y) { each(n, v_set(s), x, x, y, f_axpy); }
 static void scale(long n, float s, const float *x, float *y) { each(n, v_set(s), x, x, y, f_scale); }
-static void exp_shift(long n, const float *x, float shift, float *y) { each(n, v_set(shift), x, x, y, f_exp); }
+static void exp_shift(long n, const float *x, float shift, float *y) { each(n, v_shift(v_set(shift)), x, x, y, f_exp); }
 
 /* ---- sums --------------------------------------------------------------------------------------------- */
 
@@ -370,10 +372,10 @@ static void exp_columns(long rows, long n, float *x, long ld, const float *most,
     for (long i = 0; i < n; i += VW) {
         bool whole = i + VW <= n;
         vpart m = v_part(whole ? VW : n - i);
-        vf shift = v_load_part(most + i, m), s = v_load_part(sums + i, m);
+        vf shift = v_shift(v_load_part(most + i, m)), s = v_load_part(sums + i, m);
         for (long r = 0; r < rows; r++) {
             float *at = x + r * ld + i;
-            vf e = v_exp_from(v_load_part(at, m), shift);
+            vf e = v_exp(v_sub(v_load_part(at, m), shift));
             if (whole)
                 v_store(at, e);
             else

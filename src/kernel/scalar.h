@@ -9,7 +9,7 @@
 
 /* exp(x) = 2^n (1 + r + r^2 P(r)), n = round(x / ln 2), r = x - n ln 2 in two steps (Cody, Waite 1980).
  * P is our own minimax fit on |r| <= ln(2)/2, relative error 2e-9 before rounding. */
-#define KN_EXP_LOW (-104.0f)  /* exp rounds to 0 from here down */
+#define KN_EXP_LOW (-104.0f)  /* exp rounds to 0 below this */
 #define KN_EXP_HIGH 89.0f     /* and to inf from here up */
 #define KN_LOG2E 0x1.715476p+0f
 #define KN_LN2_HIGH 0x1.62e400p-1f /* few bits: n times it is exact */
@@ -51,9 +51,11 @@ static inline float kn_pow2(int n)
 
 static inline float kn_exp(float x)
 {
-    x = x < KN_EXP_LOW ? KN_EXP_LOW : x > KN_EXP_HIGH ? KN_EXP_HIGH : x;
+    if (x < KN_EXP_LOW)
+        return 0;
     if (x != x)
         return x;
+    x = x > KN_EXP_HIGH ? KN_EXP_HIGH : x;
     float n = (x * KN_LOG2E + KN_ROUND) - KN_ROUND;
     float r = (x - n * KN_LN2_HIGH) - n * KN_LN2_LOW;
     float p = KN_EXP_P3 + r * KN_EXP_P4;
@@ -96,9 +98,10 @@ static inline double kn_log(double x)
         x *= 0.5;
         e++;
     }
+    static const double odd[] = {1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11, 1.0 / 9, 1.0 / 7, 1.0 / 5, 1.0 / 3, 1};
     double f = (x - 1) / (x + 1), s = f * f, sum = 0;
-    for (int i = 17; i >= 1; i -= 2)
-        sum = sum * s + 1.0 / i;
+    for (int i = 0; i < 9; i++)
+        sum = sum * s + odd[i];
     return e * 0.693147180559945309417 + 2 * f * sum;
 }
 

@@ -125,7 +125,7 @@ KN_INLINE void pack_columns(const long rows, long k, const float *x, long ld, co
     for (long q = 0; q < k; q += VW) {
         const float *ahead = q + AHEAD < k ? x + q + AHEAD : next + least(q + AHEAD - k, k - 1);
         long n = least(VW, k - q);
-        for (long i = 0; i < rows; i++)
+        for (long i = 0; k > AHEAD && i < rows; i++)
             __builtin_prefetch(ahead + i * ld);
         pack_square(rows, n, x + q, ld, width, p + q * width, width % VW ? room - q * width : (VW - 1) * width + VW);
     }

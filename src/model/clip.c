@@ -256,15 +256,23 @@ static tn_t logits_per_text(tn_ctx *cx, const clip *m, tn_t image_embeds, tn_t t
 static tn_t loss_of_logits(tn_ctx *cx, tn_t per_text, tn_t per_image, const md_batch *b)
 {
     if (b->text_target)
-        return tn_sum2(cx, tn_soft_cross_entropy(cx, per_text, b->text_target), 0.5f,
-                       tn_soft_cross_entropy(cx, per_image, b->image_target), 0.5f);
+        return tn_sum2(cx, tn_soft_cross_entropy(cx, per_text, b->text_target, false), 0.5f,
+                       tn_soft_cross_entropy(cx, per_image, b->image_target, false), 0.5f);
     return tn_sum2(cx, tn_cross_entropy(cx, per_text, b->target, 0), 0.5f, tn_cross_entropy(cx, per_image, b->target, 0), 0.5f);
+}
+
+/* Pictures of one meaning find each other (supervised contrastive learning, Khosla 2020), at a temperature of 0.1. */
+static tn_t partner_loss(tn_ctx *cx, tn_t image_embeds, const md_batch *b)
+{
+    tn_t similar = tn_scale(cx, tn_matmul_nt(cx, image_embeds, image_embeds), 10);
+    return tn_soft_cross_entropy(cx, similar, b->partner_target, true);
 }
 
 static tn_t pair_loss(tn_ctx *cx, const void *m, tn_t image_embeds, tn_t text_embeds, const md_batch *b)
 {
     tn_t per_text = logits_per_text(cx, m, image_embeds, text_embeds);
-    return loss_of_logits(cx, per_text, tn_transpose(cx, per_text), b);
+    tn_t loss = loss_of_logits(cx, per_text, tn_transpose(cx, per_text), b);
+    return b->partner_weight > 0 ? tn_sum2(cx, loss, 1, partner_loss(cx, image_embeds, b), b->partner_weight) : loss;
 }
 
 /* Since transformers 5 the pooler_output inside CLIPModel's output is the projected row. */

@@ -45,6 +45,9 @@ typedef struct md_batch {
     /* Instead of it, where a picture has several texts or pairs share a meaning: what each text [texts, images] and each picture [images, texts]
      * should find; rows sum to 1. Both or none; not owned. */
     const float *text_target, *image_target;
+    /* What each picture should find among the other pictures [images, images], a row of zeros where it has no partner; NULL: no such loss. */
+    const float *partner_target;
+    float partner_weight;    /* of that loss */
     bool want_loss, want_hidden; /* loss; the towers' own outputs */
     const md_values *values; /* all inputs, for families without pictures and texts */
 } md_batch;

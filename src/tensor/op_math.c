@@ -175,7 +175,6 @@ typedef struct xent_record {
     tn_record head;
     tn_t x, y;
     const int *target;
-    const float *soft;
     float smoothing;
     long counted;        /* rows that are not ignored */
     float *row;          /* gradient of one row */
@@ -221,36 +220,58 @@ tn_t tn_cross_entropy(tn_ctx *cx, tn_t logits, const int *target, float smoothin
     return y;
 }
 
+typedef struct soft_record {
+    tn_record head;
+    tn_t x, y;
+    const float *target;
+    bool others_only;
+    float *row;          /* one row */
+} soft_record;
+
+static float row_sum(const kn_table *kn, long n, const float *t) { return kn->sum(n, t) > 0.5f ? 1 : 0; }
+
+/* softmax of row i into `row`; returns the logarithm of its sum. */
+static float soft_row(const kn_table *kn, long i, long n, const float *x, bool others_only, float *row)
+{
+    memcpy(row, x, (size_t)n * sizeof *row);
+    if (others_only)
+        row[i] = -INFINITY;
+    return kn->softmax(n, row, row);
+}
+
 /* d/dx of -sum t log softmax(x) is softmax(x) - t, for a t that sums to one. */
 static void soft_xent_backward(tn_ctx *cx, tn_record *self)
 {
-    xent_record *r = (xent_record *)self;
+    soft_record *r = (soft_record *)self;
     long rows = tn_rows(r->x), n = tn_last(r->x);
     float s = r->y.g[0] / (float)rows;
     for (long i = 0; i < rows; i++) {
-        cx->kn->softmax(n, r->x.v + i * n, r->row);
-        cx->kn->axpy(n, s, r->row, r->x.g + i * n);
-        cx->kn->axpy(n, -s, r->soft + i * n, r->x.g + i * n);
+        const float *t = r->target + i * n;
+        soft_row(cx->kn, i, n, r->x.v + i * n, r->others_only, r->row);
+        cx->kn->axpy(n, s * row_sum(cx->kn, n, t), r->row, r->x.g + i * n);
+        cx->kn->axpy(n, -s, t, r->x.g + i * n);
     }
 }
 
-tn_t tn_soft_cross_entropy(tn_ctx *cx, tn_t logits, const float *target)
+tn_t tn_soft_cross_entropy(tn_ctx *cx, tn_t logits, const float *target, bool others_only)
 {
     long rows = tn_rows(logits), n = tn_last(logits);
     tn_t y = tn_new(cx, logits.grad, 1, (long[]){1});
     float *row = tn_bytes(cx, (size_t)n * sizeof *row);
     double sum = 0;
+    if (cx->failed || (others_only && rows != n))
+        return tn_fail(cx, "soft cross-entropy: %ld rows of %ld are not compared with themselves", rows, n);
     if (tn_live(cx)) {
         for (long i = 0; i < rows; i++) {
             const float *x = logits.v + i * n, *t = target + i * n;
-            sum += (double)cx->kn->softmax(n, x, row);
+            sum += (double)(row_sum(cx->kn, n, t) * soft_row(cx->kn, i, n, x, others_only, row));
             for (long j = 0; j < n; j++) /* mostly zeros, and 0 * -inf must not count */
                 sum -= t[j] != 0 ? (double)t[j] * (double)x[j] : 0;
         }
         y.v[0] = (float)(sum / (double)rows);
     }
-    xent_record *r = y.grad ? tn_push(cx, sizeof *r, soft_xent_backward) : NULL;
+    soft_record *r = y.grad ? tn_push(cx, sizeof *r, soft_xent_backward) : NULL;
     if (r)
-        *r = (xent_record){.head = r->head, .x = logits, .y = y, .soft = target, .row = row};
+        *r = (soft_record){.head = r->head, .x = logits, .y = y, .target = target, .others_only = others_only, .row = row};
     return y;
 }

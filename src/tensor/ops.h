@@ -68,7 +68,8 @@ tn_t tn_sum2(tn_ctx *cx, tn_t a, float sa, tn_t b, float sb);     /* sa a + sb b
 tn_t tn_weighted_sum(tn_ctx *cx, tn_t x, const float *weight);
 /* Mean over the rows whose target is not -100 of the cross-entropy with label smoothing: logits [n, V], target [n] -> [1]. */
 tn_t tn_cross_entropy(tn_ctx *cx, tn_t logits, const int *target, float smoothing);
-/* Mean over rows of -sum target * log softmax(logits): target [n, V], rows sum to 1; kept by the caller -> [1]. */
-tn_t tn_soft_cross_entropy(tn_ctx *cx, tn_t logits, const float *target);
+/* Mean over rows of -sum target * log softmax(logits): target [n, V], kept by the caller; a row of it sums to 1, or is all zero and
+ * counts for nothing -> [1]. others_only: row i does not see column i (a picture compared with the other pictures). */
+tn_t tn_soft_cross_entropy(tn_ctx *cx, tn_t logits, const float *target, bool others_only);
 
 #endif

@@ -102,8 +102,8 @@ static int count_line(trainer *t, const char *s, size_t n, bs_buf text[2], tx_pi
 
 static int count_file(trainer *t, const char *path, oc_err *err)
 {
-    bs_buf text[2] = {{0}};
-    tx_pieces pieces[2] = {{0}};
+    bs_buf text[2] = {{.n = 0}, {.n = 0}};
+    tx_pieces pieces[2] = {{.n = 0}, {.n = 0}};
     char *line = NULL;
     size_t cap = 0;
     ssize_t n;

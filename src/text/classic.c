@@ -118,6 +118,21 @@ static int style_of(const json_t *config, const json_t *vocab, tx_style *style, 
     return 0;
 }
 
+/* GPT-2's class as OPT uses it: a token in front of every text, a space in front of its first word. */
+static int apply_options(json_t *o, const json_t *config, const char *bos, int32_t bos_id, oc_err *err)
+{
+    int bad = 0;
+    if (json_is_true(json_object_get(config, "add_prefix_space")))
+        bad = json_object_set_new(o, "pre_tokenizer", byte_level(1));
+    if (json_is_true(json_object_get(config, "add_bos_token"))) {
+        json_t *post = json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}], s:{s:{s:s, s:[i], s:[s]}}}", "type",
+                                 "TemplateProcessing", "single", "SpecialToken", "id", bos, "type_id", 0, "Sequence", "id", "A",
+                                 "type_id", 0, "special_tokens", bos, "id", bos, "ids", bos_id, "tokens", bos);
+        bad = bad || json_object_set_new(o, "post_processor", post);
+    }
+    return bad ? bs_err(err, "out of memory: a tokenizer's description") : 0;
+}
+
 static json_t *assemble(json_t *vocab, json_t *merges, const json_t *config, oc_err *err)
 {
     tx_style style;
@@ -125,7 +140,7 @@ static json_t *assemble(json_t *vocab, json_t *merges, const json_t *config, oc_
         return NULL;
     bool clip = style == TX_STYLE_CLIP;
     const char *eos = config_token(config, "eos_token", "<|endoftext|>");
-    const char *bos = clip ? config_token(config, "bos_token", "<|startoftext|>") : eos;
+    const char *bos = config_token(config, "bos_token", clip ? "<|startoftext|>" : eos);
     const json_t *bos_id = json_object_get(vocab, bos), *eos_id = json_object_get(vocab, eos);
     if (!json_is_integer(bos_id) || !json_is_integer(eos_id)) {
         bs_err(err, "the vocabulary lacks the special token '%s'", json_is_integer(bos_id) ? eos : bos);
@@ -133,7 +148,8 @@ static json_t *assemble(json_t *vocab, json_t *merges, const json_t *config, oc_
     }
     json_t *o = tx_classic_frame(style, (int32_t)json_integer_value(bos_id), (int32_t)json_integer_value(eos_id), bos, eos, err);
     json_t *model = tx_bpe_json(clip ? eos : NULL, clip ? "</w>" : "", json_incref(vocab), json_incref(merges));
-    if (!o || !model || json_object_set_new(o, "model", model)) {
+    int32_t first = (int32_t)json_integer_value(bos_id);
+    if (!o || !model || json_object_set_new(o, "model", model) || (!clip && apply_options(o, config, bos, first, err))) {
         bs_err(err, "out of memory: a tokenizer's description");
         json_decref(o);
         return NULL;

@@ -159,31 +159,17 @@ static int escape(rewriter *w, bool in_class)
     case 'h': return put(w, in_class ? "0-9a-fA-F" : "[0-9a-fA-F]");
     case 'p':
     case 'P': return property(w, c == 'P', in_class);
+    case 'v': return put(w, "\\x0b"); /* one character, not a class */
     case 'b':
         if (in_class)
             return put(w, "\\x08");
         return refuse(w, "\\b");
-    case 'B':
-    case 'H':
-    case 'R':
-    case 'X':
-    case 'G':
-    case 'K':
-    case 'k':
-    case 'g':
-    case 'y':
-    case 'Y':
-    case 'O':
-    case 'N':
-    case 'u':
-    case 'c':
-    case 'C':
-    case 'M': return bs_buf_printf(w->out, w->err, "\\%c", c) ? -1 : refuse(w, "a rare escape");
-    default: {
-        char two[2] = {'\\', c};
-        return bs_buf_put(w->out, two, 2, w->err);
+    default: break;
     }
-    }
+    char two[2] = {'\\', c};
+    if (c && strchr("BHRXGKkgyYONucCMQEV", c))
+        return refuse(w, "a rare escape");
+    return bs_buf_put(w->out, two, 2, w->err);
 }
 
 static int bracket(rewriter *w)

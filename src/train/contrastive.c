@@ -73,20 +73,23 @@ size_t tr_features(const md_model *m, long batch, int texts)
 }
 
 /* Soft targets take the larger memory of the two losses by nothing: both keep one row. */
-size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, long batch, long micro, int texts)
+size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, const md_batch *like,
+               long micro)
 {
     md_sizes s;
     m->family->sizes(m->m, &s);
-    md_batch b = {.images = micro, .texts = micro * texts, .length = s.max_tokens, .channels = s.channels, .height = s.image_size, .width = s.image_size};
-    if (micro == batch)
+    long texts = like->texts / like->images;
+    md_batch b = {.images = micro, .texts = micro * texts, .length = s.max_tokens, .channels = s.channels, .height = s.image_size, .width = s.image_size,
+                  .partner_weight = like->partner_weight};
+    if (micro == like->images)
         return plan_part(m, lora, t, kn, threads, &b, true, true);
     size_t run = plan_part(m, lora, t, kn, threads, &b, false, false), train = plan_part(m, lora, t, kn, threads, &b, true, false);
     tn_ctx cx;
     pair inputs;
     tn_plan(&cx, kn, threads, true);
     attach(&cx, lora, t);
-    b.images = batch;
-    b.texts = batch * texts;
+    b.images = like->images;
+    b.texts = like->texts;
     loss_of_features(&cx, m, &b, NULL, NULL, &inputs);
     size_t loss = tn_plan_bytes(&cx), most = run > train ? run : train;
     return loss > most ? loss : most;

@@ -20,15 +20,16 @@ static size_t muon_floats(const md_trainables *t)
 }
 
 /* c = alpha a b (+ c). */
-static void product(kn_work *w, long m, long n, long k, const float *a, long lda, bool ta, const float *b, long ldb, bool tb, float alpha, bool add,
+static void product(kn_work *w, bool bf16, long m, long n, long k, const float *a, long lda, bool ta, const float *b, long ldb, bool tb, float alpha, bool add,
                     float *c)
 {
-    kn_gemm g = {.m = m, .n = n, .k = k, .a = a, .lda = lda, .ta = ta, .b = b, .ldb = ldb, .tb = tb, .c = c, .ldc = n, .alpha = alpha, .accumulate = add};
+    kn_gemm g = {.m = m, .n = n, .k = k, .a = a, .lda = lda, .ta = ta, .b = b, .ldb = ldb, .tb = tb, .c = c, .ldc = n, .alpha = alpha, .accumulate = add,
+                 .bf16 = bf16};
     kn_gemm_run(w, &g);
 }
 
 /* Five steps of the quintic Newton-Schulz iteration towards the nearest orthogonal matrix, on the short side; x [rows, columns] in place. */
-static void orthogonalise(kn_work *w, long rows, long columns, float *x, float *next, float *aux)
+static void orthogonalise(kn_work *w, bool bf16, long rows, long columns, float *x, float *next, float *aux)
 {
     const kn_table *kn = kn_work_table(w);
     long n = rows * columns, side = rows < columns ? rows : columns;
@@ -36,15 +37,15 @@ static void orthogonalise(kn_work *w, long rows, long columns, float *x, float *
     kn->scale(n, (float)(1 / (sqrt(kn_sum_squares(w, n, x)) + 1e-7)), x, x);
     for (int i = 0; i < 5; i++) {
         bool wide = rows <= columns; /* gram = x x^T, or x^T x */
-        product(w, side, side, wide ? columns : rows, x, columns, !wide, x, columns, wide, 1, false, gram);
+        product(w, bf16, side, side, wide ? columns : rows, x, columns, !wide, x, columns, wide, 1, false, gram);
         kn->scale(side * side, -4.7750f, gram, poly);
-        product(w, side, side, side, gram, side, false, gram, side, false, 2.0315f, true, poly);
+        product(w, bf16, side, side, side, gram, side, false, gram, side, false, 2.0315f, true, poly);
         for (long k = 0; k < side; k++)
             poly[k * side + k] += 3.4445f;
         if (wide)
-            product(w, rows, columns, rows, poly, rows, false, x, columns, false, 1, false, next);
+            product(w, bf16, rows, columns, rows, poly, rows, false, x, columns, false, 1, false, next);
         else
-            product(w, rows, columns, columns, x, columns, false, poly, columns, false, 1, false, next);
+            product(w, bf16, rows, columns, columns, x, columns, false, poly, columns, false, 1, false, next);
         memcpy(x, next, (size_t)n * sizeof *x);
     }
 }
@@ -60,7 +61,7 @@ static void muon_step(tr_optimizer *a, kn_work *w, const md_trainable *p, float 
     kn->axpy(n, 1 - keep, p->grad, momentum);
     kn->scale(n, keep, momentum, x);
     kn->axpy(n, 1 - keep, p->grad, x);
-    orthogonalise(w, p->rows, columns, x, next, aux);
+    orthogonalise(w, a->o.bf16, p->rows, columns, x, next, aux);
     kn->scale(n, 1 - lr * (p->decay ? a->o.decay : 0), p->value, p->value);
     kn->axpy(n, -lr * 0.2f * sqrtf((float)longer), x, p->value);
 }

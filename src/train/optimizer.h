@@ -12,6 +12,7 @@ typedef struct tr_optimizer_options {
     float clip;              /* largest norm of all gradients together; 0: as they are */
     float muon_lr;           /* > 0: linear layers' weights learn by Muon (Jordan 2024) at this rate, on the same curve */
     float embedding_lr;      /* factor on the rate of token embeddings and the temperature; 0: 1 */
+    bool bf16;               /* Muon's products may round to bf16 */
     float ema;               /* decay of the moving average of the weights; 0: none */
 } tr_optimizer_options;
 

@@ -41,7 +41,8 @@ static int open_run(run *r, oc_err *err)
         return bs_err(err, "a batch of %ld does not split into parts of %ld", r->o->batch, micro);
     if (md_trainables_open(&r->t, r->m, r->lora, err) || tr_optimizer_open(&r->a, &r->o->optimizer, &r->t, err))
         return -1;
-    r->arena_bytes = tr_plan(r->m, r->lora, &r->t, kn, bs_pool_threads(kn_work_pool(r->work)), r->o->batch, micro, r->o->texts);
+    md_batch like = {.images = r->o->batch, .texts = r->o->batch * r->o->texts, .partner_weight = r->o->partners};
+    r->arena_bytes = tr_plan(r->m, r->lora, &r->t, kn, bs_pool_threads(kn_work_pool(r->work)), &like, micro);
     r->arena = bs_alloc(r->arena_bytes, "the arena of a training step", err);
     r->features = micro < r->o->batch ? bs_alloc(tr_features(r->m, r->o->batch, r->o->texts) * sizeof(float), "a batch's features", err) : NULL;
     r->checkpoint = bs_join(r->o->out, "checkpoint.safetensors");

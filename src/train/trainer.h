@@ -14,6 +14,7 @@ typedef struct tr_report {
 typedef struct tr_options {
     const char *out;         /* folder of the checkpoint and of what comes out */
     int texts;               /* of a picture, as the loader gives them */
+    float partners;          /* likewise */
     long batch;              /* pairs whose texts and pictures are told apart */
     long micro;              /* rows run at once, a divisor of batch; 0: batch. The loss is the whole batch's either way */
     float checkpoint_minutes; /* 0: only at the end and when stopped */
@@ -33,8 +34,9 @@ typedef struct tr_options {
  * by a signal or stop_after after a checkpoint, -1 and an error. */
 int tr_train(md_model *m, md_lora *lora, dt_loader *loader, kn_work *work, const tr_options *o, oc_err *err);
 
-/* One forward and backward of a batch, adding to the gradients; the loss, or NaN and an error. `arena` of tr_plan bytes. */
-size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, long batch, long micro, int texts);
+/* One forward and backward of a batch, adding to the gradients; the loss, or NaN and an error. `arena` of tr_plan bytes; of `like` only
+ * the numbers of pictures, texts and the partners' weight count. */
+size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, const md_batch *like, long micro);
 double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn_work *work, void *arena, size_t bytes, const md_batch *b,
                     long micro, bool bf16, float *features, oc_err *err);
 /* Floats of `features` that tr_gradients wants when micro < batch. */
