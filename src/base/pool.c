@@ -45,11 +45,21 @@ static void share(bs_pool *p, int worker)
     }
 }
 
+/* Yielding instead would hand the core to any busy stranger for a whole time slice. */
+static void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 /* Jobs follow one another within microseconds while a model runs: a short spin saves the trip to the kernel. */
 static void spin_for_round(bs_pool *p, unsigned long done)
 {
     for (int i = 0; i < SPINS && atomic_load_explicit(&p->seen, memory_order_acquire) == done; i++)
-        sched_yield();
+        relax();
 }
 
 static void *worker_main(void *arg)
@@ -147,7 +157,7 @@ int bs_pool_threads(const bs_pool *p) { return p ? p->threads : 1; }
 static void wait_for_workers(bs_pool *p)
 {
     for (int i = 0; i < SPINS && atomic_load_explicit(&p->left, memory_order_acquire); i++)
-        sched_yield();
+        relax();
     pthread_mutex_lock(&p->lock);
     while (p->busy)
         pthread_cond_wait(&p->idle, &p->lock);

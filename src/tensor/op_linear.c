@@ -52,10 +52,11 @@ static void lora_backward(tn_ctx *cx, linear_record *r)
         input_gradient(cx, dh, rows, lo->r, lo->a, in, 1, r->x.g);
 }
 
+/* What is added on passes its gradient on whole. */
 static void add_gradient(tn_ctx *cx, tn_t y, tn_t x)
 {
     if (x.g)
-        cx->kn->add(tn_size(y), x.g, y.g, x.g);
+        tn_accumulate(cx, tn_size(y), y.g, x.g);
 }
 
 static void linear_backward(tn_ctx *cx, tn_record *self)

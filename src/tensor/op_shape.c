@@ -53,9 +53,9 @@ static void add_backward(tn_ctx *cx, tn_record *self)
     add_record *r = (add_record *)self;
     long n = tn_size(r->y);
     if (r->a.g)
-        cx->kn->add(n, r->a.g, r->y.g, r->a.g);
+        tn_accumulate(cx, n, r->y.g, r->a.g);
     if (r->b.g)
-        cx->kn->add(n, r->b.g, r->y.g, r->b.g);
+        tn_accumulate(cx, n, r->y.g, r->b.g);
     float *dp = r->p ? tn_grad_of(cx, r->p) : NULL;
     if (dp)
         kn_column_sums(cx->work, n / r->k, r->k, r->y.g, r->k, dp);
@@ -145,7 +145,7 @@ static void prepend_backward(tn_ctx *cx, tn_record *self)
         if (dp)
             cx->kn->add(d, dp, dy, dp);
         if (r->x.g)
-            cx->kn->add(t * d, r->x.g + i * t * d, dy + d, r->x.g + i * t * d);
+            tn_accumulate(cx, t * d, dy + d, r->x.g + i * t * d);
     }
 }
 

@@ -173,7 +173,7 @@ tn_t tn_new(tn_ctx *cx, bool grad, int rank, const long *shape)
     }
     y.v = tn_bytes(cx, bytes);
     if (y.grad && (y.g = tn_bytes(cx, bytes)))
-        memset(y.g, 0, bytes);
+        tn_zero(cx, y.g, (long)(bytes / sizeof(float)));
     return y;
 }
 
@@ -189,7 +189,7 @@ tn_t tn_input(tn_ctx *cx, const float *v, bool grad, int rank, const long *shape
         size_t bytes = (size_t)tn_size(x) * sizeof(float);
         x.g = tn_bytes(cx, bytes);
         if (x.g)
-            memset(x.g, 0, bytes);
+            tn_zero(cx, x.g, tn_size(x));
     }
     if (cx->mode != TN_PLAN)
         memcpy(&x.v, &v, sizeof x.v);
@@ -268,6 +268,37 @@ void tn_seed(tn_ctx *cx, tn_t x, const float *g)
         return;
     for (long i = 0, n = tn_size(x); i < n; i++)
         x.g[i] = g ? g[i] : 1;
+}
+
+typedef struct span_work {
+    const kn_table *kn;
+    const float *x;
+    float *y;
+} span_work;
+
+static void zero_span(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    memset(((span_work *)arg)->y + begin, 0, (size_t)(end - begin) * sizeof(float));
+}
+
+static void add_span(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    span_work *k = arg;
+    k->kn->add(end - begin, k->y + begin, k->x + begin, k->y + begin);
+}
+
+void tn_zero(tn_ctx *cx, float *x, long n)
+{
+    span_work k = {.y = x};
+    bs_pool_for(cx->pool, n, 65536, zero_span, &k);
+}
+
+void tn_accumulate(tn_ctx *cx, long n, const float *x, float *y)
+{
+    span_work k = {cx->kn, x, y};
+    bs_pool_for(cx->pool, n, 32768, add_span, &k);
 }
 
 void tn_each(tn_ctx *cx, long rows, long d, bs_work *work, void *arg)

@@ -164,6 +164,9 @@ bool tn_has(const tn_param *p);
 /* A weight as a value; its gradient goes where the parameter's goes. */
 tn_t tn_weight(tn_ctx *cx, const tn_param *p);
 
+/* x = 0, and y += x, by all threads where it is worth waking them. */
+void tn_zero(tn_ctx *cx, float *x, long n);
+void tn_accumulate(tn_ctx *cx, long n, const float *x, float *y);
 /* work(arg, begin, end) over rows, in pieces of about 16k elements. */
 void tn_each(tn_ctx *cx, long rows, long d, bs_work *work, void *arg);
 
