@@ -297,23 +297,28 @@ int cl_expand_pictures(const cl_texts *paths, cl_texts *out, oc_err *err)
 
 /* ---- engine ------------------------------------------------------------------------------------------------------- */
 
+char *cl_lora_folder(const char *text, float *scale, oc_err *err)
+{
+    char *folder = bs_strdup(text), *end;
+    char *colon = folder && !bs_is_dir(folder) ? strrchr(folder, ':') : NULL;
+    *scale = 1;
+    if (!colon)
+        return folder;
+    *scale = strtof(colon + 1, &end);
+    *colon = 0;
+    if (end != colon + 1 && !*end && isfinite(*scale) && *scale != 0)
+        return folder;
+    bs_err(err, "--lora: '%s' is not a scale, expected a number that is not 0", colon + 1);
+    free(folder);
+    return NULL;
+}
+
 oc_engine *cl_open(const cl_common *common, oc_err *err)
 {
     oc_options o = {.threads = common->threads, .max_batch = common->batch, .max_pixels = common->max_pixels};
-    char *lora = common->lora ? bs_strdup(common->lora) : NULL;
-    char *colon = lora && !bs_is_dir(lora) ? strrchr(lora, ':') : NULL;
-    if (colon) {
-        char *end;
-        o.lora_scale = strtof(colon + 1, &end);
-        *colon = 0;
-        if (end == colon + 1 || *end || !isfinite(o.lora_scale)) {
-            bs_err(err, "--lora: '%s' is not a scale", colon + 1);
-            free(lora);
-            return NULL;
-        }
-    }
+    char *lora = common->lora ? cl_lora_folder(common->lora, &o.lora_scale, err) : NULL;
     o.lora = lora;
-    oc_engine *e = oc_engine_open(common->model ? common->model : "starter", &o, err);
+    oc_engine *e = common->lora && !lora ? NULL : oc_engine_open(common->model ? common->model : "starter", &o, err);
     free(lora);
     return e;
 }

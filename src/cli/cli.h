@@ -55,6 +55,9 @@ int cl_done(const cl_command *c, int code);
 void cl_json_text(const char *text);          /* prints a JSON string */
 void cl_json_floats(const float *x, long n);  /* prints an array; shortest form that reads back the same */
 
+/* Splits DIR[:SCALE] (a folder whose name has a colon is a folder): the folder, which the caller frees, and the scale (1 when not given). */
+char *cl_lora_folder(const char *text, float *scale, oc_err *err);
+
 /* The engine that --model, --lora, --threads, --batch name; NULL and an error. */
 oc_engine *cl_open(const cl_common *common, oc_err *err);
 /* Adds the lines of a file ("-": stdin), without empty ones unless keep_empty. `hold` keeps the bytes; both are cleared by the caller. */

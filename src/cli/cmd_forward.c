@@ -29,8 +29,9 @@ static int run(const cl_command *self, int argc, char **argv)
     char *folder = rn_find_model(common.model, NULL, &err);
     a.model = folder;
     a.threads = common.threads;
-    a.lora = common.lora;
-    code = !folder || rn_forward(&a, &names, &err) ? cl_fail(self, &err) : CL_OK;
+    char *lora = common.lora ? cl_lora_folder(common.lora, &a.lora_scale, &err) : NULL;
+    a.lora = lora;
+    code = !folder || (common.lora && !lora) || rn_forward(&a, &names, &err) ? cl_fail(self, &err) : CL_OK;
     if (code == CL_OK && common.json) {
         printf("{\"outputs\":[");
         for (char *line = strtok(names.p, "\n"), *first = line; line; line = strtok(NULL, "\n")) {
@@ -41,6 +42,7 @@ static int run(const cl_command *self, int argc, char **argv)
     } else if (code == CL_OK)
         fwrite(names.p, 1, names.n, stdout);
     bs_buf_clear(&names);
+    free(lora);
     free(folder);
     code = cl_done(self, code);
 done:

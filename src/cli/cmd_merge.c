@@ -4,14 +4,14 @@
 
 #include "cli.h"
 
-static int merge(const char *folder, const char *adapter, const char *out, ck_dtype dtype, oc_err *err)
+static int merge(const char *folder, const char *adapter, float scale, const char *out, ck_dtype dtype, oc_err *err)
 {
     int result = -1;
     md_lora lora = {0};
     md_model *m = md_open(folder, err);
     float **values = m ? calloc((size_t)m->n + 1, sizeof *values) : NULL;
     char *path = bs_join(out, "model.safetensors");
-    if (!values || !path || md_lora_open(&lora, m, adapter, 1, err) || bs_mkdirs(out, err))
+    if (!values || !path || md_lora_open(&lora, m, adapter, scale, err) || bs_mkdirs(out, err))
         goto done;
     for (int i = 0; i < m->n; i++) {
         if (!lora.by_id[i].r)
@@ -50,7 +50,10 @@ static int run(const cl_command *self, int argc, char **argv)
         goto done;
     }
     char *folder = rn_find_model(common.model, NULL, &err);
-    code = !folder || merge(folder, common.lora, out, f16 ? CK_F16 : bf16 ? CK_BF16 : CK_F32, &err) ? cl_fail(self, &err) : CL_OK;
+    float scale;
+    char *lora = cl_lora_folder(common.lora, &scale, &err);
+    code = !folder || !lora || merge(folder, lora, scale, out, f16 ? CK_F16 : bf16 ? CK_BF16 : CK_F32, &err) ? cl_fail(self, &err) : CL_OK;
+    free(lora);
     free(folder);
 done:
     cl_texts_clear(&rest);

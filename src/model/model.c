@@ -140,6 +140,22 @@ static int take_shape(md_model *m, md_slot *s, const ck_tensor *t, oc_err *err)
     return 0;
 }
 
+/* fp16 and bf16 by the kernels, where they lie as they should; anything else one by one. */
+static int widen(const ck_tensor *t, float *to, oc_err *err)
+{
+    const kn_table *kn = kn_best(err);
+    if (!kn)
+        return -1;
+    bool aligned = (uintptr_t)t->data % sizeof(uint16_t) == 0;
+    if (aligned && t->dtype == CK_F16)
+        kn->from_f16((long)t->count, t->data, to);
+    else if (aligned && t->dtype == CK_BF16)
+        kn->from_bf16((long)t->count, t->data, to);
+    else
+        return ck_to_f32(t, 0, t->count, to, err);
+    return 0;
+}
+
 static int load_slot(md_model *m, md_slot *s, oc_err *err)
 {
     const ck_tensor *t = ck_find(m->store, s->name);
@@ -159,7 +175,7 @@ static int load_slot(md_model *m, md_slot *s, oc_err *err)
         return 0;
     }
     s->own = bs_alloc((size_t)s->count * sizeof(float), s->name, err);
-    if (!s->own || ck_to_f32(t, 0, s->count, s->own, err))
+    if (!s->own || widen(t, s->own, err))
         return -1;
     ck_release(m->store, t); /* the widened copy is the only one held */
     s->p->v = s->own;

@@ -1,6 +1,7 @@
 /* forward.c - plan, run, differentiate, write. */
 #include "forward.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,6 +62,18 @@ static int pass(job *j, oc_err *err)
     return j->cx.failed ? bs_err(err, "%s", j->cx.err.text) : 0;
 }
 
+/* Values that are not finite come from weights that are not, as a rule: then the first of those is named. */
+static int check_outputs(job *j, oc_err *err)
+{
+    for (int i = 0; i < j->out.n; i++) {
+        tn_t x = j->out.item[i].value;
+        for (long k = 0, n = tn_size(x); k < n; k++)
+            if (!isfinite(x.v[k]))
+                return md_check_finite(j->model, err);
+    }
+    return 0;
+}
+
 static int run(job *j, oc_err *err)
 {
     tn_plan(&j->cx, j->kn, bs_pool_threads(j->pool), j->args->grad);
@@ -71,7 +84,7 @@ static int run(job *j, oc_err *err)
     if (!j->arena)
         return -1;
     tn_run(&j->cx, j->work, j->arena, bytes, j->args->grad);
-    if (pass(j, err))
+    if (pass(j, err) || check_outputs(j, err))
         return -1;
     if (!j->args->grad)
         return 0;
