@@ -1,7 +1,8 @@
 /* tokenize_main.c - the tokenizer without the rest of the program, for tests/tokenizer_parity.py.
  *
  *     tokenize_main DIR [-p] [-0] < texts      ids of each text, a JSON array a line; -p: no special tokens
- *     tokenize_main DIR -d [-p] < arrays       the text of each array of ids, ended by a 0 byte; -p: special tokens too
+ *     tokenize_main DIR -d [-p] < arrays       the text of each array of ids, ended by a 0 byte; -p: special
+ * tokens too
  *
  * A text ends at LF or, with -0, at a 0 byte, so that it may hold line ends. */
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""SVG or PNG to a small square RGB PNG on white, and what is needed to tell whether two such pictures are nearly the same."""
+"""SVG or PNG to a small square RGB PNG on white; and whether two such pictures are nearly the same."""
 import io
 import os
 import subprocess
@@ -26,7 +26,7 @@ def trimmed(image):
 
 
 def squared(image, margin=0.0):
-    """Padded with white to a square, then made at most SIDE wide. margin: part of the longer side left free on each side."""
+    """Padded with white to a square of SIDE. margin: part of the longer side to leave free on each side."""
     side = max(image.size)
     side += 2 * round(side * margin)
     page = Image.new("RGB", (side, side), "white")
@@ -35,11 +35,12 @@ def squared(image, margin=0.0):
 
 
 def render(svg, side, seconds=20):
-    """The SVG (path, or text) as an image with its longer side at most `side`; None when librsvg cannot draw it in time."""
+    """The SVG (path, or text) as an image, its longer side `side`; None if librsvg cannot draw it in time."""
     command = ["rsvg-convert", "--unlimited", "-a", "-w", str(side), "-h", str(side), "-b", "white"]
     given = None if os.path.exists(svg) else svg.encode()
     try:
-        done = subprocess.run(command + ([] if given else [svg]), input=given, capture_output=True, timeout=seconds, check=False)
+        done = subprocess.run(command + ([] if given else [svg]), input=given, capture_output=True,
+                              timeout=seconds, check=False)
         return on_white(Image.open(io.BytesIO(done.stdout))) if done.returncode == 0 else None
     except (subprocess.TimeoutExpired, OSError):
         return None
@@ -70,15 +71,16 @@ def draw(task):
 
 
 def fingerprint(path):
-    """(256 bits of which neighbour is darker, 16x16 grey) of the picture's content: small changes leave it nearly the same."""
+    """(256 bits: is a neighbour darker; 12x12 colours) of the content: small changes hardly change it."""
     image = Image.open(path).convert("RGB")
     image = trimmed(image) or image
     grey = np.asarray(image.convert("L").resize((17, 16), Image.BOX), np.float32)
-    return np.packbits(grey[:, 1:] > grey[:, :-1]), np.asarray(image.resize((12, 12), Image.BOX), np.float32).reshape(-1)
+    colours = np.asarray(image.resize((12, 12), Image.BOX), np.float32)
+    return np.packbits(grey[:, 1:] > grey[:, :-1]), colours.reshape(-1)
 
 
 def nearly_same(one, bits, colours):
-    """Indices of the fingerprints (stacked in bits, colours) that may show the same drawing as `one`; rather one too many."""
+    """Indices of the fingerprints (stacked) that may show the same drawing as `one`; rather one too many."""
     differing = np.unpackbits(bits ^ one[0], axis=1).sum(1)
     apart = np.abs(colours - one[1]).mean(1)
     return np.where((differing <= 24) | (apart <= 10) | ((differing <= 48) & (apart <= 24)))[0]

@@ -1,5 +1,6 @@
-"""make_pairs.py DIR: pictures and words to train and to judge the starter model by. Called by ./prepare, which fetches the sources; README.md
-describes each file written. Everything is decided by names and hashes of names, so two runs write the same bytes."""
+"""make_pairs.py DIR: pictures and words to train and to judge the starter model by. Called by ./prepare,
+which fetches the sources; README.md describes each file written. Everything is decided by names and hashes of
+names, so two runs write the same bytes."""
 import collections
 import hashlib
 import json
@@ -21,7 +22,8 @@ DEV_PACK = "fxemoji"
 OCAL, STAMPS = "/usr/share/openclipart/svg", "/usr/share/tuxpaint/stamps"
 OCAL_TEST = 500
 SAME_TITLE = 8
-JUNK = {"hash", "unsorted", "clip art", "clipart", "svg", "image", "media", "public domain", "png", "externalsource", "various cliparts", "none"}
+JUNK = {"hash", "unsorted", "clip art", "clipart", "svg", "image", "media", "public domain", "png",
+        "externalsource", "various cliparts", "none"}
 
 
 def group_of(points):
@@ -69,12 +71,14 @@ def emoji(folder, pack, english, chinese, accept=lambda icon, points: True):
     for ok, (icon, points, _) in zip(drawn(tasks, pack), found):
         if ok:
             en, zh = english[points], chinese[points]
-            rows.append(row(f"pictures/{pack}/{icon}.png", texts(en, ", "), texts(zh, "，"), group_of(points), keywords=en[1], keywords_zh=zh[1]))
+            picture, group = f"pictures/{pack}/{icon}.png", group_of(points)
+            rows.append(row(picture, texts(en, ", "), texts(zh, "，"), group,
+                            keywords=en[1], keywords_zh=zh[1]))
     return rows
 
 
 def dictionary(english, chinese):
-    """English word to Chinese: names that translate names, and keywords that go together often enough to be each other's translation."""
+    """English word to Chinese: names translate names; keywords often seen together translate each other."""
     pairs, en_count, zh_count = collections.Counter(), collections.Counter(), collections.Counter()
     for points in english:
         en, zh = ({w.lower() for w in (e[0], *e[1])} for e in (english[points], chinese[points]))
@@ -96,23 +100,26 @@ def words_of(text):
     return re.sub(r"\s+", " ", re.sub(r"[_\-.]+", " ", text)).strip()
 
 
+def unescaped(text):
+    """XML's text as words; a stray ampersand, which older drawings have, is a space."""
+    try:
+        return words_of(ET.fromstring(f"<t>{text}</t>").text or "")
+    except ET.ParseError:
+        return words_of(text.replace("&", " "))
+
+
 def ocal_metadata(path):
-    """(title, keywords) of a drawing from its RDF, cleaned; the title may be a collection's."""
+    """(title, keywords, creator) of a drawing from its RDF, cleaned. The title may be a collection's."""
     with open(path, encoding="utf-8", errors="replace") as f:
         found = re.search(r"<metadata.*?</metadata>", f.read(), re.S)
     rdf = found.group(0) if found else ""
-    unescape = lambda t: ET.fromstring(f"<t>{t}</t>").text or "" if "<" not in t and "&" in t else t
-    def clean(text):
-        try:
-            return words_of(unescape(text))
-        except ET.ParseError:
-            return words_of(text.replace("&", " "))
-    titles = re.findall(r"<dc:title>([^<]*)</dc:title>", rdf)
-    title = clean(titles[0]) if titles else ""
-    title = re.sub(r"(?i)^(clip ?art by|clipart)\b.* ", "", title) if re.search(r"(?i)clip ?art by .* - ", titles[0] if titles else "") else title
-    keywords = [clean(k) for k in re.findall(r"<rdf:li>([^<]*)</rdf:li>", rdf)]
-    creators = " ".join(titles[1:2]).lower()
-    return title, [k for k in dict.fromkeys(keywords) if k and k.lower() not in JUNK and len(k) <= 40], creators
+    titles = re.findall(r"<dc:title>([^<]*)</dc:title>", rdf) or [""]  # the drawing's, then its creator's
+    title = unescaped(titles[0])
+    if re.search(r"(?i)clip ?art by .* - ", titles[0]):
+        title = re.sub(r"(?i)^(clip ?art by|clipart)\b.* ", "", title)
+    keywords = dict.fromkeys(unescaped(k) for k in re.findall(r"<rdf:li>([^<]*)</rdf:li>", rdf))
+    keywords = [k for k in keywords if k and k.lower() not in JUNK and len(k) <= 40]
+    return title, keywords, " ".join(titles[1:2]).lower()
 
 
 def stem_words(path, creator):
@@ -120,39 +127,60 @@ def stem_words(path, creator):
     stem = re.sub(r"\.svg$", "", os.path.basename(path))
     words = [w for w in re.sub(r"[^A-Za-z]+", " ", stem).split() if len(w) > 1]
     authors = set(re.sub("[^a-z]+", " ", creator).split())
-    kept = [w for w in words if w.lower() not in authors and w.lower() not in ("svg", "architetto", "franc", "fra", "francesco", "ro")]
+    # Names were cut to a length, so the most diligent author's is there in pieces.
+    authors |= {"svg", "architetto", "franc", "fra", "francesco", "ro"}
+    kept = [w for w in words if w.lower() not in authors]
     return " ".join(kept)
 
 
-def ocal(folder, english, chinese):
-    listed = subprocess.run(["dpkg", "-L", "openclipart-svg"], capture_output=True, text=True, check=True).stdout.split("\n")
-    files, seen = [], set()
-    for path in sorted(p for p in listed if p.endswith(".svg")):
+def ocal_files():
+    """The drawings, each once: the package files many under several subjects by links and copies."""
+    listed = subprocess.run(["dpkg", "-L", "openclipart-svg"], capture_output=True, text=True, check=True)
+    files = {}
+    for path in sorted(p for p in listed.stdout.split("\n") if p.endswith(".svg")):
         real = os.path.realpath(path)
         with open(real, "rb") as f:
-            digest = hashlib.sha256(f.read()).hexdigest()
-        if digest not in seen:
-            seen.add(digest)
-            files.append(real)
-    known = [(p, *ocal_metadata(p)) for p in files]
-    title_count = collections.Counter(t.lower() for _, t, _, _ in known)
+            files.setdefault(hashlib.sha256(f.read()).hexdigest(), real)
+    return list(files.values())
+
+
+def ocal_title(path, title, keywords, creator, times):
+    """The drawing's own title, or what its file's name says when the title is a whole collection's."""
+    if not title or times > 4 or title.lower() in JUNK or len(title) > 60:
+        title = stem_words(path, creator)
+    title = re.sub(r"\s*\d+$", "", title).strip(" -") or (keywords[0] if keywords else "")
+    return title if re.search("[A-Za-z]{2}", title) else None
+
+
+def in_chinese(title, keywords, word):
+    """(texts, words): the title if the dictionary knows it, and all words that it knows."""
+    words = list(dict.fromkeys(word[w] for w in (title.lower(), *(k.lower() for k in keywords)) if w in word))
+    if not words:
+        return [], []
+    joined = "，".join(words)
+    if title.lower() not in word:
+        return [joined], words
+    return [words[0]] + ([joined] if len(words) > 1 else []), words
+
+
+def ocal(folder, english, chinese):
+    known = [(path, *ocal_metadata(path)) for path in ocal_files()]
+    times = collections.Counter(title.lower() for _, title, _, _ in known)
     word = dictionary(english, chinese)
     by_name = {entry[0].lower(): points for points, entry in english.items()}
     rows, tasks = [], []
     for path, title, keywords, creator in known:
-        if not title or title_count[title.lower()] > 4 or title.lower() in JUNK or len(title) > 60:
-            title = stem_words(path, creator)
-        title = re.sub(r"\s*\d+$", "", title).strip(" -") or (keywords[0] if keywords else "")
-        if not re.search("[A-Za-z]{2}", title):
+        title = ocal_title(path, title, keywords, creator, times[title.lower()])
+        if title is None:
             continue
         keywords = [k for k in keywords if k.lower() != title.lower()]
-        zh = list(dict.fromkeys(word[w] for w in (title.lower(), *(k.lower() for k in keywords)) if w in word))
+        text_zh, zh = in_chinese(title, keywords, word)
         same = by_name.get(title.lower())
+        picture = f"pictures/ocal/{os.path.relpath(path, OCAL).replace('/', '--')[:-4]}.png"
         group = group_of(same) if same else "ocal:" + title.lower()
-        name = os.path.relpath(path, OCAL).replace("/", "--")[:-4] + ".png"
-        text_zh = [zh[0] if title.lower() in word else "，".join(zh)] + (["，".join(zh)] if title.lower() in word and len(zh) > 1 else []) if zh else []
-        rows.append(row(f"pictures/ocal/{name}", texts((title, keywords), ", "), text_zh, group, keywords=keywords, keywords_zh=zh))
-        tasks.append((path, f"{folder}/pictures/ocal/{name}", True))
+        text = texts((title, keywords), ", ")
+        rows.append(row(picture, text, text_zh, group, keywords=keywords, keywords_zh=zh))
+        tasks.append((path, f"{folder}/{picture}", True))
     return [r for r, ok in zip(rows, drawn(tasks, "open clip art")) if ok]
 
 
@@ -163,7 +191,8 @@ def prints(folder, rows):
 
 
 def held_out(folder, clip_art, others):
-    """Splits clip_art into (train, test): 500 drawings whose title and whose looks occur once. Tried in the order of the hash of their file names."""
+    """Splits clip_art into (train, test): OCAL_TEST drawings whose title and whose looks occur once.
+    They are tried in the order of the hash of their file names."""
     bits, colours = (np.stack(x) for x in prints(folder, clip_art + others))
     groups = collections.Counter(r["group"] for r in clip_art + others)
     order = sorted(range(len(clip_art)), key=lambda i: hashlib.sha256(clip_art[i]["image"].encode()).digest())
@@ -211,37 +240,45 @@ def tsv(folder, rows):
     return [f"{folder}/{r['image']}\t{r['group']}" for r in rows]
 
 
+def with_chinese(rows):
+    return sum(bool(r["text_zh"]) for r in rows)
+
+
+def write_lists(folder, packs, clip_art, test, fluent, pictures):
+    drawings = [r for pack in TRAIN_PACKS for r in packs[pack]]
+    train = drawings + clip_art
+    seen = {r["group"] for pack in TRAIN_PACKS if pack != DEV_PACK for r in packs[pack]}
+    written(f"{folder}/train.jsonl", train)
+    written(f"{folder}/train_dev.jsonl", [r for r in train if f"/{DEV_PACK}/" not in r["image"]])
+    written(f"{folder}/dev.jsonl", [r for r in packs[DEV_PACK] if r["group"] in seen])
+    written(f"{folder}/fluent.jsonl", fluent)
+    written(f"{folder}/ocal_test.jsonl", test)
+    written(f"{folder}/tuxpaint.jsonl", pictures)
+    written(f"{folder}/fluent_en.txt", [r["text"][0] for r in fluent])
+    written(f"{folder}/fluent_zh.txt", [r["text_zh"][0] for r in fluent])
+    written(f"{folder}/train.tsv", tsv(folder, drawings))
+    written(f"{folder}/fluent.tsv", tsv(folder, fluent))
+    words = (r["text"] + r["text_zh"] + r["keywords"] + r["keywords_zh"] for r in train)
+    written(f"{folder}/corpus.txt", dict.fromkeys(text for some in words for text in some))
+    report = {p: len(r) for p, r in packs.items()} | {
+        "open clip art": len(clip_art), "of it with chinese": with_chinese(clip_art), "train": len(train),
+        "fluent": len(fluent), "fluent names": len({r["group"] for r in fluent}), "ocal_test": len(test),
+        "tuxpaint": len(pictures), "tuxpaint with chinese": with_chinese(pictures)}
+    written(f"{folder}/counts.json", [report])
+    print(json.dumps(report))
+
+
 def main():
     folder = os.path.abspath(sys.argv[1])
     english, chinese = names.annotations("en"), names.annotations("zh")
     english = {p: e for p, e in english.items() if p in chinese}
     base = {names.slug(e[0]) for e in names.annotations("en", ("annotations",)).values()}
     packs = {pack: emoji(folder, pack, english, chinese) for pack in TRAIN_PACKS}
-    drawings = [r for pack in TRAIN_PACKS for r in packs[pack]]
-    # The judged names: those icons of the pack whose own name is CLDR's (its symbols and people are named so; no flag of a country is among them).
+    # Judged are the icons whose own name is a name in CLDR's annotations proper: no country's flag.
     fluent = emoji(folder, "fluent-emoji-flat", english, chinese, lambda icon, points: icon in base)
+    drawings = [r for pack in TRAIN_PACKS for r in packs[pack]]
     clip_art, test = held_out(folder, ocal(folder, english, chinese), drawings)
-    clip_art = capped(clip_art)
-    train = drawings + clip_art
-    written(f"{folder}/train.jsonl", train)
-    written(f"{folder}/train_dev.jsonl", [r for r in train if f"/{DEV_PACK}/" not in r["image"]])
-    seen = {r["group"] for pack in TRAIN_PACKS if pack != DEV_PACK for r in packs[pack]}
-    written(f"{folder}/dev.jsonl", [r for r in packs[DEV_PACK] if r["group"] in seen])
-    written(f"{folder}/fluent.jsonl", fluent)
-    written(f"{folder}/ocal_test.jsonl", test)
-    pictures = stamps(folder)
-    written(f"{folder}/tuxpaint.jsonl", pictures)
-    written(f"{folder}/fluent_en.txt", [r["text"][0] for r in fluent])
-    written(f"{folder}/fluent_zh.txt", [r["text_zh"][0] for r in fluent])
-    written(f"{folder}/train.tsv", tsv(folder, drawings))
-    written(f"{folder}/fluent.tsv", tsv(folder, fluent))
-    written(f"{folder}/corpus.txt", dict.fromkeys(t for r in train for t in r["text"] + r["text_zh"] + r["keywords"] + r["keywords_zh"]))
-    report = {p: len(r) for p, r in packs.items()} | {
-        "open clip art": len(clip_art), "of it with chinese": sum(bool(r["text_zh"]) for r in clip_art), "train": len(train),
-        "fluent": len(fluent), "fluent names": len({r["group"] for r in fluent}), "ocal_test": len(test), "tuxpaint": len(pictures),
-        "tuxpaint with chinese": sum(bool(r["text_zh"]) for r in pictures)}
-    written(f"{folder}/counts.json", [report])
-    print(json.dumps(report))
+    write_lists(folder, packs, capped(clip_art), test, fluent, stamps(folder))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Names of pictures: Unicode CLDR's names and keywords, and which code points an icon of each pack stands for."""
+"""Names of pictures: Unicode CLDR's names and keywords, and which code points an icon stands for."""
 import json
 import re
 import unicodedata
@@ -6,7 +6,6 @@ import xml.etree.ElementTree as ET
 
 CLDR = "/usr/share/unicode/cldr/common"
 SKIN = re.compile("[\U0001f3fb-\U0001f3ff]")
-SKIN_WORDS = re.compile(r"-(light|medium-light|medium|medium-dark|dark)(-skin-tone)?(-|$)")
 
 
 def annotations(language, folders=("annotations", "annotationsDerived")):
@@ -19,7 +18,8 @@ def annotations(language, folders=("annotations", "annotationsDerived")):
                 names.setdefault(points, node.text.strip())
             else:
                 words.setdefault(points, [w.strip() for w in node.text.split("|") if w.strip()])
-    return {p: (names[p], [w for w in words.get(p, []) if w != names[p]]) for p in names if not SKIN.search(p)}
+    return {points: (name, [w for w in words.get(points, []) if w != name])
+            for points, name in names.items() if not SKIN.search(points)}
 
 
 def slug(text):
@@ -36,9 +36,16 @@ def points_of(hexadecimal):
     return "".join(chr(int(h, 16)) for h in hexadecimal.split("-")).replace("\ufe0f", "")
 
 
+def spellings(name):
+    """The name itself first, then as others have it: older packs say 'heavy-check-mark', 'bear-face'."""
+    less = [name.replace(part, "", 1) for part in ("flag-for-", "black", "white", "heavy")]
+    return [name, name.replace("flag-for-", "flag-"), less[0], name.replace("digit-", "keycap-"), *less[1:],
+            name + "face", name + "button", name + "-sign", name + "-symbol"]
+
+
 class IconNamer:
-    """Tells which CLDR entry an icon's name means. Packs follow CLDR of their own year, Unicode's character names, or their own taste,
-    so several spellings are tried, the surest first."""
+    """Tells which CLDR entry an icon's name means. Packs follow CLDR of their own year, Unicode's names of
+    characters, or their own taste, so several spellings are tried, the surest first."""
 
     def __init__(self, english):
         self.english = english
@@ -58,15 +65,14 @@ class IconNamer:
             if n in self.by_slug:
                 return self.by_slug[n]
         for n in (name, *other_names):
-            for form in (n, n.replace("flag-for-", "flag-"), n.replace("flag-for-", "", 1), n.replace("digit-", "keycap-"), n.replace("black", "", 1), n.replace("white", "", 1), n.replace("heavy", "", 1),
-                         n + "face", n + "button", n + "-sign", n + "-symbol"):
+            for form in spellings(n):
                 if squash(form) in self.by_squash:
                     return self.by_squash[squash(form)]
         return None
 
 
 def icons(folder, namer, own_names):
-    """Yields (icon name, code points, svg) of a pack's drawings that CLDR knows, one a name, no skin tones."""
+    """Yields (icon name, code points, svg) of a pack's drawings that CLDR knows; no skin tones."""
     with open(f"{folder}/icons.json", encoding="utf-8") as f:
         pack = json.load(f)
     with open(f"{folder}/chars.json", encoding="utf-8") as f:
@@ -88,5 +94,7 @@ def icons(folder, namer, own_names):
         if found:
             width, height = (icon.get(k, pack.get(k, 16)) for k in ("width", "height"))
             left, top = icon.get("left", 0), icon.get("top", 0)
-            yield name, found, (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-                                f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{icon["body"]}</svg>')
+            yield name, found, (
+                '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+                f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">'
+                f'{icon["body"]}</svg>')

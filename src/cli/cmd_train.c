@@ -128,6 +128,8 @@ static int open_rest(job *j, oc_err *err)
     dt_augment_default(&o.augment, j->augment);
     j->loader = dt_loader_open(&o, err);
     j->log = j->metrics ? fopen(j->metrics, "a") : stdout;
+    if (j->log && j->metrics)
+        setvbuf(j->log, NULL, _IOLBF, 0); /* a killed run keeps the lines of the steps that its checkpoint has */
     return j->loader && j->log ? 0 : bs_err(err, "cannot write '%s'", j->metrics ? j->metrics : "standard output");
 }
 

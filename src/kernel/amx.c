@@ -203,4 +203,4 @@ static void tile(long k, const float *a, long sa, const float *b, long sb, float
     }
 }
 
-const kn_micro kn_amx_bf16 = {.mr = SIDE, .nr = SIDE, .mc = 8 * SIDE, .kc = 512, .tile = tile, .pack_a = pack_a, .pack_b = pack_b, .begin = begin, .end = end};
+const kn_micro kn_amx_bf16 = {.mr = SIDE, .nr = SIDE, .mc = 8 * SIDE, .tile = tile, .pack_a = pack_a, .pack_b = pack_b, .begin = begin, .end = end};

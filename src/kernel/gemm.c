@@ -1,11 +1,11 @@
 /* gemm.c - the loops around the micro-kernel, as Goto and van de Geijn (2008) and BLIS (Van Zee, van de Geijn 2015) cut them:
  *
  *   columns of B, as many as the shared panel holds  >  a stretch of k  >  pack B together, wait
- *     items: (block of rows) x (chunk of columns), each taken by one thread  >  kc of k  >  strips of B  >  tiles
+ *     items: (block of rows) x (chunk of columns), each taken by one thread  >  KN_KC of k  >  strips of B  >  tiles
  *
  * A thread packs its block of A on the way, once, and keeps it for the next chunk of the same block. With a single block
  * of rows nobody shares B, so its strips are packed where they are used (and the serial form is this alone).
- * An element's sum runs over k in order, cut at multiples of kc, whatever the blocks around it are. */
+ * An element's sum runs over k in order, cut at multiples of KN_KC, whatever the blocks around it are. */
 #include <string.h>
 
 #include "work.h"
@@ -19,7 +19,7 @@ typedef struct job {
     unsigned long id;
     long rows, blocks;       /* of a block of A; how many */
     long n0, n, chunk, chunks; /* the columns at hand */
-    long k0, k;              /* the stretch of k at hand, k0 a multiple of kc */
+    long k0, k;              /* the stretch of k at hand, k0 a multiple of KN_KC */
     bool shared;             /* B lies packed in w->b */
     bool last;               /* the stretch ends the sum: the epilogue follows */
 } job;
@@ -33,7 +33,7 @@ kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const f
     return (kn_operand){p, width, k * width};
 }
 
-/* Tiles of one strip of B, at most kc long. */
+/* Tiles of one strip of B, at most KN_KC long. */
 static void strip_tiles(const kn_micro *u, long m, int n, long k, kn_operand a, const float *b, long sb, float *c, long ldc, float alpha,
                         bool accumulate)
 {
@@ -67,7 +67,7 @@ static void epilogue(const kn_table *t, const kn_gemm *g, long i0, long m, long 
     }
 }
 
-/* Packs groups of strips of B into the panel: for each kc of the stretch, all strips in a row. */
+/* Packs groups of strips of B into the panel: for each KN_KC of the stretch, all strips in a row. */
 static void pack_panel(void *arg, long begin, long end, int worker)
 {
     const job *j = arg;
@@ -75,7 +75,7 @@ static void pack_panel(void *arg, long begin, long end, int worker)
     long width = KN_GROUP * u->nr, groups = (j->n + width - 1) / width;
     (void)worker;
     for (long item = begin; item < end; item++) {
-        long p = item / groups * u->kc, column = item % groups * width, k = kn_min(u->kc, j->k - p);
+        long p = item / groups * KN_KC, column = item % groups * width, k = kn_min(KN_KC, j->k - p);
         u->pack_b(k, kn_min(width, j->n - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb,
                   j->w->b + p * kn_round_up(j->n, u->nr) + column * k);
     }
@@ -100,8 +100,8 @@ static void one_item(const job *j, kn_worker *me, long block, long chunk)
     long i0 = block * j->rows, m = kn_min(j->rows, g->m - i0);
     long begin = chunk * j->chunk, end = kn_min(begin + j->chunk, j->n);
     bool packed = me->job == j->id && me->block == block;
-    for (long p = 0; p < j->k; p += u->kc) {
-        long k = kn_min(u->kc, j->k - p);
+    for (long p = 0; p < j->k; p += KN_KC) {
+        long k = kn_min(KN_KC, j->k - p);
         kn_operand a = {me->a + p * j->rows, u->mr, k * u->mr};
         if (!packed)
             u->pack_a(k, m, u->mr, a_at(g, i0, j->k0 + p), g->lda, !g->ta, me->a + p * j->rows);
@@ -140,18 +140,18 @@ static void cut(job *j, long columns, int threads)
     j->chunks = (columns + j->chunk - 1) / j->chunk;
 }
 
-/* How much of k fits a worker's A and, with the columns, the shared B; a multiple of kc. */
+/* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. */
 static long stretch(const job *j)
 {
-    long kc = j->u->kc, by_a = KN_A_FLOATS / j->rows / kc * kc;
-    return by_a > kc ? by_a : kc;
+    long by_a = KN_A_FLOATS / j->rows / KN_KC * KN_KC;
+    return by_a > KN_KC ? by_a : KN_KC;
 }
 
 static void run_stretch(job *j, bs_pool *pool)
 {
     if (j->shared) {
         long width = KN_GROUP * j->u->nr;
-        bs_pool_for(pool, (j->n + width - 1) / width * ((j->k + j->u->kc - 1) / j->u->kc), 1, pack_panel, j);
+        bs_pool_for(pool, (j->n + width - 1) / width * ((j->k + KN_KC - 1) / KN_KC), 1, pack_panel, j);
     }
     bs_pool_for(pool, j->blocks * j->chunks, 1, run_items, j);
 }
@@ -159,7 +159,7 @@ static void run_stretch(job *j, bs_pool *pool)
 /* Packed bf16 needs the last piece of k to be no shorter than its strips' room; it depends on k alone, so that a row's bits do too. */
 static const kn_micro *choose(const kn_work *w, const kn_gemm *g)
 {
-    long tail = w->bf16 ? g->k % w->bf16->kc : 0;
+    long tail = g->k % KN_KC;
     return g->bf16 && w->bf16 && g->k >= 32 && (tail == 0 || tail >= 16) ? w->bf16 : &w->fp32;
 }
 
@@ -173,7 +173,7 @@ void kn_gemm_run(kn_work *w, const kn_gemm *g)
     cut(&j, g->n, w->threads);
     j.shared = j.blocks > 1;
     long step = stretch(&j);
-    long columns = j.shared ? KN_B_FLOATS / kn_min(step, kn_round_up(g->k + 1, j.u->kc)) / j.u->nr * j.u->nr : g->n;
+    long columns = j.shared ? KN_B_FLOATS / kn_min(step, kn_round_up(g->k + 1, KN_KC)) / j.u->nr * j.u->nr : g->n;
     for (j.n0 = 0; j.n0 < g->n; j.n0 += columns) {
         cut(&j, kn_min(columns, g->n - j.n0), w->threads);
         for (j.k0 = 0; j.k0 == 0 || j.k0 < g->k; j.k0 += step) {

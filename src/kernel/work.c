@@ -7,14 +7,12 @@ kn_work *kn_work_open(const kn_table *t, bs_pool *pool, oc_err *err)
     if (!w)
         return NULL;
     w->t = t;
-    w->fp32 = (kn_micro){.mr = t->mr, .nr = t->nr, .mc = t->mc, .kc = KN_KC, .tile = t->gemm_tile, .pack_a = t->pack, .pack_b = t->pack};
+    w->fp32 = (kn_micro){.mr = t->mr, .nr = t->nr, .mc = t->mc, .tile = t->gemm_tile, .pack_a = t->pack, .pack_b = t->pack};
     w->bf16 = kn_bf16_micro(t);
     w->pool = pool;
     w->threads = bs_pool_threads(pool);
-    size_t strip = KN_GROUP * (size_t)(KN_KC * t->nr);
-    if (w->bf16 && strip < KN_GROUP * (size_t)(w->bf16->kc * w->bf16->nr))
-        strip = KN_GROUP * (size_t)(w->bf16->kc * w->bf16->nr);
-    size_t each = KN_A_FLOATS + strip;
+    int widest = w->bf16 && w->bf16->nr > t->nr ? w->bf16->nr : t->nr;
+    size_t strip = (size_t)KN_KC * KN_GROUP * (size_t)widest, each = KN_A_FLOATS + strip;
     size_t floats = KN_B_FLOATS + each * (size_t)w->threads;
     w->worker = bs_calloc((size_t)w->threads, sizeof *w->worker, "kernel workers", err);
     w->memory = w->worker ? bs_alloc(floats * sizeof *w->memory, "packed operands", err) : NULL;

@@ -4,14 +4,14 @@
 
 #include "low.h"
 
-/* Sums of fp32 products over k are cut at multiples of this, always: it is part of what a tier's bits mean. */
+/* Sums over k are cut at multiples of this, always: it is part of what a tier's bits mean. */
 enum { KN_KC = 256 };
 /* Strips of B that are packed together. */
 enum { KN_GROUP = 4 };
 
 /* One thread's scratch. `job` and `block` say which rows of A lie packed in `a`. Padded to keep threads off each other's lines. */
 typedef struct kn_worker {
-    float *a, *strip; /* A_FLOATS; kc * KN_GROUP * nr */
+    float *a, *strip; /* A_FLOATS; KN_KC * KN_GROUP * nr */
     unsigned long job;
     long block;
     char padding[32];

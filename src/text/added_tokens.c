@@ -22,10 +22,10 @@ struct tx_added {
     entry *entries;
     size_t n, cap;
     int32_t size;
-    tx_vocab names;    /* content to entry's number */
-    int32_t *by_id;    /* id to entry's number, -1 */
+    tx_vocab names; /* content to entry's number */
+    int32_t *by_id; /* id to entry's number, -1 */
     finder raw, normal;
-    tx_regex *word;    /* \w, when a token asks for whole words */
+    tx_regex *word; /* \w, when a token asks for whole words */
 };
 
 tx_added *tx_added_open(oc_err *err)
@@ -94,7 +94,7 @@ int tx_added_put(tx_added *a, const tx_model *m, const char *s, size_t n, tx_add
     return 0;
 }
 
-/* ---- making ready --------------------------------------------------------------------------------------- */
+/* ---- making ready ------------------------------------------------------------------------------------ */
 
 static int fill_finder(tx_added *a, finder *f, bool normalized, oc_err *err)
 {
@@ -124,7 +124,8 @@ static int fill_form(entry *e, const tx_normalizer *z, oc_err *err)
     bool moved;
     free(e->form);
     e->form = NULL;
-    if (e->token.normalized ? tx_normalize(z, e->content, e->n, &form, &moved, err) : bs_buf_put(&form, e->content, e->n, err)) {
+    if (e->token.normalized ? tx_normalize(z, e->content, e->n, &form, &moved, err)
+                            : bs_buf_put(&form, e->content, e->n, err)) {
         bs_buf_clear(&form);
         return -1;
     }
@@ -153,7 +154,9 @@ int tx_added_ready(tx_added *a, const tx_normalizer *z, oc_err *err)
         if (a->entries[i].token.single_word && !a->word && !(a->word = tx_word_regex_open("\\w", err)))
             return -1;
     }
-    return fill_ids(a, err) || fill_finder(a, &a->raw, false, err) || fill_finder(a, &a->normal, true, err) ? -1 : 0;
+    return fill_ids(a, err) || fill_finder(a, &a->raw, false, err) || fill_finder(a, &a->normal, true, err)
+               ? -1
+               : 0;
 }
 
 int32_t tx_added_get(const tx_added *a, const char *s, size_t n)
@@ -185,7 +188,7 @@ const char *tx_added_content(const tx_added *a, int32_t id)
 
 int32_t tx_added_size(const tx_added *a) { return a->size; }
 
-/* ---- cutting -------------------------------------------------------------------------------------------- */
+/* ---- cutting ----------------------------------------------------------------------------------------- */
 
 static const entry *longest_at(const tx_added *a, const finder *f, const char *s, size_t n)
 {
@@ -218,11 +221,13 @@ static int is_word(const tx_added *a, const char *s, size_t n, bool *word, oc_er
 }
 
 /* Whether [at, end) has no letter, digit or underscore right before or behind it. */
-static int stands_alone(const tx_added *a, const char *s, size_t n, size_t at, size_t end, bool *alone, oc_err *err)
+static int stands_alone(const tx_added *a, const char *s, size_t n, size_t at, size_t end, bool *alone,
+                        oc_err *err)
 {
     bool before = false, behind = false;
     size_t last = at > 0 ? char_before(s, at) : 0;
-    if ((at > 0 && is_word(a, s + last, at - last, &before, err)) || (end < n && is_word(a, s + end, n - end, &behind, err)))
+    if ((at > 0 && is_word(a, s + last, at - last, &before, err)) ||
+        (end < n && is_word(a, s + end, n - end, &behind, err)))
         return -1;
     *alone = !before && !behind;
     return 0;
@@ -246,7 +251,8 @@ static void widen(const entry *e, const char *s, size_t n, size_t done, size_t *
     }
 }
 
-static int cut_with(const tx_added *a, const finder *f, const char *s, size_t n, bool head, tx_pieces *out, oc_err *err)
+static int cut_with(const tx_added *a, const finder *f, const char *s, size_t n, bool head, tx_pieces *out,
+                    oc_err *err)
 {
     size_t done = 0, i = 0;
     while (f->start[256] > 0 && i < n) {
@@ -272,7 +278,8 @@ static int cut_with(const tx_added *a, const finder *f, const char *s, size_t n,
     return done < n ? tx_pieces_put(out, s + done, n - done, -1, head && done == 0, err) : 0;
 }
 
-int tx_added_cut(const tx_added *a, const tx_normalizer *z, const char *s, size_t n, tx_pieces *out, oc_err *err)
+int tx_added_cut(const tx_added *a, const tx_normalizer *z, const char *s, size_t n, tx_pieces *out,
+                 oc_err *err)
 {
     tx_pieces raw = {0};
     bs_buf text = {0};

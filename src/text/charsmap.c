@@ -13,7 +13,7 @@ struct tx_charsmap {
     size_t n_texts;
 };
 
-/* ---- reading -------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------- */
 
 static int base64_value(char c)
 {
@@ -100,11 +100,12 @@ void tx_charsmap_close(tx_charsmap *m)
     free(m);
 }
 
-/* ---- applying ------------------------------------------------------------------------------------------- */
+/* ---- applying ---------------------------------------------------------------------------------------- */
 
 static uint32_t offset_of(uint32_t unit) { return (unit >> 10) << ((unit & 1u << 9) >> 6); }
 
-/* The replacement of the shortest key that s begins with; NULL: none. The shortest is what `tokenizers` takes. */
+/* The replacement of the shortest key that s begins with; NULL: none. The shortest is what `tokenizers`
+ * takes. */
 static const char *replacement(const tx_charsmap *m, const char *s, size_t n)
 {
     size_t at = offset_of(m->units[0]);

@@ -43,7 +43,8 @@ typedef struct seen {
 
 enum { MAX_SEEN = 1 << 15, MAX_SEEN_WORD = 64 };
 
-/* Table sized by the text: a caption needs none, a book a large one. A new word takes its slot from an old one. */
+/* Table sized by the text: a caption needs none, a book a large one. A new word takes its slot from an old
+ * one. */
 static seen *seen_open(const tx_pieces *in, size_t *mask, oc_err *err)
 {
     size_t count = 1;
@@ -56,7 +57,8 @@ static seen *seen_open(const tx_pieces *in, size_t *mask, oc_err *err)
     return table;
 }
 
-static int encode_word(const tx_model *m, const char *s, size_t n, seen *slot, tx_scratch *scratch, tx_ids *out, oc_err *err)
+static int encode_word(const tx_model *m, const char *s, size_t n, seen *slot, tx_scratch *scratch,
+                       tx_ids *out, oc_err *err)
 {
     size_t at = out->n;
     if (slot->s && slot->n == n && memcmp(slot->s, s, n) == 0) {

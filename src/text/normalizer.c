@@ -5,7 +5,8 @@
 #include "text_parts.h"
 
 typedef struct step step;
-/* Appends to `out`. Sets *moved when the first character of s is gone from the front: Metaspace's "first" asks. */
+/* Appends to `out`. Sets *moved when the first character of s is gone from the front: Metaspace's "first"
+ * asks. */
 typedef int apply_fn(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err);
 
 struct step {
@@ -14,8 +15,8 @@ struct step {
     tx_regex *pattern; /* Replace */
     char *text;        /* Replace's content, Prepend's prefix; owned */
     size_t n;
-    tx_charsmap *map;  /* Precompiled */
-    bool left, right;  /* Strip */
+    tx_charsmap *map;                    /* Precompiled */
+    bool left, right;                    /* Strip */
     bool clean, chinese, accents, lower; /* BertNormalizer */
 };
 
@@ -24,7 +25,7 @@ struct tx_normalizer {
     size_t n;
 };
 
-/* ---- steps ---------------------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------------------- */
 
 static int unicode_form(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
@@ -63,7 +64,8 @@ static int replace(const step *z, const char *s, size_t n, bs_buf *out, bool *mo
         *moved = true;
     for (size_t i = 0; i < spans.n && !result; i++) {
         const tx_span *p = &spans.p[i];
-        result = p->hit ? bs_buf_put(out, z->text, z->n, err) : bs_buf_put(out, s + p->at, p->end - p->at, err);
+        result =
+            p->hit ? bs_buf_put(out, z->text, z->n, err) : bs_buf_put(out, s + p->at, p->end - p->at, err);
     }
     tx_spans_clear(&spans);
     return result;
@@ -126,9 +128,11 @@ static int nmt(const step *z, const char *s, size_t n, bs_buf *out, bool *moved,
     for (size_t i = 0; i < n;) {
         uint32_t c;
         size_t length = tx_utf8_get(s + i, n - i, &c);
-        bool drop = (c >= 1 && c <= 8) || c == 0xb || (c >= 0xe && c <= 0x1f) || c == 0x7f || c == 0x8f || c == 0x9f;
-        bool blank = c == 9 || c == 0xa || c == 0xc || c == 0xd || c == 0x1680 || (c >= 0x200b && c <= 0x200f) ||
-                     c == 0x2028 || c == 0x2029 || c == 0x2581 || c == 0xfeff || c == 0xfffd;
+        bool drop =
+            (c >= 1 && c <= 8) || c == 0xb || (c >= 0xe && c <= 0x1f) || c == 0x7f || c == 0x8f || c == 0x9f;
+        bool blank = c == 9 || c == 0xa || c == 0xc || c == 0xd || c == 0x1680 ||
+                     (c >= 0x200b && c <= 0x200f) || c == 0x2028 || c == 0x2029 || c == 0x2581 ||
+                     c == 0xfeff || c == 0xfffd;
         *moved = *moved || (drop && i == 0);
         if (!drop && (blank ? bs_buf_put(out, " ", 1, err) : bs_buf_put(out, s + i, length, err)))
             return -1;
@@ -137,7 +141,7 @@ static int nmt(const step *z, const char *s, size_t n, bs_buf *out, bool *moved,
     return 0;
 }
 
-/* ---- BertNormalizer (Devlin et al. 2018, BasicTokenizer) ------------------------------------------------ */
+/* ---- BertNormalizer (Devlin et al. 2018, BasicTokenizer) --------------------------------------------- */
 
 static bool is_chinese(uint32_t c)
 {
@@ -161,7 +165,8 @@ static int bert_clean(const step *z, const char *s, size_t n, bs_buf *out, bool 
         if (z->clean && tx_is_space(c))
             bad = bs_buf_put(out, " ", 1, err);
         else if (z->chinese && is_chinese(c))
-            bad = bs_buf_put(out, " ", 1, err) || bs_buf_put(out, p, length, err) || bs_buf_put(out, " ", 1, err);
+            bad = bs_buf_put(out, " ", 1, err) || bs_buf_put(out, p, length, err) ||
+                  bs_buf_put(out, " ", 1, err);
         else
             bad = bs_buf_put(out, p, length, err);
         if (bad)
@@ -187,7 +192,7 @@ static int bert(const step *z, const char *s, size_t n, bs_buf *out, bool *moved
     return result;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------- */
 
 static int keep_text(step *z, const char *s, size_t n, oc_err *err)
 {

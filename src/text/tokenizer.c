@@ -16,7 +16,7 @@ struct tx_tokenizer {
     tx_roles roles;
 };
 
-/* ---- added tokens and roles ----------------------------------------------------------------------------- */
+/* ---- added tokens and roles -------------------------------------------------------------------------- */
 
 static int read_added_token(tx_tokenizer *t, const json_t *o, oc_err *err)
 {
@@ -32,13 +32,15 @@ static int read_added_token(tx_tokenizer *t, const json_t *o, oc_err *err)
         tx_json_bool(o, where, "normalized", !token.special, &token.normalized, err))
         return -1;
     if (id < -1 || id >= TX_MAX_ID)
-        return bs_err(err, "added_tokens: '%s' has the id %lld, which must be in 0..%d", s, (long long)id, TX_MAX_ID - 1);
+        return bs_err(err, "added_tokens: '%s' has the id %lld, which must be in 0..%d", s, (long long)id,
+                      TX_MAX_ID - 1);
     token.id = (int32_t)id;
     if (tx_added_put(t->added, &t->model, s, n, token, err))
         return -1;
     int32_t got = tx_added_get(t->added, s, n);
     if (id >= 0 && n && got != id)
-        return bs_err(err, "added_tokens: '%s' has the id %lld, but the model's vocabulary gives it %d", s, (long long)id, got);
+        return bs_err(err, "added_tokens: '%s' has the id %lld, but the model's vocabulary gives it %d", s,
+                      (long long)id, got);
     return 0;
 }
 
@@ -60,7 +62,8 @@ static int32_t id_of(const tx_tokenizer *t, const char *s, size_t n)
     return id >= 0 ? id : tx_vocab_get(&t->model.vocab, s, n);
 }
 
-/* A token with a role is special even if tokenizer.json does not list it: transformers adds it when it loads. */
+/* A token with a role is special even if tokenizer.json does not list it: transformers adds it when it loads.
+ */
 static int put_special(tx_tokenizer *t, const char *s, size_t n, oc_err *err)
 {
     if (!n || tx_added_get(t->added, s, n) >= 0 || tx_vocab_get(&t->model.vocab, s, n) < 0)
@@ -70,8 +73,10 @@ static int put_special(tx_tokenizer *t, const char *s, size_t n, oc_err *err)
 
 static int read_roles(tx_tokenizer *t, const json_t *config, const json_t *map, oc_err *err)
 {
-    static const char *const keys[] = {"bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token"};
-    int32_t *ids[] = {&t->roles.bos, &t->roles.eos, &t->roles.pad, &t->roles.unk, &t->roles.cls, &t->roles.sep, &t->roles.mask};
+    static const char *const keys[] = {"bos_token", "eos_token", "pad_token", "unk_token",
+                                       "cls_token", "sep_token", "mask_token"};
+    int32_t *ids[] = {&t->roles.bos, &t->roles.eos, &t->roles.pad, &t->roles.unk,
+                      &t->roles.cls, &t->roles.sep, &t->roles.mask};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         size_t n;
         const char *s = role_name(config, map, keys[i], &n);
@@ -86,7 +91,7 @@ static int read_roles(tx_tokenizer *t, const json_t *config, const json_t *map, 
     return 0;
 }
 
-/* ---- opening -------------------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------------------- */
 
 static int read_all(tx_tokenizer *t, const json_t *o, const json_t *config, const json_t *map, oc_err *err)
 {
@@ -125,35 +130,40 @@ static int read_beside(const char *dir, const char *name, bool as_real, json_t *
     return result;
 }
 
-tx_tokenizer *tx_open(const char *model_dir, oc_err *err)
+tx_tokenizer *tx_open_json(const json_t *o, const json_t *config, const json_t *map, oc_err *err)
 {
-    json_t *o = NULL, *config = NULL, *map = NULL;
     tx_tokenizer *t = calloc(1, sizeof *t);
-    int result = -1;
     if (!t) {
         bs_err(err, "out of memory: a tokenizer");
         return NULL;
     }
-    if (read_beside(model_dir, "tokenizer.json", false, &o, err) || read_beside(model_dir, "tokenizer_config.json", true, &config, err) ||
+    t->added = tx_added_open(err);
+    if (!t->added || read_all(t, o, config, map, err) || check_ids(t, &t->post.before, err) ||
+        check_ids(t, &t->post.after, err)) {
+        tx_close(t);
+        return NULL;
+    }
+    return t;
+}
+
+tx_tokenizer *tx_open(const char *model_dir, oc_err *err)
+{
+    json_t *o = NULL, *config = NULL, *map = NULL;
+    tx_tokenizer *t = NULL;
+    if (read_beside(model_dir, "tokenizer.json", false, &o, err) ||
+        read_beside(model_dir, "tokenizer_config.json", true, &config, err) ||
         read_beside(model_dir, "special_tokens_map.json", true, &map, err))
         goto done;
-    const char *file = o ? "tokenizer.json" : "vocab.json";
+    const char *file = o ? "tokenizer.json" : "vocab.*";
     if (!o && !(o = tx_classic_json(model_dir, config, err)))
         goto done;
-    t->added = tx_added_open(err);
-    if (!t->added || read_all(t, o, config, map, err) || check_ids(t, &t->post.before, err) || check_ids(t, &t->post.after, err)) {
+    t = tx_open_json(o, config, map, err);
+    if (!t)
         bs_err_prefix(err, "cannot read '%s/%s': ", model_dir, file);
-        goto done;
-    }
-    result = 0;
 done:
     json_decref(o);
     json_decref(config);
     json_decref(map);
-    if (result) {
-        tx_close(t);
-        t = NULL;
-    }
     return t;
 }
 
@@ -170,7 +180,7 @@ void tx_close(tx_tokenizer *t)
     free(t);
 }
 
-/* ---- encoding ------------------------------------------------------------------------------------------- */
+/* ---- encoding ---------------------------------------------------------------------------------------- */
 
 static int put_all(tx_ids *out, const tx_ids *ids, oc_err *err)
 {
@@ -195,7 +205,8 @@ int tx_encode(const tx_tokenizer *t, const char *utf8, size_t n, bool add_specia
     if (add_special && put_all(out, &t->post.before, err))
         goto done;
     if (tx_added_cut(t->added, t->normalizer, utf8, n, &pieces, err) ||
-        tx_pretokenize(t->pretokenizer, &pieces, &other, err) || tx_model_encode(&t->model, &pieces, out, err))
+        tx_pretokenize(t->pretokenizer, &pieces, &other, err) ||
+        tx_model_encode(&t->model, &pieces, out, err))
         goto done;
     if (add_special && put_all(out, &t->post.after, err))
         goto done;
@@ -209,9 +220,10 @@ done:
     return result;
 }
 
-/* ---- decoding ------------------------------------------------------------------------------------------- */
+/* ---- decoding ---------------------------------------------------------------------------------------- */
 
-/* CLIP's ends of words come out of the byte decoder as they are; transformers puts spaces there, and strips. */
+/* CLIP's ends of words come out of the byte decoder as they are; transformers puts spaces there, and strips.
+ */
 static int put_without_suffix(const tx_tokenizer *t, const char *s, size_t n, bs_buf *out, oc_err *err)
 {
     size_t suffix_n;
@@ -236,7 +248,8 @@ static int put_without_suffix(const tx_tokenizer *t, const char *s, size_t n, bs
     return result;
 }
 
-int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out, oc_err *err)
+int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out,
+              oc_err *err)
 {
     tx_pieces pieces = {0}, other = {0};
     int result = -1;
@@ -262,7 +275,7 @@ done:
     return result;
 }
 
-/* ---- looking up ----------------------------------------------------------------------------------------- */
+/* ---- looking up -------------------------------------------------------------------------------------- */
 
 int32_t tx_token_id(const tx_tokenizer *t, const char *name) { return id_of(t, name, strlen(name)); }
 

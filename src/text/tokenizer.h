@@ -1,10 +1,10 @@
 /* tokenizer.h - text to ids and back, equal to Hugging Face's `tokenizers` token by token.
  *
- *     text ── added tokens ── normalizer ── pre-tokenizer ── model (BPE, WordPiece, Unigram) ── post-processor ── ids
+ *     text -> added tokens -> normalizer -> pre-tokenizer -> model -> post-processor -> ids
  *
- * A tokenizer is read from a model folder: `tokenizer.json`, or `vocab.json` + `merges.txt` in CLIP's or GPT-2's
- * form. A piece of the file that is not known is refused by its name, never guessed. Once open it is immutable:
- * any number of threads may use it at once. */
+ * A tokenizer is read from a model folder: `tokenizer.json`, else `vocab.json` + `merges.txt` in CLIP's or
+ * GPT-2's form, else BERT's `vocab.txt`. A piece of the file that is not known is refused by its name, never
+ * guessed. Once open it is immutable: any number of threads may use it at once. */
 #ifndef TX_TOKENIZER_H
 #define TX_TOKENIZER_H
 
@@ -25,14 +25,16 @@ void tx_ids_clear(tx_ids *ids);
 tx_tokenizer *tx_open(const char *model_dir, oc_err *err);
 void tx_close(tx_tokenizer *t);
 
-/* Appends to `out` the ids of n bytes of UTF-8, never cut. With add_special the post-processor's tokens ([CLS],
- * <s>, ...) go round them. Invalid UTF-8 is no error: each bad byte counts as U+FFFD. A 0 byte is a character. */
+/* Appends to `out` the ids of n bytes of UTF-8, never cut. With add_special the post-processor's tokens
+ * ([CLS], <s>, ...) go round them. Invalid UTF-8 is no error: each bad byte counts as U+FFFD. A 0 byte is a
+ * character. On an error `out` is as it was. */
 int tx_encode(const tx_tokenizer *t, const char *utf8, size_t n, bool add_special, tx_ids *out, oc_err *err);
 
 /* Appends the text of n ids to `out`; ids that the vocabulary lacks are left out, and special tokens too if
  * skip_special. Bytes that make no character become U+FFFD. CLIP's `</w>` turns into a space as transformers'
  * CLIPTokenizerFast does. */
-int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out, oc_err *err);
+int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out,
+              oc_err *err);
 
 /* The id of a token by its exact name, added tokens first; -1 when there is none. */
 int32_t tx_token_id(const tx_tokenizer *t, const char *name);
@@ -51,28 +53,30 @@ typedef struct tx_roles {
 } tx_roles;
 const tx_roles *tx_roles_of(const tx_tokenizer *t);
 
-/* ---- training ----------------------------------------------------------------------------------------- */
+/* ---- training ---------------------------------------------------------------------------------------- */
 
 typedef enum tx_style {
-    TX_STYLE_CLIP, /* NFC, white space collapsed, lower case, CLIP's split, `</w>`, <|startoftext|> ... <|endoftext|> */
-    TX_STYLE_GPT2  /* GPT-2's split, <|endoftext|> */
+    TX_STYLE_CLIP, /* NFC, white space collapsed, lower case, CLIP's split, `</w>`, text between two tokens */
+    TX_STYLE_GPT2  /* GPT-2's split, text as it is */
 } tx_style;
 
 typedef struct tx_train_options {
     tx_style style;
     int32_t size;               /* ids in all: bytes, merges and special tokens; the result may have fewer */
     int64_t min_frequency;      /* a pair seen less often is not merged; 0 and 1: every pair */
-    const char *const *special; /* more special tokens, after the style's own; may be NULL */
+    const char *const *special; /* special tokens besides the style's own; may be NULL */
     size_t n_special;
-    int32_t max_length;         /* model_max_length to write; 0: 77 for CLIP, 1024 for GPT-2 */
+    int32_t max_length; /* model_max_length to write; 0: 77 for CLIP, 1024 for GPT-2 */
 } tx_train_options;
 
 /* Trains a byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2) on text files, each line one text, and
- * writes tokenizer.json, tokenizer_config.json, special_tokens_map.json, vocab.json and merges.txt into out_dir,
- * which `transformers` and tx_open read. The most frequent pair is merged first, ties by the smaller ids, so the
- * same files give the same bytes, and GPT-2's style gives what `tokenizers`' BpeTrainer gives. CLIP's ids are in
- * CLIP's order: bytes, bytes with `</w>`, merges, special tokens. Returns the number of ids, or -1. */
-int32_t tx_train_bpe(const char *const *files, size_t n_files, const tx_train_options *options, const char *out_dir,
-                     oc_err *err);
+ * writes tokenizer.json, tokenizer_config.json, special_tokens_map.json, vocab.json and merges.txt into
+ * out_dir, which `transformers` and tx_open read. The most frequent pair is merged first, ties by the smaller
+ * ids, so the same files give the same bytes, and GPT-2's style gives what `tokenizers`' BpeTrainer gives.
+ * CLIP's ids are in CLIP's order: bytes, bytes with `</w>`, merges, special tokens, of which <|endoftext|> is
+ * the last, as old checkpoints find it by the largest id; GPT-2's are <|endoftext|>, special tokens, bytes,
+ * merges. Ctrl-C ends it with an error. Returns the number of ids, or -1. */
+int32_t tx_train_bpe(const char *const *files, size_t n_files, const tx_train_options *options,
+                     const char *out_dir, oc_err *err);
 
 #endif

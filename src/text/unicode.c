@@ -1,4 +1,5 @@
-/* unicode.c - UTF-8, classes of characters, lower case, normal forms (Unicode Standard Annex 15), GPT-2's bytes. */
+/* unicode.c - UTF-8, classes of characters, lower case, normal forms (Unicode Standard Annex 15), GPT-2's
+ * bytes. */
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -6,7 +7,7 @@
 #include "text_parts.h"
 #include "unicode_ranges.h"
 
-/* ---- UTF-8 ---------------------------------------------------------------------------------------------- */
+/* ---- UTF-8 ------------------------------------------------------------------------------------------- */
 
 size_t tx_utf8_get(const char *s, size_t n, uint32_t *c)
 {
@@ -105,7 +106,7 @@ int tx_utf8_clean(bs_buf *b, const char *s, size_t n, bool rust, oc_err *err)
     return 0;
 }
 
-/* ---- classes -------------------------------------------------------------------------------------------- */
+/* ---- classes ----------------------------------------------------------------------------------------- */
 
 static bool within(const tx_range *r, size_t n, uint32_t c)
 {
@@ -122,8 +123,9 @@ static bool within(const tx_range *r, size_t n, uint32_t c)
 
 bool tx_is_space(uint32_t c)
 {
-    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
+           c == 0x3000;
 }
 
 bool tx_is_punct(uint32_t c) { return within(tx_punct, tx_punct_n, c); }
@@ -132,16 +134,17 @@ bool tx_is_bert_other(uint32_t c) { return within(tx_other, tx_other_n, c); }
 bool tx_is_accent(uint32_t c) { return within(tx_accent, tx_accent_n, c); }
 bool tx_is_nonspacing(uint32_t c) { return within(tx_nonspacing, tx_nonspacing_n, c); }
 
-/* ---- lower case ----------------------------------------------------------------------------------------- */
+/* ---- lower case -------------------------------------------------------------------------------------- */
 
 /* Capitals of Unicode 16 and 17 in rows: the distance from each to its small letter. */
 static const struct {
     uint32_t first, last;
     int32_t step;
-} young_capitals[] = {{0x1c89, 0x1c89, 1},           {0xa7cb, 0xa7cb, 0x264 - 0xa7cb}, {0xa7cc, 0xa7cc, 1},
-                      {0xa7ce, 0xa7ce, 1},           {0xa7d2, 0xa7d2, 1},              {0xa7d4, 0xa7d4, 1},
-                      {0xa7da, 0xa7da, 1},           {0xa7dc, 0xa7dc, 0x19b - 0xa7dc}, {0x10d50, 0x10d65, 0x20},
-                      {0x16ea0, 0x16eb8, 0x1b}};
+} young_capitals[] = {{0x1c89, 0x1c89, 1},      {0xa7cb, 0xa7cb, 0x264 - 0xa7cb},
+                      {0xa7cc, 0xa7cc, 1},      {0xa7ce, 0xa7ce, 1},
+                      {0xa7d2, 0xa7d2, 1},      {0xa7d4, 0xa7d4, 1},
+                      {0xa7da, 0xa7da, 1},      {0xa7dc, 0xa7dc, 0x19b - 0xa7dc},
+                      {0x10d50, 0x10d65, 0x20}, {0x16ea0, 0x16eb8, 0x1b}};
 
 static uint32_t lower_of(uint32_t c)
 {
@@ -156,7 +159,8 @@ int tx_lowercase(bs_buf *b, const char *s, size_t n, oc_err *err)
     for (size_t i = 0; i < n;) {
         uint32_t c;
         size_t from = i;
-        for (; i < n && (unsigned char)s[i] < 0x80; i++) {}
+        for (; i < n && (unsigned char)s[i] < 0x80; i++) {
+        }
         if (i > from) {
             if (bs_buf_put(b, s + from, i - from, err))
                 return -1;
@@ -173,16 +177,17 @@ int tx_lowercase(bs_buf *b, const char *s, size_t n, oc_err *err)
     return 0;
 }
 
-/* ---- normal forms --------------------------------------------------------------------------------------- */
+/* ---- normal forms ------------------------------------------------------------------------------------ */
 
 typedef struct mark {
     int32_t c;
     int ccc;
 } mark;
 
+/* Only marks have a class, and only those that the table of the same crate knows. */
 static int class_of(int32_t c)
 {
-    if (c < 0x300 || within(tx_young_class, tx_young_class_n, (uint32_t)c))
+    if (c < 0x300 || !tx_is_accent((uint32_t)c))
         return 0;
     return utf8proc_get_property(c)->combining_class;
 }
@@ -195,7 +200,8 @@ static size_t decompose(uint32_t c, bool compat, mark *out)
     utf8proc_ssize_t n = -1;
     if (c >= 0xa0 && !within(tx_young_form, tx_young_form_n, c))
         n = utf8proc_decompose_char((utf8proc_int32_t)c, parts, 32,
-                                    compat ? UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT : UTF8PROC_DECOMPOSE, &last);
+                                    compat ? UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT : UTF8PROC_DECOMPOSE,
+                                    &last);
     if (n < 1 || n > 32) {
         parts[0] = (utf8proc_int32_t)c;
         n = 1;
@@ -204,7 +210,6 @@ static size_t decompose(uint32_t c, bool compat, mark *out)
         out[i] = (mark){.c = parts[i], .ccc = class_of(parts[i])};
     return (size_t)n;
 }
-
 
 /* A stable sort by counting: a run of marks may be a whole hostile text, so nothing quadratic. */
 static int sort_run(mark *m, size_t n, oc_err *err)
@@ -258,7 +263,8 @@ static size_t compose(mark *m, size_t n)
     size_t out = 0, starter = SIZE_MAX;
     int last = 0; /* the class of what stands between the starter and here; 0: nothing does */
     for (size_t i = 0; i < n; i++) {
-        if (starter != SIZE_MAX && (out == starter + 1 || last < m[i].ccc) && !(out > starter + 1 && m[i].ccc == 0)) {
+        if (starter != SIZE_MAX && (out == starter + 1 || last < m[i].ccc) &&
+            !(out > starter + 1 && m[i].ccc == 0)) {
             int32_t c = composite(m[starter].c, m[i].c);
             if (c >= 0) {
                 m[starter].c = c;
@@ -306,11 +312,12 @@ done:
     return result;
 }
 
-/* ---- bytes as characters -------------------------------------------------------------------------------- */
+/* ---- bytes as characters ----------------------------------------------------------------------------- */
 
 static bool byte_is_itself(int b) { return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae; }
 
-/* The 68 bytes that are not printable take the characters from U+0100 on, in order (GPT-2's bytes_to_unicode). */
+/* The 68 bytes that are not printable take the characters from U+0100 on, in order (GPT-2's
+ * bytes_to_unicode). */
 uint32_t tx_byte_char(unsigned char byte)
 {
     if (byte_is_itself(byte))

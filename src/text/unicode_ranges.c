@@ -1,7 +1,7 @@
-/* unicode_ranges.c - classes of characters as Hugging Face's `tokenizers` has them, found by asking it character by
- * character (tests/unicode_ranges.py prints this file). They are tables of our own because the pieces it is built of
- * follow five versions of Unicode (8 in its categories, 9 in its normal forms, 16 in its regular expressions, 17 in
- * lower case), so no library agrees with all of them. */
+/* unicode_ranges.c - classes of characters as Hugging Face's `tokenizers` has them, found by asking it one by
+ * one (tests/unicode_ranges.py prints this file). They are tables of our own because the pieces it is built
+ * of follow four versions of Unicode (8 in its categories, 9 in its normal forms, 16 in its regular
+ * expressions, 17 in lower case), so no library agrees with all of them. */
 #include "unicode_ranges.h"
 
 /* ASCII punctuation and category P, as Punctuation and BertPreTokenizer see it. */
@@ -76,7 +76,7 @@ const tx_range tx_numeric[] = {
 };
 const size_t tx_numeric_n = sizeof tx_numeric / sizeof tx_numeric[0];
 
-/* Category M, as StripAccents sees it. */
+/* Category M, as StripAccents and the normal forms see it. */
 const tx_range tx_accent[] = {
     {0x0300, 0x036F}, {0x0483, 0x0489}, {0x0591, 0x05BD}, {0x05BF, 0x05BF}, {0x05C1, 0x05C2},
     {0x05C4, 0x05C5}, {0x05C7, 0x05C7}, {0x0610, 0x061A}, {0x064B, 0x065F}, {0x0670, 0x0670},
@@ -200,25 +200,12 @@ const tx_range tx_other[] = {
 };
 const size_t tx_other_n = sizeof tx_other / sizeof tx_other[0];
 
-/* Marks whose combining class its normal forms do not know. */
-const tx_range tx_young_class[] = {
-    {0x07FD, 0x07FD}, {0x0898, 0x089F}, {0x08CA, 0x08D3}, {0x09FE, 0x09FE}, {0x0C3C, 0x0C3C},
-    {0x0D3B, 0x0D3C}, {0x0EBA, 0x0EBA}, {0x1715, 0x1715}, {0x1ABF, 0x1ACE}, {0x1DF6, 0x1DFA},
-    {0xA82C, 0xA82C}, {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50},
-    {0x10F82, 0x10F85}, {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A},
-    {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
-    {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42},
-    {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF},
-    {0x1E4EC, 0x1E4EF},
-};
-const size_t tx_young_class_n = sizeof tx_young_class / sizeof tx_young_class[0];
-
 /* Characters whose decomposition its normal forms do not know. */
 const tx_range tx_young_form[] = {
-    {0x32FF, 0x32FF}, {0xA7F1, 0xA7F1}, {0xA7F2, 0xA7F4}, {0xAB69, 0xAB69}, {0x105C9, 0x105C9},
-    {0x105E4, 0x105E4}, {0x10781, 0x10785}, {0x10787, 0x107B0}, {0x107B2, 0x107BA}, {0x11383, 0x113C8},
-    {0x11938, 0x11938}, {0x16121, 0x16128}, {0x16D68, 0x16D6A}, {0x1CCD6, 0x1CCF9}, {0x1E030, 0x1E06D},
-    {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9},
+    {0x32FF, 0x32FF}, {0xA7F1, 0xA7F4}, {0xAB69, 0xAB69}, {0x105C9, 0x105C9}, {0x105E4, 0x105E4},
+    {0x10781, 0x10785}, {0x10787, 0x107B0}, {0x107B2, 0x107BA}, {0x11383, 0x113C8}, {0x11938, 0x11938},
+    {0x16121, 0x16128}, {0x16D68, 0x16D6A}, {0x1CCD6, 0x1CCF9}, {0x1E030, 0x1E06D}, {0x1F16C, 0x1F16C},
+    {0x1FBF0, 0x1FBF9},
 };
 const size_t tx_young_form_n = sizeof tx_young_form / sizeof tx_young_form[0];
 

@@ -1,0 +1,253 @@
+/* cmd_eval.c - how good is a model, and how good is a baseline that knows no words? */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../eval/neighbour.h"
+#include "../eval/retrieval.h"
+#include "../eval/zeroshot.h"
+#include "naming.h"
+
+typedef struct job {
+    const cl_command *self;
+    cl_common common;
+    const char *data_path, *train_path, *set;
+    cl_texts words, given, languages, templates;
+    bs_buf template_bytes;
+    dt_pairs pairs;
+    oc_session *session;
+    cl_talk talk;
+    float *rows;              /* [pairs, width] */
+    bool *ok;                 /* [pairs] */
+} job;
+
+/* ---- what is printed ---------------------------------------------------------------------------------------------- */
+
+/* Members before this one: the language, when several are asked for. */
+static void open_line(const job *j, int language)
+{
+    if (j->common.json)
+        putchar('{');
+    if (j->languages.n > 1 && j->common.json) {
+        printf("\"language\":");
+        cl_json_text(j->pairs.language[language]);
+        putchar(',');
+    } else if (j->languages.n > 1)
+        printf("%s: ", j->pairs.language[language]);
+}
+
+/* Pictures that were left out never go unsaid. */
+static void close_line(const job *j)
+{
+    if (j->common.json)
+        printf(",\"failed\":%ld}\n", j->talk.talk.failed);
+    else if (j->talk.talk.failed)
+        printf("; %ld pictures could not be read\n", j->talk.talk.failed);
+    else
+        printf("\n");
+}
+
+static void print_zeroshot(const job *j, int language, const ev_zeroshot *z)
+{
+    open_line(j, language);
+    printf(j->common.json ? "\"top1\":%.6g,\"top5\":%.6g,\"classes\":%ld,\"pictures\":%ld,\"chance_top1\":%.6g"
+                          : "top-1 %.4f, top-5 %.4f, %ld classes, %ld pictures, chance %.4f",
+           z->top1, z->top5, z->classes, z->pictures, z->chance_top1);
+    close_line(j);
+}
+
+static void print_recalls(const job *j, const char *name, const double recall[EV_KS])
+{
+    if (!j->common.json)
+        printf("%s ", name);
+    for (int k = 0; k < EV_KS; k++)
+        if (j->common.json)
+            printf("\"%s_r%d\":%.6g,", name, ev_ks[k], recall[k]);
+        else
+            printf("R@%d %.4f, ", ev_ks[k], recall[k]);
+}
+
+static void print_direction(const job *j, const char *name, const ev_direction *d)
+{
+    print_recalls(j, name, d->recall);
+    if (j->common.json)
+        printf("\"%s_median_rank\":%.9g,", name, d->median_rank);
+    else
+        printf("median rank %g; ", d->median_rank);
+}
+
+static void print_retrieval(const job *j, int language, const ev_retrieval *r)
+{
+    open_line(j, language);
+    print_direction(j, j->common.json ? "t2i" : "text to image", &r->text_to_image);
+    print_direction(j, j->common.json ? "i2t" : "image to text", &r->image_to_text);
+    print_recalls(j, "chance", r->chance);
+    printf(j->common.json ? "\"pairs\":%ld" : "%ld pairs", r->pairs);
+    close_line(j);
+}
+
+/* ---- zeroshot and retrieval --------------------------------------------------------------------------------------- */
+
+static int one_language(job *j, bool zeroshot, int language, oc_err *err)
+{
+    ev_zeroshot z;
+    ev_retrieval r;
+    ev_talk *talk = &j->talk.talk;
+    if (zeroshot ? ev_zeroshot_run(j->session, &j->pairs, j->rows, j->ok, language, j->templates.p, j->templates.n, &z, talk, err)
+                 : ev_retrieval_run(j->session, &j->pairs, j->rows, j->ok, language, &r, talk, err))
+        return -1;
+    cl_talk_end(&j->talk, j->session->engine->sizes.max_tokens);
+    if (zeroshot)
+        print_zeroshot(j, language, &z);
+    else
+        print_retrieval(j, language, &r);
+    fflush(stdout);
+    return 0;
+}
+
+static int all_languages(job *j, bool zeroshot, oc_err *err)
+{
+    size_t width = (size_t)oc_embedding_width(j->session->engine), n = (size_t)j->pairs.n;
+    j->rows = bs_alloc(n * width * sizeof *j->rows, "the vectors of pictures", err);
+    j->ok = bs_alloc(n * sizeof *j->ok, "the vectors of pictures", err);
+    if (!j->rows || !j->ok || ev_embed_pairs(j->session, &j->pairs, j->rows, j->ok, &j->talk.talk, err))
+        return -1;
+    for (int i = 0; i < j->languages.n; i++)
+        if (one_language(j, zeroshot, dt_language(&j->pairs, j->languages.p[i]), err))
+            return -1;
+    return 0;
+}
+
+/* Before minutes are spent on pictures. */
+static int check_languages(job *j, oc_err *err)
+{
+    if (!j->languages.n && cl_texts_add(&j->languages, dt_language(&j->pairs, "text") >= 0 ? "text" : j->pairs.language[0]))
+        return bs_err(err, "out of memory: a list of languages");
+    for (int i = 0; i < j->languages.n; i++)
+        if (dt_language(&j->pairs, j->languages.p[i]) < 0)
+            return bs_err(err, "'%s' has no texts in '%s'", j->data_path, j->languages.p[i]);
+    return 0;
+}
+
+static int eval_model(job *j, bool zeroshot, oc_err *err)
+{
+    int result = -1;
+    oc_engine *e = NULL;
+    if (dt_pairs_read(&j->pairs, j->data_path, err) || check_languages(j, err))
+        return -1;
+    e = cl_open(&j->common, err);
+    j->session = e ? oc_session_open(e, err) : NULL;
+    if (j->session)
+        result = all_languages(j, zeroshot, err);
+    cl_talk_pause(&j->talk);
+    oc_session_close(j->session);
+    oc_engine_close(e);
+    return result;
+}
+
+static int eval_zeroshot(job *j, oc_err *err) { return eval_model(j, true, err); }
+
+static int eval_retrieval(job *j, oc_err *err) { return eval_model(j, false, err); }
+
+/* ---- neighbour ------------------------------------------------------------------------------------------------------ */
+
+static int eval_neighbour(job *j, oc_err *err)
+{
+    oc_options options = {.threads = j->common.threads, .max_pixels = j->common.max_pixels};
+    dt_pairs train = {0};
+    ev_neighbour n;
+    int result = -1;
+    if (!dt_pairs_read(&j->pairs, j->data_path, err) && !dt_pairs_read(&train, j->train_path, err))
+        result = ev_neighbour_run(&train, &j->pairs, j->languages.n ? j->languages.p[0] : "text", &options, &n, &j->talk.talk, err);
+    cl_talk_pause(&j->talk);
+    if (!result) {
+        open_line(j, 0);
+        printf(j->common.json ? "\"top1\":%.6g,\"top5\":%.6g,\"classes\":%ld,\"pictures\":%ld,\"chance_top1\":%.6g,\"train_pictures\":%ld"
+                              : "top-1 %.4f, top-5 %.4f, %ld names, %ld pictures, chance %.4f, %ld pictures to learn from",
+               n.top1, n.top5, n.names, n.pictures, n.chance_top1, n.train);
+        close_line(j);
+    }
+    dt_pairs_clear(&train);
+    return result;
+}
+
+/* ---- the command ------------------------------------------------------------------------------------------------------ */
+
+typedef struct kind {
+    const char *name;
+    int (*run)(job *j, oc_err *err);
+} kind;
+
+static const kind *find_kind(const char *name)
+{
+    static const kind kinds[] = {{"zeroshot", eval_zeroshot}, {"retrieval", eval_retrieval}, {"neighbour", eval_neighbour}};
+    for (size_t i = 0; name && i < sizeof kinds / sizeof kinds[0]; i++)
+        if (!strcmp(kinds[i].name, name))
+            return &kinds[i];
+    return NULL;
+}
+
+/* -1 to go on, or the exit code of wrong usage. */
+static int check_usage(job *j, const kind *k)
+{
+    oc_err err = {0};
+    bool neighbour = k && k->run == eval_neighbour, zeroshot = k && k->run == eval_zeroshot;
+    if (!k)
+        return cl_usage(j->self, "expected one of zeroshot, retrieval, neighbour%s%s%s", j->words.n ? ", not '" : "",
+                        j->words.n ? j->words.p[0] : "", j->words.n ? "'" : "");
+    if (!j->data_path)
+        return cl_usage(j->self, "expected --data FILE.jsonl");
+    if (neighbour != (j->train_path != NULL))
+        return cl_usage(j->self, neighbour ? "expected --train FILE.jsonl" : "--train goes with neighbour only");
+    if (neighbour && j->languages.n > 1)
+        return cl_usage(j->self, "neighbour takes one --language");
+    if (!zeroshot && (j->given.n || j->set))
+        return cl_usage(j->self, "templates go with zeroshot only");
+    if (cl_templates(&j->given, j->set, &j->templates, &j->words, &j->template_bytes, &err))
+        return cl_usage(j->self, "%s", err.text);
+    return j->words.n > 1 ? cl_usage(j->self, "'%s' is one word too many", j->words.p[1]) : -1;
+}
+
+static void clear(job *j)
+{
+    cl_texts_clear(&j->words);
+    cl_texts_clear(&j->given);
+    cl_texts_clear(&j->languages);
+    cl_texts_clear(&j->templates);
+    bs_buf_clear(&j->template_bytes);
+    dt_pairs_clear(&j->pairs);
+    bs_free(j->rows);
+    bs_free(j->ok);
+}
+
+static int run(const cl_command *self, int argc, char **argv)
+{
+    job j = {.self = self};
+    oc_err err = {0};
+    const cl_option options[] = {
+        {"data", "FILE", CL_TEXT, &j.data_path, "pictures with words: .jsonl, or .tsv (path, tab, text)", 0, 0},
+        {"train", "FILE", CL_TEXT, &j.train_path, "neighbour: the pictures to learn from", 0, 0},
+        {"language", "KEY...", CL_MORE, &j.languages, "texts to use, by their key in the data (text); several print a line each", 0, 0},
+        {"template", "S...", CL_MORE, &j.given, "zeroshot: sentences with {} where the name goes; their vectors are averaged", 0, 0},
+        {"templates", "NAME|FILE", CL_TEXT, &j.set, "zeroshot: " CL_TEMPLATES_HELP, 0, 0},
+        {0},
+    };
+    int code = cl_parse(self, argc, argv, options, &j.common, &j.words);
+    const kind *k = find_kind(j.words.n ? j.words.p[0] : NULL);
+    if (code < 0)
+        code = check_usage(&j, k);
+    if (code < 0) {
+        cl_talk_start(&j.talk, self, &j.common);
+        code = cl_done(self, k->run(&j, &err) ? cl_fail(self, &err) : j.talk.talk.failed ? CL_FAILED : CL_OK);
+    }
+    clear(&j);
+    return code;
+}
+
+const cl_command cmd_eval = {
+    "eval", "how good a model is at naming and finding pictures", "zeroshot|retrieval|neighbour --model M --data FILE [...]",
+    "  ocelli eval zeroshot --data emoji.jsonl --language text text_zh --json\n"
+    "  ocelli eval zeroshot --data emoji.jsonl --templates drawing\n  ocelli eval retrieval --data photos.jsonl --json\n"
+    "  ocelli eval neighbour --train known.jsonl --data emoji.jsonl\n\n"
+    "zeroshot   names each picture by the nearest class; the classes are the groups of the data, called by their first text\n"
+    "retrieval  finds pictures by their first text and the other way round; equal texts or groups are right answers to each other\n"
+    "neighbour  no model: the names of the pictures that look most alike by edges and colours\n", run};

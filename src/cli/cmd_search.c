@@ -1,0 +1,209 @@
+/* cmd_search.c - the pictures of an index that fit a sentence or a picture best. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../index/index.h"
+#include "cli.h"
+
+typedef struct job {
+    const cl_command *self;
+    cl_common common;
+    const char *db, *image;
+    int top;
+    bool from_stdin;
+    cl_texts texts;          /* the queries */
+    ix_library *library;
+    oc_engine *engine;
+    oc_session *session;
+    char id[IX_ID];
+    char *here;              /* the working folder */
+} job;
+
+/* ---- output ---------------------------------------------------------------------------------------------------------------- */
+
+/* A path that opens from here: below the working folder relative to it, else absolute. free() it. */
+static char *path_from_here(const job *j, const char *path)
+{
+    char *full = bs_join(ix_root(j->library), path);
+    size_t n = j->here ? strlen(j->here) : 0;
+    if (!full || !n || strncmp(full, j->here, n) || (n > 1 && full[n] != '/'))
+        return full;
+    char *below = bs_strdup(full + n + (n > 1));
+    free(full);
+    return below;
+}
+
+static void print_hit(const job *j, const char *query, const ix_hit *hit)
+{
+    char *path = path_from_here(j, hit->path);
+    const char *shown = path ? path : hit->path;
+    if (j->common.json) {
+        printf("{\"path\":");
+        cl_json_text(shown);
+        printf(",\"score\":%.6f,\"deviations\":%.3f", (double)hit->score, (double)hit->deviations);
+        if (j->from_stdin) {
+            printf(",\"query\":");
+            cl_json_text(query);
+        }
+        printf("}\n");
+    } else {
+        printf("%.4f  %+5.1f  %s\n", (double)hit->score, (double)hit->deviations, shown);
+    }
+    free(path);
+}
+
+static void print_hits(const job *j, const char *query, const ix_hits *hits)
+{
+    if (j->from_stdin && !j->common.json)
+        printf("%s\n", query);
+    for (int i = 0; i < hits->n; i++)
+        print_hit(j, query, &hits->p[i]);
+}
+
+/* ---- work ------------------------------------------------------------------------------------------------------------------- */
+
+static int open_library(job *j, oc_err *err)
+{
+    char *found = j->db ? bs_strdup(j->db) : ix_find(".", err);
+    j->library = found ? ix_open(found, NULL, err) : NULL;
+    free(found);
+    return j->library ? 0 : bs_err(err, "out of memory: a database's name");
+}
+
+static int open_model(job *j, oc_err *err)
+{
+    if (!j->common.batch) /* a single query needs no room for 32 */
+        j->common.batch = j->image ? 1 : j->texts.n < 32 ? j->texts.n : 32;
+    j->engine = cl_open(&j->common, err);
+    j->session = j->engine ? oc_session_open(j->engine, err) : NULL;
+    return j->session ? ix_model_id(j->engine, j->id, err) : -1;
+}
+
+static int check_model(const job *j, oc_err *err)
+{
+    ix_counts counts;
+    char name[256];
+    if (ix_vectors_of(j->library, j->id, &counts, name, err))
+        return -1;
+    const char *model = j->engine->model->folder;
+    if (!counts.pictures && !counts.others)
+        return bs_err(err, "the database holds no pictures: `ocelli index '%s'` fills it", ix_root(j->library));
+    if (!counts.pictures)
+        return bs_err(err, "the database's vectors are of another model ('%s', not '%s'%s): name that one with --model, or index again", name,
+                      model, j->common.lora ? " with this adapter" : "");
+    if (counts.others)
+        cl_say(&j->common, "ocelli search: %ld of %ld pictures have vectors of another model and are left out (index again)\n", counts.others,
+               counts.others + counts.pictures);
+    return 0;
+}
+
+static int embed_picture(job *j, float *row, oc_err *err)
+{
+    oc_picture picture;
+    int result = oc_picture_read(&picture, j->image, &(oc_options){.max_pixels = j->common.max_pixels});
+    result = result ? bs_err(err, "%s", picture.err.text) : oc_embed_pictures(j->session, &picture, 1, row, err);
+    oc_picture_clear(&picture);
+    return result;
+}
+
+/* Up to a batch of queries from `at` on. */
+static int search_batch(job *j, int at, int n, float *rows, ix_hits *hits, oc_err *err)
+{
+    if (j->image ? embed_picture(j, rows, err) : oc_embed_texts(j->session, j->texts.p + at, n, rows, err))
+        return -1;
+    if (!j->image && oc_last_cut(j->session))
+        cl_say(&j->common, "ocelli search: %d of %d queries were longer than %ld tokens and are cut, their end token kept\n",
+               oc_last_cut(j->session), n, j->engine->sizes.max_tokens);
+    if (ix_search(j->library, j->session, j->id, rows, n, j->top, hits, err))
+        return -1;
+    for (int i = 0; i < n; i++) {
+        print_hits(j, j->image ? j->image : j->texts.p[at + i], &hits[i]);
+        ix_hits_clear(&hits[i]);
+    }
+    return 0;
+}
+
+static int search_all(job *j, oc_err *err)
+{
+    int all = j->image ? 1 : j->texts.n, batch = j->engine->options.max_batch, result = -1;
+    float *rows = bs_calloc((size_t)batch * (size_t)oc_embedding_width(j->engine), sizeof *rows, "the queries", err);
+    ix_hits *hits = bs_calloc((size_t)batch, sizeof *hits, "the best pictures", err);
+    if (!rows || !hits)
+        goto done;
+    if (!j->common.json)
+        cl_say(&j->common, "score   stands out by (standard deviations above the mean of all pictures)\n");
+    for (int i = 0; i < all; i += batch)
+        if (search_batch(j, i, all - i < batch ? all - i : batch, rows, hits, err))
+            goto done;
+    result = 0;
+done:
+    bs_free(rows);
+    bs_free(hits);
+    return result;
+}
+
+/* Several words without quotes are one query. */
+static char *join_words(const cl_texts *words, oc_err *err)
+{
+    bs_buf b = {0};
+    for (int i = 0; i < words->n; i++)
+        if (bs_buf_printf(&b, err, "%s%s", i ? " " : "", words->p[i])) {
+            bs_buf_clear(&b);
+            return NULL;
+        }
+    return b.p;
+}
+
+static int run_job(job *j, const cl_texts *words, oc_err *err)
+{
+    bs_buf hold = {0};
+    char *query = NULL;
+    int result = -1;
+    j->here = realpath(".", NULL);
+    if (open_library(j, err) || (j->from_stdin && cl_read_lines(&j->texts, &hold, "-", false, err)))
+        goto done;
+    if (words->n && (!(query = join_words(words, err)) || cl_texts_add(&j->texts, query)))
+        goto done;
+    result = j->from_stdin && !j->texts.n ? 0 : open_model(j, err) || check_model(j, err) || search_all(j, err) ? -1 : 0;
+done:
+    free(j->here);
+    free(query);
+    bs_buf_clear(&hold);
+    ix_close(j->library);
+    oc_session_close(j->session);
+    oc_engine_close(j->engine);
+    return result;
+}
+
+static int run(const cl_command *self, int argc, char **argv)
+{
+    job j = {.self = self, .top = 10};
+    oc_err err = {0};
+    cl_texts words = {0};
+    const cl_option options[] = {
+        {"db", "FILE", CL_TEXT, &j.db, "the database (" IX_DEFAULT_NAME " here or in the nearest folder above)", 0, 0},
+        {"image", "FILE", CL_TEXT, &j.image, "a picture instead of words", 0, 0},
+        {"top", "K", CL_INT, &j.top, "so many of the best (10)", 1, 1e9},
+        {"stdin", NULL, CL_FLAG, &j.from_stdin, "queries from standard input, a line each", 0, 0},
+        {0},
+    };
+    int code = cl_parse(self, argc, argv, options, &j.common, &words);
+    if (code < 0 && (words.n > 0) + (j.image != NULL) + j.from_stdin != 1)
+        code = cl_usage(self, "expected one of TEXT, --image and --stdin");
+    if (code < 0)
+        code = cl_done(self, run_job(&j, &words, &err) ? cl_fail(self, &err) : CL_OK);
+    cl_texts_clear(&j.texts);
+    cl_texts_clear(&words);
+    return code;
+}
+
+const cl_command cmd_search = {
+    "search", "the pictures of an index that fit a sentence or a picture best",
+    "[--db FILE] [--model M] [--top K] (TEXT | --image FILE | --stdin)",
+    "  ocelli search 'a dog on the beach'       # looks in " IX_DEFAULT_NAME " here or above\n"
+    "  ocelli search --top 3 --json 一只猫\n  ocelli search --db ~/photos/" IX_DEFAULT_NAME " --image sketch.png\n"
+    "  ocelli search --stdin --json < queries.txt\n\n"
+    "The score is the cosine of the two vectors. How many standard deviations it lies above the mean of all pictures tells whether a hit stands\n"
+    "out: in a folder without any dog the best `dog` is still the best, but hardly above the rest.\n",
+    run};
