@@ -26,10 +26,10 @@ def skip(name, why):
     print(f"ok {_done[0]} - {name} # SKIP {why}", flush=True)
 
 
-def check(name, function, *args):
+def check(name, function, *args, **more):
     """One case that passes unless the function raises."""
     try:
-        function(*args)
+        function(*args, **more)
     except Exception as e:  # whatever it is, it is this case's failure and not the script's
         return ok(name, False, f"{type(e).__name__}: {e}")
     return ok(name, True)

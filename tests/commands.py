@@ -1,0 +1,276 @@
+"""The commands agree with each other: what `forward` gives is what `embed` gives, what `embed` gives is what `search` and `classify` rank by.
+
+    commands.py PROGRAM      prints TAP"""
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import tap
+import tiny_data
+from ocelli_run import CASES, Program, load, save, tiers
+
+MODEL, IMAGES = CASES / "clip" / "model", CASES / "images"
+program = Program(sys.argv[1])
+tmp = Path(tempfile.mkdtemp(prefix="ocelli-commands-"))
+photos = tiny_data.write(tmp / "photos").parent
+pictures = sorted(photos.glob("*.png"))
+TEXTS = ["a red disc", "一只红色的猫", "x", "ein langer Satz über viele Dinge " * 3]
+
+
+def lines(*args, **more):
+    return [json.loads(x) for x in program.good(*args, "--json", **more).out.splitlines()]
+
+
+def embed(*args, **more):
+    return np.array([x["embedding"] for x in lines("embed", "--model", MODEL, *args, **more)])
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+# ---- embed ---------------------------------------------------------------------------------------------------------
+
+
+def forward_is_embed(tier):
+    """Bit for bit: pixels from `preprocess` and ids from `tokenize` through `forward`, against `embed --normalize`."""
+    env = {"OCELLI_CPU": tier}
+    program.good("preprocess", "--model", MODEL, "--out", tmp / "px", *pictures, env=env)
+    ids = [json.loads(x) for x in program.good("tokenize", "--model", MODEL, text="".join(t + "\n" for t in TEXTS), env=env).out.splitlines()]
+    width = min(77, max(map(len, ids)))
+    assert all(len(i) <= 77 for i in ids), "the test's texts are too long"
+    padded = np.array([i + [0] * (width - len(i)) for i in ids], np.int64)
+    mask = np.array([[1] * len(i) + [0] * (width - len(i)) for i in ids], np.int64)
+    save({"pixel_values": load(tmp / "px")["pixel_values"], "input_ids": padded, "attention_mask": mask}, tmp / "in")
+    program.good("forward", "--model", MODEL, "--in", tmp / "in", "--out", tmp / "out", env=env)
+    got = load(tmp / "out")
+    assert np.array_equal(got["image_embeds"], embed("--normalize", *pictures, env=env).astype(np.float32)), "pictures differ"
+    assert np.array_equal(got["text_embeds"], embed("--normalize", "--text", *TEXTS, env=env).astype(np.float32)), "texts differ"
+
+
+def batches_do_not_matter():
+    whole = embed(*pictures)
+    for n in (1, 5, 100):
+        assert np.array_equal(whole, embed(*pictures, "--batch", n)), f"--batch {n} changes the numbers"
+    assert np.array_equal(whole, embed(photos)), "a folder is not its pictures in order"
+    assert np.array_equal(embed("--text", *TEXTS)[1], embed("--text", TEXTS[1])[0]), "a text beside others differs"
+
+
+def one_array():
+    program.good("embed", "--model", MODEL, "--npy", tmp / "rows.npy", *pictures, "--text", *TEXTS)
+    rows = np.load(tmp / "rows.npy")
+    assert rows.dtype == np.float32 and np.array_equal(rows, np.concatenate([embed(*pictures), embed("--text", *TEXTS)]).astype(np.float32))
+
+
+def from_stdin():
+    got = embed("--stdin", text="".join(t + "\n" for t in TEXTS))
+    assert np.array_equal(got, embed("--text", *TEXTS))
+
+
+def long_texts():
+    long = "red disc " * 200
+    got = program.good("embed", "--model", MODEL, "--json", "--text", long, "x")
+    assert "1 of 2" in got.err and "77" in got.err, got.err
+    ids = json.loads(program.good("tokenize", "--model", MODEL, text=long + "\n").out)
+    assert len(ids) > 77, "tokenize must not cut"
+    save({"input_ids": np.array([ids[:76] + ids[-1:]], np.int64)}, tmp / "in")
+    program.good("forward", "--model", MODEL, "--in", tmp / "in", "--out", tmp / "out")
+    row = np.array([json.loads(got.out.splitlines()[0])["embedding"]])
+    assert np.abs(unit(row) - load(tmp / "out")["text_embeds"]).max() < 1e-6, "not cut with the end token kept"
+
+
+def turned():
+    """A picture with an orientation, and the upright one that it is."""
+    a = lines("preprocess", "--model", MODEL, "--out", tmp / "px", IMAGES / "oriented.jpg")
+    assert a[0]["shape"][-1] == 32, a
+
+
+# ---- classify ---------------------------------------------------------------------------------------------------------
+
+
+def classified():
+    labels, template = ["red disc", "blue square", "stripe"], ["a picture of a {}.", "the {}"]
+    got = lines("classify", "--model", MODEL, "--labels", ",".join(labels), "--template", *template, *pictures[:3])
+    mean = np.array([unit(unit(embed("--text", *[t.replace("{}", x) for t in template])).mean(0, keepdims=True))[0] for x in labels])
+    scale = float(np.exp(load(MODEL / "model.safetensors")["logit_scale"].astype(np.float64)))
+    logits = scale * unit(embed(*pictures[:3])) @ mean.T
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    for row, want in zip(got, p):
+        scores = {x["label"]: x["score"] for x in row["labels"]}
+        assert [x["score"] for x in row["labels"]] == sorted(scores.values(), reverse=True)
+        assert max(abs(scores[x] - want[i]) for i, x in enumerate(labels)) < 1e-5, f"{scores} instead of {want}"
+
+
+def labels_from_a_file():
+    (tmp / "labels.txt").write_text("red disc\n红色的圆\nblue square\n")
+    got = lines("classify", "--model", MODEL, "--labels", tmp / "labels.txt", "--top", 2, pictures[0])
+    assert len(got) == 1 and len(got[0]["labels"]) == 2
+
+
+# ---- index and search ----------------------------------------------------------------------------------------------------
+
+
+DB = tmp / "library.db"
+
+
+def indexed(*more, folder=photos, db=DB):
+    return lines("index", "--model", MODEL, "--db", db, *more, folder)[-1]
+
+
+def search(*query, top=50):
+    return [(Path(x["path"]).name, x["score"]) for x in lines("search", "--model", MODEL, "--db", DB, "--top", top, *query)]
+
+
+def whole_index():
+    got = indexed()
+    assert (got["added"], got["changed"], got["removed"], got["failed"]) == (len(pictures), 0, 0, 0), got
+
+
+def ranks_by_cosine():
+    cosine = unit(embed(*pictures)) @ unit(embed("--text", TEXTS[1]))[0]
+    want = {p.name: c for p, c in zip(pictures, cosine)}
+    got = search(TEXTS[1])
+    assert len(got) == len(pictures) and [s for _, s in got] == sorted((s for _, s in got), reverse=True)
+    assert max(abs(want[n] - s) for n, s in got) < 2e-3, "scores are not cosines"  # vectors may be kept at half precision
+    best = [n for n, _ in got][:3]
+    assert want[best[0]] > sorted(cosine)[-1] - 2e-3
+    assert search("--image", pictures[4])[0][0] == pictures[4].name, "a picture does not find itself"
+    assert len(search(TEXTS[0], top=2)) == 2
+
+
+def only_what_changed():
+    assert all(indexed()[k] == 0 for k in ("added", "changed", "removed", "failed"))
+    extra, gone, other = photos / "extra.png", pictures[0], pictures[1]
+    keep = gone.read_bytes(), other.read_bytes()
+    shutil.copy(IMAGES / "photo.jpg", photos / "extra.jpg")
+    gone.unlink()
+    time.sleep(0.01)
+    tiny_data.png(other, tiny_data.draw((1, 2, 3), "disc", 50))
+    got = indexed()
+    assert (got["added"], got["changed"], got["removed"], got["failed"]) == (1, 1, 1, 0), got
+    names = [n for n, _ in search("x")]
+    assert "extra.jpg" in names and gone.name not in names
+    (photos / "extra.jpg").unlink()
+    extra.unlink(missing_ok=True)
+    gone.write_bytes(keep[0])
+    other.write_bytes(keep[1])
+    indexed()
+
+
+def broken_ones_are_named():
+    (photos / "broken.png").write_bytes(b"no picture")
+    got = program.run("index", "--json", "--model", MODEL, "--db", DB, photos)
+    assert got.returncode == 1 and "broken.png" in got.err and json.loads(got.out.splitlines()[-1])["failed"] == 1, got.err
+    (photos / "broken.png").unlink()
+    indexed()
+
+
+def not_a_database():
+    bad = tmp / "bad.db"
+    bad.write_bytes(b"this is no database" * 100)
+    program.fails("search", "--model", MODEL, "--db", bad, "x", says="bad.db")
+    program.fails("index", "--model", MODEL, "--db", bad, photos, says="bad.db")
+    assert bad.read_bytes() == b"this is no database" * 100
+    program.fails("search", "--model", MODEL, "--db", tmp / "absent.db", "x", says="absent.db")
+    assert not (tmp / "absent.db").exists()
+    program.fails("index", "--model", MODEL, "--db", tmp / "no.db", tmp / "nowhere", says="nowhere")
+
+
+def killed_while_indexing():
+    """kill -9 at moments that sweep over a run: the database is whole each time, the last run completes it, and equals one never killed."""
+    many = tmp / "many"
+    many.mkdir()
+    for i in range(250):
+        tiny_data.png(many / f"{i:03}.png", tiny_data.draw((i, 255 - i, 7 * i % 256), ["disc", "square", "stripe"][i % 3], 30 + i % 20))
+    kills = 0
+    for i in range(8):
+        run = subprocess.Popen([program.path, "index", "--quiet", "--batch", "8", "--model", str(MODEL), "--db", str(tmp / "killed.db"), str(many)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.02 + 0.02 * i)
+        if run.poll() is None:
+            run.kill()
+            kills += 1
+        run.wait()
+        if (tmp / "killed.db").exists():
+            assert sqlite3.connect(tmp / "killed.db").execute("pragma integrity_check").fetchone() == ("ok",)
+    assert kills, "no run lived long enough to be killed"
+    indexed(folder=many, db=tmp / "killed.db")
+    indexed(folder=many, db=tmp / "whole.db")
+    ask = [lines("search", "--model", MODEL, "--db", tmp / db, "--top", 250, "a red disc") for db in ("killed.db", "whole.db")]
+    assert ask[0] == ask[1] and len(ask[0]) == 250, "the databases differ"
+
+
+def found_from_below():
+    program.good("index", "--model", MODEL, photos)
+    assert (photos / ".ocelli.db").exists()
+    below = photos / "below" / "deeper"
+    below.mkdir(parents=True)
+    got = [json.loads(x) for x in program.good("search", "--model", MODEL, "--json", "--top", 1, "x", cwd=below).out.splitlines()]
+    assert len(got) == 1
+    shutil.rmtree(photos / "below")
+    (photos / ".ocelli.db").unlink()
+
+
+# ---- eval, tokenizer, info ----------------------------------------------------------------------------------------------------
+
+
+def evaluated():
+    got = lines("eval", "retrieval", "--model", MODEL, "--data", photos / "pairs.jsonl")[0]
+    assert any(isinstance(v, (int, float)) for v in got.values()), got
+    assert all(0 <= v <= 100 or "n" in k for k, v in got.items() if isinstance(v, float)), got
+    lines("eval", "zeroshot", "--model", MODEL, "--data", photos / "pairs.jsonl", "--language", "text_zh")
+
+
+def a_tokenizer_of_ones_own():
+    (tmp / "corpus.txt").write_text("the red disc and the blue square 红色的圆和蓝色的正方形\n" * 50)
+    got = lines("tokenizer", "--size", 560, "--out", tmp / "tokenizer", tmp / "corpus.txt")[-1]
+    assert 512 <= got["size"] <= 560, got
+    model = Path(shutil.copytree(MODEL, tmp / "with-tokenizer"))
+    for p in (tmp / "tokenizer").iterdir():
+        shutil.copy(p, model)
+    mine, theirs = [len(json.loads(program.good("tokenize", "--model", m, text="the red disc 红色的圆\n").out)) for m in (model, MODEL)]
+    assert mine < theirs, f"{mine} ids, {theirs} by a tokenizer that never saw such words"
+
+
+def facts():
+    got = lines("info", MODEL)[0]
+    held = {k: v for k, v in load(MODEL / "model.safetensors").items() if v.dtype.kind == "f"}
+    assert got["family"] == "clip" and got["parameters"] == sum(v.size for v in held.values()), got
+    assert set(got["capabilities"]) == {"embed_images", "embed_texts"} and got["weights_bytes"] == 4 * got["parameters"]
+    more = lines("info", MODEL, "--batch", 64)[0]
+    assert more["arena_bytes"] > got["arena_bytes"] > 0
+
+
+def main():
+    for tier in tiers()[0]:
+        tap.check(f"{tier}: forward is the code path of embed", forward_is_embed, tier)
+    tap.check("batches do not matter", batches_do_not_matter)
+    tap.check("--npy is all rows", one_array)
+    tap.check("texts from standard input", from_stdin)
+    tap.check("long texts are cut with their end token kept, and it is said", long_texts)
+    tap.check("pictures with an orientation", turned)
+    tap.check("classify is the softmax of scaled cosines to averaged templates", classified)
+    tap.check("labels come from a file", labels_from_a_file)
+    tap.check("a folder is indexed", whole_index)
+    tap.check("search ranks by cosine", ranks_by_cosine)
+    tap.check("only new and changed files are encoded", only_what_changed)
+    tap.check("broken pictures are named", broken_ones_are_named)
+    tap.check("what is no database is refused and kept", not_a_database)
+    tap.check("kill -9 while indexing", killed_while_indexing)
+    tap.check("the database is found from below", found_from_below)
+    tap.check("eval answers", evaluated)
+    tap.check("a tokenizer of one's own", a_tokenizer_of_ones_own)
+    tap.check("info tells the truth", facts)
+    shutil.rmtree(tmp)
+    tap.finish()
+
+
+main()
