@@ -5,17 +5,18 @@
 #include <unistd.h>
 
 #include "../train/trainer.h"
+#include "batch_dump.h"
 #include "cli.h"
 
 typedef struct job {
     const cl_command *self;
     cl_common common;
     bool finetune;
-    const char *config, *data, *out, *metrics, *save, *targets;
+    const char *config, *data, *out, *metrics, *save, *targets, *dump;
     int steps, epochs, micro, stop_after, rank, texts;
     float temperature, partners, muon_lr, embedding_lr;
     float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes, alpha;
-    bool export_too, fresh, full;
+    bool export_too, fresh, full, dumped;
     FILE *log;
     double shown;
     md_model *model;
@@ -48,6 +49,15 @@ static void on_report(void *arg, const tr_report *r)
 }
 
 static void on_say(void *arg, const char *text) { cl_say(&((job *)arg)->common, "ocelli %s: %s\n", ((job *)arg)->self->name, text); }
+
+static int on_batch(void *arg, long step, const md_batch *b, oc_err *err)
+{
+    job *j = arg;
+    if (!j->dumped && cl_dump_start(j->dump, j->model, j->finetune && !j->full ? &j->lora : NULL, err))
+        return -1;
+    j->dumped = true;
+    return cl_dump_batch(j->dump, step, b, err);
+}
 
 /* ---- parts ------------------------------------------------------------------------------------------------------- */
 
@@ -160,7 +170,7 @@ static int train(job *j, oc_err *err)
              (double)j->augment, (unsigned long long)j->common.seed, j->pairs.n, j->finetune && !j->full ? j->rank : 0,
              j->common.dtype ? j->common.dtype : "fp32", j->texts, (double)j->muon_lr, (double)j->embedding_lr, (double)j->partners);
     tr_options o = {.out = j->out, .texts = j->texts, .partners = j->partners, .batch = j->common.batch, .micro = j->micro, .checkpoint_minutes = j->minutes, .export_too = j->export_too,
-                    .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"), .fresh = j->fresh, .settings = settings, .stop_after = j->stop_after, .report = on_report, .say = on_say, .arg = j,
+                    .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"), .fresh = j->fresh, .settings = settings, .stop_after = j->stop_after, .batch_seen = j->dump ? on_batch : NULL, .report = on_report, .say = on_say, .arg = j,
                     .save_dtype = !strcmp(j->save, "fp16") ? CK_F16 : !strcmp(j->save, "bf16") ? CK_BF16 : CK_F32,
                     .optimizer = {.lr = j->lr, .final_lr = j->final_lr, .warmup = warmup, .steps = steps, .beta1 = j->beta1, .beta2 = j->beta2,
                                   .eps = 1e-8f, .decay = j->decay, .clip = j->clip, .ema = j->ema, .muon_lr = j->muon_lr, .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"),
@@ -224,6 +234,7 @@ static int run(const cl_command *self, int argc, char **argv)
         {"fresh", NULL, CL_FLAG, &j.fresh, "start over instead of going on", 0, 0},
         {"stop-after", "N", CL_INT, &j.stop_after, "stop after so many steps of this run, as Ctrl-C would", 1, 1e9},
         {"metrics", "FILE", CL_TEXT, &j.metrics, "JSON lines are added here (standard output)", 0, 0},
+        {"dump", "DIR", CL_TEXT, &j.dump, "write the weights this run starts from and every batch, for another framework to repeat it", 0, 0},
         {"save-dtype", "TYPE", CL_TEXT, &j.save, "fp32, fp16 or bf16 of the weights written (fp32)", 0, 0},
         {0},
     };

@@ -161,6 +161,7 @@ static int open_for_writing(ix_library *l, const char *folder, oc_err *err)
         return -1;
     if (ix_db_run(l, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; BEGIN IMMEDIATE", err))
         return -1;
+    l->writes = true;
     int ours = look_inside(l, err);
     if (ours < 0 || (!ours && make_tables(l, folder, err)) || ix_db_run(l, "COMMIT", err) || read_root(l, err))
         return -1;
@@ -235,6 +236,11 @@ void ix_close(ix_library *l)
 {
     if (!l)
         return;
+    /* Left in the plain mode the file needs nothing beside it, and a read-only disk can be searched. Refused while others have it open. */
+    if (l->writes) {
+        sqlite3_busy_timeout(l->db, 0);
+        sqlite3_exec(l->db, "PRAGMA journal_mode = DELETE", NULL, NULL, NULL);
+    }
     sqlite3_close(l->db);
     free(l->path);
     free(l->root);

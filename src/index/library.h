@@ -10,6 +10,7 @@ struct ix_library {
     sqlite3 *db;
     char *path; /* as given, for errors */
     char *root; /* absolute */
+    bool writes; /* it was opened for writing, and could be */
 };
 
 /* "cannot use the database '...': SQLite's reason", with advice where there is some. Returns -1. */

@@ -206,7 +206,8 @@ int ix_vectors_of(ix_library *l, const char id[IX_ID], ix_counts *counts, char n
 {
     *counts = (ix_counts){0};
     name[0] = 0;
-    sqlite3_stmt *row = ix_db_prepare(l, "SELECT m.fingerprint, m.name, count(*) FROM picture p JOIN model m ON p.model = m.id GROUP BY m.id", err);
+    sqlite3_stmt *row = ix_db_prepare(l, "SELECT m.fingerprint, m.name, count(*) FROM picture p JOIN model m ON p.model = m.id GROUP BY m.id",
+                                      err);
     int step = SQLITE_DONE;
     while (row && (step = sqlite3_step(row)) == SQLITE_ROW) {
         const char *fingerprint = (const char *)sqlite3_column_text(row, 0), *of = (const char *)sqlite3_column_text(row, 1);

@@ -285,11 +285,11 @@ static void tell_plan(const update *u)
     for (long i = 0; i < u->todo_n; i++)
         again += u->todo[i].kind == REENCODED;
     if (again)
-        tell(u, "the database has vectors of another model: %ld pictures are encoded again", again);
+        tell(u, "the database has vectors of another model: all its pictures are encoded again (%ld)", again);
     if (u->r->failed_before)
-        tell(u, "%ld pictures that could not be read before have not changed and are left alone (--retry tries them)", u->r->failed_before);
+        tell(u, "pictures left alone because they failed before and have not changed: %ld (--retry tries them)", u->r->failed_before);
     if (u->r->unsupported)
-        tell(u, "%ld pictures are of a kind that Ocelli does not read (it reads JPEG, PNG and WebP)", u->r->unsupported);
+        tell(u, "pictures left out because Ocelli reads only JPEG, PNG and WebP: %ld", u->r->unsupported);
 }
 
 static int update_all(update *u, oc_err *err)

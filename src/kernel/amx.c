@@ -1,8 +1,9 @@
-/* amx.c - products of bf16 numbers summed in fp32 by AMX tiles (Sapphire Rapids and later): the micro-kernel and packing of low-precision GEMM.
+/* amx.c - products of bf16 numbers summed in fp32 by AMX tiles (Sapphire Rapids and later): the micro-kernel and packing of
+ * low-precision GEMM.
  *
- * A tile holds 16 rows of 64 bytes. TDPBF16PS takes A as rows of 32 numbers along k, and B as rows of pairs along k: the one is the other
- * with its 32-bit pairs transposed. A packed strip is 32 lines wide: two tiles of A (or of B) for every 32 of k. Lines that the
- * operand lacks hold anything, as they end in sums that nobody stores; what is missing along k is 0. */
+ * A tile holds 16 rows of 64 bytes. TDPBF16PS takes A as rows of 32 numbers along k, and B as rows of pairs along k: the
+ * one is the other with its 32-bit pairs transposed. A packed strip is 32 lines wide: two tiles of A (or of B) for every
+ * 32 of k. Lines that the operand lacks hold anything, as they end in sums that nobody stores; what is missing along k is 0. */
 #include <immintrin.h>
 
 #include "low.h"
@@ -20,12 +21,14 @@ typedef struct tile_config {
 /* The place of line j and number q along k in packed strips: tile rows are lines (A) or pairs along k (B). */
 static inline uint8_t *a_row(float *p, long k, long j, long q)
 {
-    return (uint8_t *)(p + j / SIDE * SIDE * k) + q / DEEP * (2 * TILE_BYTES) + j % SIDE / HALF * TILE_BYTES + j % HALF * ROW_BYTES;
+    return (uint8_t *)(p + j / SIDE * SIDE * k) + q / DEEP * (2 * TILE_BYTES) + j % SIDE / HALF * TILE_BYTES +
+           j % HALF * ROW_BYTES;
 }
 
 static inline uint8_t *b_row(float *p, long k, long j, long q)
 {
-    return (uint8_t *)(p + j / SIDE * SIDE * k) + q / DEEP * (2 * TILE_BYTES) + j % SIDE / HALF * TILE_BYTES + q % DEEP / 2 * ROW_BYTES;
+    return (uint8_t *)(p + j / SIDE * SIDE * k) + q / DEEP * (2 * TILE_BYTES) + j % SIDE / HALF * TILE_BYTES +
+           q % DEEP / 2 * ROW_BYTES;
 }
 
 static inline __mmask16 first(long n) { return (__mmask16)(n >= HALF ? 0xffff : n > 0 ? (1u << n) - 1 : 0); }
@@ -41,14 +44,15 @@ static inline __m512i along(const float *x, long n)
 /* 16 pairs (x[j], y[j]) of two rows, as bf16. */
 static inline __m512i pairs(__m512 x, __m512 y)
 {
-    const __m512i turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
-                                           18, 2, 17, 1, 16, 0);
+    const __m512i turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
+                                           4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(turns, (__m512i)_mm512_cvtne2ps_pbh(y, x));
 }
 
 static inline __m512i pairs_of_rows(const float *x, long ld, long rows, __mmask16 m)
 {
-    __m512 a = rows > 0 ? _mm512_maskz_loadu_ps(m, x) : _mm512_setzero_ps(), b = rows > 1 ? _mm512_maskz_loadu_ps(m, x + ld) : _mm512_setzero_ps();
+    __m512 a = rows > 0 ? _mm512_maskz_loadu_ps(m, x) : _mm512_setzero_ps(),
+           b = rows > 1 ? _mm512_maskz_loadu_ps(m, x + ld) : _mm512_setzero_ps();
     return pairs(a, b);
 }
 
@@ -121,7 +125,8 @@ static void pack_b(long k, long w, long width, const float *x, long ld, bool tra
 
 static void begin(void)
 {
-    static const tile_config config = {.palette = 1, .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+    static const tile_config config = {
+        .palette = 1, .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
     _tile_loadconfig(&config);
 }
 
@@ -185,7 +190,8 @@ static void add_scaled(const float *sum, float *c, long ldc, int m, int n, float
 }
 
 /* A piece of C that is not whole goes through a whole one, so that an element's sum is the same in both. */
-static void tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha, bool accumulate)
+static void tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
+                 bool accumulate)
 {
     _Alignas(64) float sum[SIDE * SIDE];
     (void)sa;
@@ -203,4 +209,5 @@ static void tile(long k, const float *a, long sa, const float *b, long sb, float
     }
 }
 
-const kn_micro kn_amx_bf16 = {.mr = SIDE, .nr = SIDE, .mc = 8 * SIDE, .tile = tile, .pack_a = pack_a, .pack_b = pack_b, .begin = begin, .end = end};
+const kn_micro kn_amx_bf16 = {
+    .mr = SIDE, .nr = SIDE, .mc = 8 * SIDE, .tile = tile, .pack_a = pack_a, .pack_b = pack_b, .begin = begin, .end = end};

@@ -22,8 +22,11 @@ typedef struct place {
 static place place_of(const kn_attn *a, long b, long h)
 {
     long kv = h / (a->heads / a->kv_heads);
-    return (place){b, h, kv, a->q + b * a->q_batch + h * a->q_head, a->k + b * a->k_batch + kv * a->k_head,
-                   a->v + b * a->v_batch + kv * a->v_head};
+    place p = {.b = b, .h = h, .kv = kv};
+    p.q = a->q + b * a->q_batch + h * a->q_head;
+    p.k = a->k + b * a->k_batch + kv * a->k_head;
+    p.v = a->v + b * a->v_batch + kv * a->v_head;
+    return p;
 }
 
 static long block_length(long left) { return left <= LAST_BLOCK ? left : BLOCK; }
@@ -45,9 +48,9 @@ typedef struct forward {
     kn_work *w;
     const kn_attn *a;
     char *scratch;
-    size_t each;    /* bytes of one worker */
-    long per_item;  /* blocks of queries an item takes */
-    long items;     /* items of a head */
+    size_t each;   /* bytes of one worker */
+    long per_item; /* blocks of queries an item takes */
+    long items;    /* items of a head */
 } forward;
 
 /* One worker's scratch. */
@@ -79,7 +82,8 @@ size_t kn_attn_scratch(const kn_table *t, const kn_attn *a)
     return lay_forward(t, a, NULL, nowhere);
 }
 
-static void add_bias(const kn_table *t, const kn_attn *a, const place *at, const forward_room *r, long q0, long queries, long keys)
+static void add_bias(const kn_table *t, const kn_attn *a, const place *at, const forward_room *r, long q0, long queries,
+                     long keys)
 {
     const float *bias = a->bias + (at->h * a->tq + q0) * a->tk;
     for (long j = 0; j < keys; j += KN_KC) {
@@ -105,7 +109,8 @@ static void hide(const kn_attn *a, const place *at, const forward_room *r, long 
 }
 
 /* The softmax of every query of the block; sum becomes 1 / sum, 0 for a query that sees nothing. */
-static void probabilities(const kn_table *t, const kn_attn *a, const place *at, const forward_room *r, long q0, long queries, long keys)
+static void probabilities(const kn_table *t, const kn_attn *a, const place *at, const forward_room *r, long q0, long queries,
+                          long keys)
 {
     for (long i = 0; i < queries; i++) {
         r->max[i] = -INFINITY;
@@ -172,7 +177,8 @@ void kn_attn_forward(kn_work *w, const kn_attn *a, void *scratch)
         return;
     long heads = a->batch * a->heads, blocks = block_count(a->tq);
     forward f = {.w = w, .a = a, .scratch = scratch, .each = kn_attn_scratch(w->t, a)};
-    f.per_item = heads >= 2 * w->threads ? blocks : 1; /* a head is cut up only to feed every thread: its keys are packed anew */
+    /* A head is cut up only to feed every thread, as its keys are packed anew in each piece. */
+    f.per_item = heads >= 2 * w->threads ? blocks : 1;
     f.items = (blocks + f.per_item - 1) / f.per_item;
     bs_pool_for(w->pool, heads * f.items, 1, forward_items, &f);
 }
@@ -189,10 +195,10 @@ typedef struct backward {
 } backward;
 
 typedef struct backward_room {
-    float *kt, *vt, *k;          /* of a head: keys and values transposed, keys as they are */
-    float *qt, *dyt, *q, *dy;    /* of a block of queries, likewise */
-    float *p, *ds, *dst;         /* p[query][key], its gradient, the gradient packed for dQ */
-    long ld;                     /* of p and ds */
+    float *kt, *vt, *k;       /* of a head: keys and values transposed, keys as they are */
+    float *qt, *dyt, *q, *dy; /* of a block of queries, likewise */
+    float *p, *ds, *dst;      /* p[query][key], its gradient, the gradient packed for dQ */
+    long ld;                  /* of p and ds */
 } backward_room;
 
 static size_t lay_backward(const kn_table *t, const kn_attn *a, backward_room *r, float *base)
@@ -222,8 +228,8 @@ size_t kn_attn_backward_scratch(const kn_table *t, const kn_attn *a)
 }
 
 /* Scores again, and from the log-sum-exp that the forward kept the probabilities: p = exp(s - lse). */
-static void probabilities_again(const kn_table *t, const kn_attn *a, const place *at, const backward_room *r, long q0, long queries,
-                                long keys)
+static void probabilities_again(const kn_table *t, const kn_attn *a, const place *at, const backward_room *r, long q0,
+                                long queries, long keys)
 {
     const float *lse = a->lse + (at->b * a->heads + at->h) * a->tq + q0;
     for (long i = 0; i < queries; i++) {
@@ -240,7 +246,8 @@ static void probabilities_again(const kn_table *t, const kn_attn *a, const place
 }
 
 /* dS = P * (dP - sum(P dP)), and what hangs on it: dbias, dQ, dK. */
-static void score_gradients(const backward *f, const place *at, const backward_room *r, kn_operand k, long q0, long queries, long keys)
+static void score_gradients(const backward *f, const place *at, const backward_room *r, kn_operand k, long q0, long queries,
+                            long keys)
 {
     const kn_attn *a = f->a;
     const kn_table *t = f->w->t;

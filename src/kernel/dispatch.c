@@ -58,7 +58,8 @@ const kn_table *kn_best(oc_err *err)
     for (int i = 0; i < count; i++)
         if (!strcmp(name, all[i]->name))
             return all[i];
-    bs_err(err, "OCELLI_CPU: this CPU cannot run '%s'; it can run up to '%s' (tiers: generic, avx2, avx512)", name, all[count - 1]->name);
+    bs_err(err, "OCELLI_CPU: this CPU cannot run '%s'; it can run up to '%s' (tiers: generic, avx2, avx512)", name,
+           all[count - 1]->name);
     return NULL;
 }
 

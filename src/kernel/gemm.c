@@ -15,13 +15,13 @@ enum { CHUNK = 512 }; /* columns: with a block of rows, what of C stays in the s
 typedef struct job {
     kn_work *w;
     const kn_gemm *g;
-    const kn_micro *u;       /* the micro-kernel for this product */
+    const kn_micro *u; /* the micro-kernel for this product */
     unsigned long id;
-    long rows, blocks;       /* of a block of A; how many */
+    long rows, blocks;         /* of a block of A; how many */
     long n0, n, chunk, chunks; /* the columns at hand */
-    long k0, k;              /* the stretch of k at hand, k0 a multiple of KN_KC */
-    bool shared;             /* B lies packed in w->b */
-    bool last;               /* the stretch ends the sum: the epilogue follows */
+    long k0, k;                /* the stretch of k at hand, k0 a multiple of KN_KC */
+    bool shared;               /* B lies packed in w->b */
+    bool last;                 /* the stretch ends the sum: the epilogue follows */
 } job;
 
 static const float *a_at(const kn_gemm *g, long i, long p) { return g->ta ? g->a + p * g->lda + i : g->a + i * g->lda + p; }
@@ -34,21 +34,22 @@ kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const f
 }
 
 /* Tiles of one strip of B, at most KN_KC long. */
-static void strip_tiles(const kn_micro *u, long m, int n, long k, kn_operand a, const float *b, long sb, float *c, long ldc, float alpha,
-                        bool accumulate)
+static void strip_tiles(const kn_micro *u, long m, int n, long k, kn_operand a, const float *b, long sb, float *c, long ldc,
+                        float alpha, bool accumulate)
 {
     for (long i = 0, tile = 0; i < m; i += u->mr, tile++)
         u->tile(k, a.at + tile * a.panel, a.step, b, sb, c + i * ldc, ldc, (int)kn_min(u->mr, m - i), n, alpha, accumulate);
 }
 
-void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operand b, float *c, long ldc, float alpha, bool accumulate)
+void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operand b, float *c, long ldc, float alpha,
+              bool accumulate)
 {
     kn_micro u = {.mr = t->mr, .tile = t->gemm_tile};
     for (long p = 0; p == 0 || p < k; p += KN_KC) {
         kn_operand part = {a.at + p * a.step, a.step, a.panel};
         for (long j = 0, strip = 0; j < n; j += t->nr, strip++)
-            strip_tiles(&u, m, (int)kn_min(t->nr, n - j), kn_min(KN_KC, k - p), part, b.at + p * b.step + strip * b.panel, b.step, c + j,
-                        ldc, alpha, accumulate || p > 0);
+            strip_tiles(&u, m, (int)kn_min(t->nr, n - j), kn_min(KN_KC, k - p), part, b.at + p * b.step + strip * b.panel, b.step,
+                        c + j, ldc, alpha, accumulate || p > 0);
     }
 }
 
@@ -89,7 +90,8 @@ static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long
         return j->w->b + p * kn_round_up(j->n, u->nr) + column * k;
     long in_group = (column - begin) % (KN_GROUP * u->nr);
     if (in_group == 0)
-        u->pack_b(k, kn_min(KN_GROUP * u->nr, end - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb, me->strip);
+        u->pack_b(k, kn_min(KN_GROUP * u->nr, end - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb,
+                  me->strip);
     return me->strip + in_group * k;
 }
 
@@ -156,7 +158,8 @@ static void run_stretch(job *j, bs_pool *pool)
     bs_pool_for(pool, j->blocks * j->chunks, 1, run_items, j);
 }
 
-/* Packed bf16 needs the last piece of k to be no shorter than its strips' room; it depends on k alone, so that a row's bits do too. */
+/* Packed bf16 needs the last piece of k to be no shorter than its strips' room; it depends on k alone, so that a row's
+ * bits do too. */
 static const kn_micro *choose(const kn_work *w, const kn_gemm *g)
 {
     long tail = g->k % KN_KC;

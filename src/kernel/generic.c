@@ -60,9 +60,7 @@ static float slope_of_one(kn_act f, float x)
 {
     float phi, density;
     switch (f) {
-    case KN_GELU:
-        phi = kn_normal(x, &density);
-        return phi + x * density;
+    case KN_GELU: phi = kn_normal(x, &density); return phi + x * density;
     case KN_GELU_TANH:
         return kn_gate_slope(x, KN_TANH_SCALE * (x + KN_TANH_CUBE * x * x * x), KN_TANH_SCALE * (1 + 3 * KN_TANH_CUBE * x * x));
     case KN_QUICK_GELU: return kn_gate_slope(x, KN_QUICK * x, KN_QUICK);

@@ -17,14 +17,15 @@ typedef struct kn_table {
 
     /* The micro-kernel of GEMM: c[i][j] = (accumulate ? c : 0) + alpha * sum over p of a[p*sa + i] * b[p*sb + j] for the first
      * m <= mr rows and n <= nr columns, summed over p = 0..k-1 in order with one accumulator an element. Packed operands have
-     * sa = mr, sb = nr; a matrix whose rows run along p is used where it lies, with its own stride. Reads and writes nothing else.
+     * sa = mr, sb = nr; a matrix whose rows run along p is used where it lies, with its own stride. Reads and writes
+     * nothing else.
      * mc rows (a multiple of mr) times 256 floats are what the tier likes to keep in its second cache. */
     int mr, nr, mc;
     void (*gemm_tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
                       bool accumulate);
     /* Packs an operand w wide into strips of `width` (mr or nr) that follow each other, k * width floats each:
-     * p[(j / width) * k * width + q * width + j % width] = transpose ? x[j*ld + q] : x[q*ld + j] for q < k, j < w. What is left of
-     * the last strip's rows may be overwritten with anything. */
+     * p[(j / width) * k * width + q * width + j % width] = transpose ? x[j*ld + q] : x[q*ld + j] for q < k, j < w.
+     * What is left of the last strip's rows may be overwritten with anything. */
     void (*pack)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
 
     /* y = f(x); y may be x. dx += f'(x) dy. */
@@ -88,8 +89,9 @@ const kn_table *const *kn_all(int *count);
 
 /* C[m,n] = epilogue(alpha * A * B (+ C when accumulate)), A [m,k], B [k,n].
  * Row i of A starts at a + i * lda (or, when ta, A is stored [k,m] with rows lda apart); B likewise (tb: stored [n,k],
- * as nn.Linear keeps its weight). Epilogue in this order: + bias[n], act, + residual[m,n] (rows ldc apart); NULL or KN_NONE leaves it out.
- * residual may be c. k is summed in order, in fixed blocks: the bits of a row do not depend on m. k = 0 gives zeros (or C) + epilogue. */
+ * as nn.Linear keeps its weight). Epilogue in this order: + bias[n], act, + residual[m,n] (rows ldc apart); NULL or
+ * KN_NONE leaves it out. residual may be c. k is summed in order, in fixed blocks: the bits of a row do not depend on m.
+ * k = 0 gives zeros (or C) + epilogue. */
 typedef struct kn_gemm {
     long m, n, k;
     const float *a, *b;
@@ -101,7 +103,7 @@ typedef struct kn_gemm {
     bool accumulate;
     const float *bias, *residual;
     kn_act act;
-    bool bf16;               /* operands may be rounded to bf16 (sums stay fp32) where the CPU multiplies those faster; else it is ignored */
+    bool bf16;               /* operands may be rounded to bf16 (sums stay fp32) where the CPU multiplies those faster */
 } kn_gemm;
 
 /* Packed operands and the like: one workspace an engine session, made once, so that nothing is allocated while a model runs. */
@@ -119,7 +121,8 @@ void kn_gemm_serial(kn_work *w, int worker, const kn_gemm *g);
 
 /* y[n] += the sum over rows of x[rows, n] (rows ld apart), in a fixed order of fixed blocks of rows. */
 void kn_column_sums(kn_work *w, long rows, long n, const float *x, long ld, float *y);
-/* The same for layer norm's gains and biases and dx: threads split rows into fixed blocks whose partial sums are added in order. */
+/* The same for layer norm's gains and biases and dx: threads split rows into fixed blocks whose partial sums are added in
+ * order. */
 void kn_layer_norm_backward(kn_work *w, long rows, long d, const float *x, const float *wt, const float *mean, const float *rstd,
                             const float *dy, float *dx, float *dw, float *db);
 void kn_rms_norm_backward(kn_work *w, long rows, long d, const float *x, const float *wt, const float *rstd, const float *dy,
@@ -128,11 +131,12 @@ void kn_rms_norm_backward(kn_work *w, long rows, long d, const float *x, const f
 double kn_sum_squares(kn_work *w, long n, const float *x);
 
 /* Scaled dot-product attention (Vaswani 2017): softmax(scale q k^T + mask) v for every (batch, head).
- * Element (b, t, h, e) of q lies at q + b*q_batch + t*q_row + h*head_dim_of_q + e when heads lie side by side in a row; generally the strides
- * below say where: *_batch, *_row (time), *_head, with the last dimension contiguous. Value width may differ from key width.
+ * Element (b, t, h, e) of q lies at q + b*q_batch + t*q_row + h*q_head + e: time t, head h, the last dimension contiguous;
+ * heads may lie side by side in a row or be matrices of their own. Value width may differ from key width.
  * Query head h reads key head h / (heads / kv_heads). causal hides key j from query i when j > i + tk - tq.
  * key_mask [batch, tk] (1 keeps, 0 hides; NULL keeps all); rows of which every key is hidden give zero.
- * bias [heads, tq, tk] is added to the scaled scores where it is not NULL (T5). lse [batch, heads, tq] receives max + log(sum) (for the backward) unless NULL. */
+ * bias [heads, tq, tk] is added to the scaled scores where it is not NULL (T5). lse [batch, heads, tq] receives max +
+ * log(sum) (for the backward) unless NULL. */
 typedef struct kn_attn {
     long batch, heads, kv_heads, tq, tk, dk, dv;
     const float *q, *k, *v;
@@ -147,9 +151,11 @@ typedef struct kn_attn {
 /* Bytes of scratch one worker needs for such a shape; `scratch` below holds that times the pool's threads. */
 size_t kn_attn_scratch(const kn_table *t, const kn_attn *a);
 void kn_attn_forward(kn_work *w, const kn_attn *a, void *scratch);
-/* dq, dk, dv (same strides as q, k, v; each may be NULL) += gradients for dy (y's strides), given y and lse of the forward. dbias likewise, [heads, tq, tk]. */
+/* dq, dk, dv (same strides as q, k, v; each may be NULL) += gradients for dy (y's strides), given lse of the
+ * forward (y itself is not read). dbias likewise, [heads, tq, tk]. */
 size_t kn_attn_backward_scratch(const kn_table *t, const kn_attn *a);
-void kn_attn_backward(kn_work *w, const kn_attn *a, const float *dy, float *dq, float *dk, float *dv, float *dbias, void *scratch);
+void kn_attn_backward(kn_work *w, const kn_attn *a, const float *dy, float *dq, float *dk, float *dv, float *dbias,
+                      void *scratch);
 
 /* Cross-entropy of one row of n logits against `target`, with label smoothing s: loss = -(1-s) log p_t - s/n sum log p.
  * Returns the loss; dlogits (may be NULL, may be logits) receives scale * d loss / d logits (written, not added). */

@@ -4,11 +4,13 @@
 
 #include "kernel.h"
 
-/* As kn_table's gemm_tile and pack, A and B packed apart; packed strips take no more room than k * width floats, if the last of KN_KC's
- * pieces is at least 16 long. Tiles are asked for between begin and end of one thread (NULL: nothing to prepare). */
+/* As kn_table's gemm_tile and pack, A and B packed apart; packed strips take no more room than k * width floats, if the
+ * last of KN_KC's pieces is at least 16 long. Tiles are asked for between begin and end of one thread
+ * (NULL: nothing to prepare). */
 typedef struct kn_micro {
     int mr, nr, mc;
-    void (*tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha, bool accumulate);
+    void (*tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
+                 bool accumulate);
     void (*pack_a)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
     void (*pack_b)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
     void (*begin)(void);

@@ -6,10 +6,10 @@
 #include "work.h"
 
 enum {
-    SUM_ROWS = 64,        /* rows a partial sum of a column takes */
-    SUM_COLUMNS = 256,    /* columns a thread takes at once */
-    SQUARES = 1 << 14,    /* floats a partial sum of squares takes */
-    LOGITS = 1024,        /* logits whose exponentials are summed at once */
+    SUM_ROWS = 64,     /* rows a partial sum of a column takes */
+    SUM_COLUMNS = 256, /* columns a thread takes at once */
+    SQUARES = 1 << 14, /* floats a partial sum of squares takes */
+    LOGITS = 1024,     /* logits whose exponentials are summed at once */
 };
 
 typedef struct columns {

@@ -1,11 +1,11 @@
-/* rows_tmpl.h - the row kernels, written once for any vector of simd_*.h and compiled once a tier; see kernel.h for what each does.
- * An array is walked a vector at a time and its end in a part, by the same operations, so that an element's bits do
- * not depend on where it stands. Long sums have four partial sums, each of vectors. */
+/* rows_tmpl.h - the row kernels, written once for any vector of simd_*.h and compiled once a tier; see kernel.h for
+ * what each does. An array is walked a vector at a time and its end in a part, by the same operations, so that an
+ * element's bits do not depend on where it stands. Long sums have four partial sums, each of vectors. */
 
 /* ---- functions of one vector -------------------------------------------------------------------------- */
 
-/* As kn_exp in scalar.h. What comes out as 0 is not computed: numbers too small to be normal cost a hundred times more. NaN stays:
- * min gives its second operand then, and NaN is not less. */
+/* As kn_exp in scalar.h. What comes out as 0 is not computed: numbers too small to be normal cost a hundred times more.
+ * NaN stays: min gives its second operand then, and NaN is not less. */
 KN_INLINE vf v_exp(vf x)
 {
     vmask none = v_less(x, v_set(KN_EXP_LOW));
@@ -43,10 +43,7 @@ KN_INLINE vf v_normal(vf x, vf *density)
     return v_choose(v_less(x, v_zero()), tail, v_sub(v_set(1), tail));
 }
 
-KN_INLINE vf v_tanh_argument(vf x)
-{
-    return v_mul(v_set(KN_TANH_SCALE), v_fma(v_mul(v_mul(x, x), x), v_set(KN_TANH_CUBE), x));
-}
+KN_INLINE vf v_tanh_argument(vf x) { return v_mul(v_set(KN_TANH_SCALE), v_fma(v_mul(v_mul(x, x), x), v_set(KN_TANH_CUBE), x)); }
 
 KN_INLINE vf v_act(const kn_act f, vf x)
 {
@@ -73,9 +70,7 @@ KN_INLINE vf v_slope(const kn_act f, vf x)
 {
     vf density, p;
     switch (f) {
-    case KN_GELU:
-        p = v_normal(x, &density);
-        return v_fma(x, density, p);
+    case KN_GELU: p = v_normal(x, &density); return v_fma(x, density, p);
     case KN_GELU_TANH:
         return v_gate_slope(x, v_tanh_argument(x),
                             v_mul(v_set(KN_TANH_SCALE), v_fma(v_mul(x, x), v_set(3 * KN_TANH_CUBE), v_set(1))));
@@ -268,14 +263,15 @@ static void layer_norm(long rows, long d, const float *x, const float *w, const 
 
 /* The part of a row's backward that both norms share. xhat = (x - mean) rstd; sums g of w dy and gx of w dy xhat;
  * dw += dy xhat, db += dy. */
-KN_INLINE void norm_sums(long d, const float *x, const float *w, vf mean, vf rstd, const float *dy, float *dw, float *db, float *g,
-                         float *gx)
+KN_INLINE void norm_sums(long d, const float *x, const float *w, vf mean, vf rstd, const float *dy, float *dw, float *db,
+                         float *g, float *gx)
 {
     vf a = v_zero(), b = v_zero();
     for (long i = 0; i < d; i += VW) {
         bool whole = i + VW <= d;
         vpart p = v_part(whole ? VW : d - i);
-        vf up = v_load_part(dy + i, p), hat = normal_of(v_load_part(x + i, p), mean, rstd), wdy = v_mul(v_load_part(w + i, p), up);
+        vf up = v_load_part(dy + i, p), hat = normal_of(v_load_part(x + i, p), mean, rstd),
+           wdy = v_mul(v_load_part(w + i, p), up);
         a = v_add(a, wdy);
         b = v_fma(wdy, hat, b); /* behind the end wdy is 0 and x is finite: adds 0 */
         if (dw && whole)
@@ -354,7 +350,10 @@ static float softmax(long n, const float *x, float *y)
     return m + (float)kn_log(s);
 }
 
-static void softmax_backward(long n, const float *y, const float *dy, float *dx) { each(n, v_set(dot(n, y, dy)), y, dy, dx, f_softmax); }
+static void softmax_backward(long n, const float *y, const float *dy, float *dx)
+{
+    each(n, v_set(dot(n, y, dy)), y, dy, dx, f_softmax);
+}
 
 static void max_columns(long rows, long n, const float *x, long ld, float *most)
 {

@@ -1,5 +1,5 @@
-/* simd_avx512.h - the vector of the AVX-512 tier (F, BW, DQ, VL): the few operations that rows_tmpl.h and tile_tmpl.h are written in.
- * A part is the first n < VW elements: nothing behind them is touched. */
+/* simd_avx512.h - the vector of the AVX-512 tier (F, BW, DQ, VL): the few operations that rows_tmpl.h and tile_tmpl.h are
+ * written in. A part is the first n < VW elements: nothing behind them is touched. */
 #ifndef KN_SIMD_AVX512_H
 #define KN_SIMD_AVX512_H
 
@@ -29,7 +29,7 @@ static inline vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf v_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 static inline vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }   /* a b + c */
 static inline vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a b */
-static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); } /* b when either is NaN */
+static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }              /* b when either is NaN */
 static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf v_abs(vf a) { return _mm512_abs_ps(a); }
 

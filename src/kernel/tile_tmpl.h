@@ -1,12 +1,12 @@
-/* tile_tmpl.h - the micro-kernel of GEMM and its packing, for any vector of simd_*.h. The includer defines MR (rows, broadcast) and
- * NR = 2 * VW (columns, two vectors): MR * 2 sums, two vectors of B and one of A fill the registers. */
+/* tile_tmpl.h - the micro-kernel of GEMM and its packing, for any vector of simd_*.h. The includer defines MR (rows, broadcast)
+ * and NR = 2 * VW (columns, two vectors): MR * 2 sums, two vectors of B and one of A fill the registers. */
 
 #define KN_INLINE static inline __attribute__((always_inline))
 
 /* m and nv (rows and vectors) are constants where this is inlined, so that the sums are registers. The last vector
  * is a part when `part` says so. Every element has its own sum, in the order of p. */
-KN_INLINE void tile(const int m, const int nv, const bool part, long k, const float *a, long sa, const float *b, long sb, float *c,
-                    long ldc, vpart last, float alpha, bool accumulate)
+KN_INLINE void tile(const int m, const int nv, const bool part, long k, const float *a, long sa, const float *b, long sb,
+                    float *c, long ldc, vpart last, float alpha, bool accumulate)
 {
     vf s[MR][2];
 #pragma GCC unroll 16
@@ -46,8 +46,8 @@ KN_INLINE void tile(const int m, const int nv, const bool part, long k, const fl
         }
 }
 
-KN_INLINE void tile_of(int m, const int nv, const bool part, long k, const float *a, long sa, const float *b, long sb, float *c, long ldc,
-                       vpart last, float alpha, bool accumulate)
+KN_INLINE void tile_of(int m, const int nv, const bool part, long k, const float *a, long sa, const float *b, long sb, float *c,
+                       long ldc, vpart last, float alpha, bool accumulate)
 {
     switch (m) {
     case 1: tile(1, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
@@ -83,7 +83,8 @@ static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, 
 
 /* ---- packing ------------------------------------------------------------------------------------------ */
 
-enum { AHEAD = 96, ROWS_AHEAD = 4 }; /* how far in front operands are asked for, in floats and in rows: the way to memory is long */
+/* How far in front operands are asked for, in floats and in rows: the way to memory is long. */
+enum { AHEAD = 96, ROWS_AHEAD = 4 };
 
 static inline long least(long a, long b) { return a < b ? a : b; }
 
@@ -149,7 +150,8 @@ static void pack_transposed(long k, long w, long width, const float *x, long ld,
         }
 }
 
-/* A row of a strip: a vector that is wider may read on to the end of x's row and spill into the next row, unless it is the last. */
+/* A row of a strip: a vector that is wider may read on to the end of x's row and spill into the next row, unless it is the
+ * last. */
 KN_INLINE void copy_narrow(const float *x, long left, long width, float *p, bool last)
 {
     vf v = left >= VW ? v_load(x) : v_load_part(x, v_part(least(left, width)));

@@ -9,7 +9,8 @@ enum { KN_KC = 256 };
 /* Strips of B that are packed together. */
 enum { KN_GROUP = 4 };
 
-/* One thread's scratch. `job` and `block` say which rows of A lie packed in `a`. Padded to keep threads off each other's lines. */
+/* One thread's scratch. `job` and `block` say which rows of A lie packed in `a`. Padded to keep threads off each other's
+ * lines. */
 typedef struct kn_worker {
     float *a, *strip; /* A_FLOATS; KN_KC * KN_GROUP * nr */
     unsigned long job;
@@ -19,13 +20,13 @@ typedef struct kn_worker {
 
 struct kn_work {
     const kn_table *t;
-    kn_micro fp32;      /* the table's own micro-kernel */
+    kn_micro fp32;        /* the table's own micro-kernel */
     const kn_micro *bf16; /* NULL: the CPU has none */
     bs_pool *pool;
     int threads;
     unsigned long jobs; /* so many parallel loops were started; names the packed A of one */
     kn_worker *worker;
-    float *b;           /* B_FLOATS: the panel of B that all threads share; also partial sums */
+    float *b; /* B_FLOATS: the panel of B that all threads share; also partial sums */
     float *memory;
     size_t bytes;
 };
@@ -39,8 +40,10 @@ typedef struct kn_operand {
 } kn_operand;
 
 /* c[m, n] = (accumulate ? c : 0) + alpha * sum over k, in blocks of KN_KC. */
-void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operand b, float *c, long ldc, float alpha, bool accumulate);
-/* Packs x, w elements wide and k long, into strips of `width`; p holds round_up(w, width) * k floats. transpose as in kn_table.pack. */
+void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operand b, float *c, long ldc, float alpha,
+              bool accumulate);
+/* Packs x, w elements wide and k long, into strips of `width`; p holds round_up(w, width) * k floats. transpose as in
+ * kn_table.pack. */
 kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const float *x, long ld, bool transpose, float *p);
 
 static inline long kn_round_up(long n, long step) { return (n + step - 1) / step * step; }

@@ -1,10 +1,14 @@
-/* families.c - the families there are. A new one adds its file and a line here. */
+/* families.c - the families there are. A new one is a file NAME.c beside this one, with its descriptor md_NAME, and a line FAMILY(NAME) here;
+ * src/meson.build reads the same lines. */
 #include "model.h"
 
-extern const md_family md_clip, md_blocks;
+#define FAMILIES \
+    FAMILY(clip) \
+    FAMILY(blocks)
 
-const md_family *const md_families[] = {
-    &md_clip,
-    &md_blocks,
-    NULL,
-};
+#define FAMILY(name) extern const md_family md_##name;
+FAMILIES
+#undef FAMILY
+
+#define FAMILY(name) &md_##name,
+const md_family *const md_families[] = {FAMILIES NULL};

@@ -124,7 +124,7 @@ static int one_step(run *r, tr_report *report, oc_err *err)
 {
     double began = bs_now();
     const dt_loaded *d = dt_loader_next(r->loader, r->state.step, kn_work_pool(r->work), err);
-    if (!d)
+    if (!d || (r->o->batch_seen && r->o->batch_seen(r->o->arg, r->state.step + 1, &d->batch, err)))
         return -1;
     md_trainables_zero(&r->t);
     report->loss = tr_gradients(r->m, r->lora, &r->t, r->work, r->arena, r->arena_bytes, &d->batch, micro_of(r->o), r->o->bf16,
