@@ -422,7 +422,8 @@ static void folders_are_made_with_their_parents(void **state)
 static void names_are_joined(void **state)
 {
     (void)state;
-    static const char *const cases[][3] = {{"a", "b", "a/b"}, {"a/", "b", "a/b"}, {NULL, "b", "b"}, {"a", "/b", "/b"}, {"", "b", "b"}};
+    static const char *const cases[][3] = {
+        {"a", "b", "a/b"}, {"a/", "b", "a/b"}, {NULL, "b", "b"}, {"a", "/b", "/b"}, {"", "b", "b"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *got = bs_join(cases[i][0], cases[i][1]);
         assert_string_equal(got, cases[i][2]);

@@ -14,7 +14,7 @@
 
 #include "index/index.h"
 
-static const char MODEL[] = "reference/clip/model", OTHER[] = "reference/clip_gelu/model";
+static const char MODEL[] = "tests/reference/clip/model", OTHER[] = "tests/reference/clip_gelu/model";
 
 /* A folder of its own for each test, with a database in it and lines of trouble counted. */
 typedef struct place {
@@ -106,13 +106,13 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* Copies a picture of data/images to NAME in the folder. */
+/* Copies a picture of tests/data/images to NAME in the folder. */
 static void put(const place *p, const char *picture, const char *name)
 {
     char from[128], to[256];
     bs_buf b = {0};
     oc_err err = {0};
-    snprintf(from, sizeof from, "data/images/%s", picture);
+    snprintf(from, sizeof from, "tests/data/images/%s", picture);
     snprintf(to, sizeof to, "%s/%s", p->dir, name);
     assert_int_equal(bs_read_file(&b, from, 0, &err), 0);
     assert_int_equal(bs_write_file(to, b.p, b.n, &err), 0);
@@ -214,7 +214,7 @@ static void a_vector_is_that_of_embed(void **state)
     int width = oc_embedding_width(p->engine);
     oc_picture picture;
     float *row = malloc((size_t)width * sizeof *row);
-    assert_int_equal(oc_picture_read(&picture, "data/images/yuv444.jpg", NULL), 0);
+    assert_int_equal(oc_picture_read(&picture, "tests/data/images/yuv444.jpg", NULL), 0);
     assert_int_equal(oc_embed_pictures(p->session, &picture, 1, row, &p->err), 0);
     sqlite3 *db;
     sqlite3_stmt *s;
@@ -608,7 +608,7 @@ static void a_picture_finds_itself_on_a_read_only_disk(void **state)
     assert_int_equal(ix_model_id(p->engine, id, &p->err), 0);
     oc_picture picture;
     float *row = calloc((size_t)oc_embedding_width(p->engine), sizeof *row);
-    assert_int_equal(oc_picture_read(&picture, "data/images/lossy.webp", NULL), 0);
+    assert_int_equal(oc_picture_read(&picture, "tests/data/images/lossy.webp", NULL), 0);
     assert_int_equal(oc_embed_pictures(p->session, &picture, 1, row, &p->err), 0);
     ix_library *l = ix_open(p->db, NULL, &p->err);
     assert_string_equal(p->err.text, "");

@@ -55,7 +55,7 @@ void *__wrap_aligned_alloc(size_t align, size_t n)
 
 typedef struct leaf {
     bool param;
-    tn_param p;              /* its shape also says an input's */
+    tn_param p; /* its shape also says an input's */
     long n;
     float v[ROOM], g[ROOM];
 } leaf;
@@ -76,7 +76,7 @@ struct bench {
     tn_ctx cx;
     void *arena;
     size_t planned;
-    tn_t x[MOST];            /* inputs as values, by leaf */
+    tn_t x[MOST]; /* inputs as values, by leaf */
     build *op;
     float weight[ROOM];
     bs_rng rng;
@@ -209,7 +209,8 @@ static void check_leaf(bench *b, const char *name, int which)
     for (long i = 0; i < l->n; i++) {
         double want = difference(b, &l->v[i]), got = (double)l->g[i];
         if (!(fabs(got - want) <= 4e-4 * top))
-            fail_msg("%s on %s: leaf %d, element %ld: gradient %.7g, by differences %.7g", name, b->kn->name, which, i, got, want);
+            fail_msg("%s on %s: leaf %d, element %ld: gradient %.7g, by differences %.7g", name, b->kn->name, which, i, got,
+                     want);
     }
 }
 
@@ -305,8 +306,8 @@ static tn_t op_linear_gelu(bench *b)
 static void set_lora(bench *b)
 {
     set_linear(b);
-    param(b, 2, 2, 5, 0, 0); /* A */
-    param(b, 2, 7, 2, 0, 0); /* B */
+    param(b, 2, 2, 5, 0, 0);          /* A */
+    param(b, 2, 7, 2, 0, 0);          /* B */
     b->grads[1] = b->grads[2] = NULL; /* frozen */
     b->use_lora = true;
     b->lora[1] = (tn_lora){.r = 2, .scale = 0.7f, .a = b->leaf[4].v, .b = b->leaf[5].v, .ga = b->leaf[4].g, .gb = b->leaf[5].g};
@@ -413,7 +414,8 @@ static void gradients_of_norms(void **state)
 {
     (void)state;
     RUN_CASES({"layer norm", set_norm, op_layer_norm}, {"RMS norm", set_norm, op_rms_norm}, {"length 1", set_norm, op_l2},
-              {"batch norm, evaluating", set_batch_norm, op_batch_norm}, {"batch norm, training", set_batch_norm_training, op_batch_norm});
+              {"batch norm, evaluating", set_batch_norm, op_batch_norm},
+              {"batch norm, training", set_batch_norm_training, op_batch_norm});
 }
 
 /* ---- attention -------------------------------------------------------------------------------------------------------- */
@@ -504,8 +506,9 @@ static tn_t op_reshape(bench *b) /* used twice: gradients add up */
 static void gradients_of_pieces(void **state)
 {
     (void)state;
-    RUN_CASES({"embedding", set_pieces, op_embedding}, {"positions", set_pieces, op_positions}, {"prepend", set_pieces, op_prepend},
-              {"select", set_pieces, op_select}, {"channels first", set_pictures, op_channels}, {"reshape, used twice", set_pictures, op_reshape});
+    RUN_CASES({"embedding", set_pieces, op_embedding}, {"positions", set_pieces, op_positions},
+              {"prepend", set_pieces, op_prepend}, {"select", set_pieces, op_select},
+              {"channels first", set_pictures, op_channels}, {"reshape, used twice", set_pictures, op_reshape});
 }
 
 /* ---- elementwise and losses ------------------------------------------------------------------------------------------- */
@@ -538,7 +541,8 @@ static void set_square(bench *b)
     param(b, 0, 0, 0, 0, 0);
 }
 
-static const float other_targets[4 * 4] = {0, 1, 0, 0, 0.5f, 0, 0.5f, 0, 0, 0, 0, 0, 0, 0.2f, 0.8f, 0}; /* row 2 counts for nothing */
+static const float other_targets[4 * 4] = {0, 1, 0, 0, 0.5f, 0,    0.5f, 0,
+                                           0, 0, 0, 0, 0,    0.2f, 0.8f, 0}; /* row 2 counts for nothing */
 static tn_t op_others(bench *b) { return loss_of(b, tn_soft_cross_entropy(&b->cx, b->x[0], other_targets, true)); }
 
 static void gradients_of_functions(void **state)
@@ -547,8 +551,7 @@ static void gradients_of_functions(void **state)
     RUN_CASES({"gelu", set_plain, op_gelu}, {"gelu by tanh", set_plain, op_gelu_tanh}, {"quick gelu", set_plain, op_quick_gelu},
               {"silu", set_plain, op_silu}, {"relu", set_plain, op_relu}, {"softmax", set_plain, op_softmax},
               {"cross-entropy", set_plain, op_cross_entropy}, {"cross-entropy, smoothed", set_plain, op_smoothed},
-              {"cross-entropy, soft targets", set_plain, op_soft},
-              {"cross-entropy with the others", set_square, op_others});
+              {"cross-entropy, soft targets", set_plain, op_soft}, {"cross-entropy with the others", set_square, op_others});
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------------------- */
@@ -740,8 +743,14 @@ static tn_t w_bias(bench *b) { return (kept[0] = layer(b, 1, 3), tn_linear(&b->c
 static tn_t w_residual(bench *b) { return (kept[0] = layer(b, 1, 2), tn_linear_add(&b->cx, b->x[0], &kept[0], b->x[0])); }
 static tn_t w_matmul(bench *b) { return tn_matmul_nt(&b->cx, b->x[0], b->x[4]); }
 static tn_t w_conv(bench *b) { return (kept[0] = layer(b, 1, -1), tn_conv2d(&b->cx, b->x[0], &kept[0], 1)); }
-static tn_t w_norm(bench *b) { return (kept_norm = (tn_norm_w){*P(b, 2), {.id = -1}}, tn_layer_norm(&b->cx, b->x[0], &kept_norm, 1)); }
-static tn_t w_rms(bench *b) { return (kept_norm = (tn_norm_w){*P(b, 2), {.id = -1}}, tn_rms_norm(&b->cx, b->x[0], &kept_norm, 1)); }
+static tn_t w_norm(bench *b)
+{
+    return (kept_norm = (tn_norm_w){*P(b, 2), {.id = -1}}, tn_layer_norm(&b->cx, b->x[0], &kept_norm, 1));
+}
+static tn_t w_rms(bench *b)
+{
+    return (kept_norm = (tn_norm_w){*P(b, 2), {.id = -1}}, tn_rms_norm(&b->cx, b->x[0], &kept_norm, 1));
+}
 static tn_t w_batch(bench *b)
 {
     kept_batch_norm = (tn_batch_norm_w){*P(b, 2), *P(b, 2), *P(b, 2), *P(b, 2)};
@@ -761,10 +770,26 @@ static tn_t w_reshape(bench *b) { return tn_reshape(&b->cx, b->x[0], 1, (long[])
 static tn_t w_select(bench *b) { return tn_select(&b->cx, b->x[4], NULL); }
 
 static const wrong_case wrong[] = {
-    {"linear", w_linear}, {"linear", w_bias}, {"linear", w_residual}, {"matmul", w_matmul}, {"conv2d", w_conv}, {"layer norm", w_norm},
-    {"rms norm", w_rms}, {"batch norm", w_batch}, {"attention", w_heads}, {"attention", w_time}, {"rope", w_rope}, {"add", w_add},
-    {"add", w_add_param}, {"positions", w_positions}, {"prepend", w_prepend}, {"transpose", w_transpose}, {"channels first", w_channels},
-    {"sum", w_sum}, {"reshape", w_reshape}, {"select", w_select},
+    {"linear", w_linear},
+    {"linear", w_bias},
+    {"linear", w_residual},
+    {"matmul", w_matmul},
+    {"conv2d", w_conv},
+    {"layer norm", w_norm},
+    {"rms norm", w_rms},
+    {"batch norm", w_batch},
+    {"attention", w_heads},
+    {"attention", w_time},
+    {"rope", w_rope},
+    {"add", w_add},
+    {"add", w_add_param},
+    {"positions", w_positions},
+    {"prepend", w_prepend},
+    {"transpose", w_transpose},
+    {"channels first", w_channels},
+    {"sum", w_sum},
+    {"reshape", w_reshape},
+    {"select", w_select},
 };
 
 static void set_wrong(bench *b)
@@ -966,8 +991,16 @@ static void close_model(model_bench *b)
 static void set_rows(model_bench *b, long rows, long tokens)
 {
     long side = b->sizes.image_size;
-    b->batch = (md_batch){.images = rows, .pixel_values = b->pixels, .channels = 3, .height = side, .width = side, .texts = rows,
-                          .length = tokens, .input_ids = b->ids, .pool = b->pool_at, .target = b->target};
+    b->batch = (md_batch){.images = rows,
+                          .pixel_values = b->pixels,
+                          .channels = 3,
+                          .height = side,
+                          .width = side,
+                          .texts = rows,
+                          .length = tokens,
+                          .input_ids = b->ids,
+                          .pool = b->pool_at,
+                          .target = b->target};
     for (long i = 0; i < rows; i++)
         b->pool_at[i] = (int)tokens - 1;
 }
@@ -1134,7 +1167,8 @@ static void sessions_do_not_allocate(void **state)
     oc_session *s = oc_session_open(e, &err);
     assert_non_null(s);
     int side = (int)e->sizes.image_size;
-    float *pixels = calloc((size_t)(3 * 3 * side * side), sizeof *pixels), *rows = calloc((size_t)(3 * e->sizes.embedding), sizeof *rows);
+    float *pixels = calloc((size_t)(3 * 3 * side * side), sizeof *pixels),
+          *rows = calloc((size_t)(3 * e->sizes.embedding), sizeof *rows);
     long before = allocations;
     for (int i = 0; i < 4; i++)
         assert_int_equal(rn_embed_pixels(s, pixels, 1 + i % 3, side, side, rows, &err), 0);
@@ -1146,10 +1180,7 @@ static void sessions_do_not_allocate(void **state)
     oc_engine_close(e);
 }
 
-static void listen(void *arg, const char *name, tn_t x)
-{
-    *(int *)arg += x.v != NULL && name[0] != 0;
-}
+static void listen(void *arg, const char *name, tn_t x) { *(int *)arg += x.v != NULL && name[0] != 0; }
 
 static void taps_are_heard(void **state)
 {

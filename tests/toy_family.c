@@ -9,8 +9,8 @@
 
 typedef struct toy {
     int image_size, hidden, labels;
-    tn_linear_w fc1;             /* [H, 3*S*S] */
-    tn_linear_w fc2;             /* [K, H] */
+    tn_linear_w fc1; /* [H, 3*S*S] */
+    tn_linear_w fc2; /* [K, H] */
 } toy;
 
 static void *create(const ck_config *c, oc_err *err)
@@ -67,5 +67,11 @@ static void forward(tn_ctx *cx, const void *p, const md_batch *b, md_outputs *ou
 
 static const char *const architectures[] = {"ToyForImageClassification", NULL};
 
-const md_family md_toy = {.model_type = "toy", .architectures = architectures, .create = create, .destroy = free, .visit = visit,
-                          .sizes = sizes, .prepare = prepare, .forward = forward};
+const md_family md_toy = {.model_type = "toy",
+                          .architectures = architectures,
+                          .create = create,
+                          .destroy = free,
+                          .visit = visit,
+                          .sizes = sizes,
+                          .prepare = prepare,
+                          .forward = forward};

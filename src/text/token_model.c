@@ -1,4 +1,4 @@
-/* model.c - the table of models, and the words of a text given to one of them. */
+/* token_model.c - the table of models, and the words of a text given to one of them. */
 #include <stdlib.h>
 #include <string.h>
 
