@@ -74,21 +74,31 @@ static int copy_buffers(md_trainables *t, const md_model *m, oc_err *err)
     return 0;
 }
 
-int md_trainables_open(md_trainables *t, const md_model *m, md_lora *lora, oc_err *err)
+int md_buffers_open(md_trainables *t, const md_model *m, oc_err *err)
 {
     memset(t, 0, sizeof *t);
     t->slots = m->n;
-    t->p = bs_calloc((size_t)m->n * 2 + 1, sizeof *t->p, "the list of gradients", err);
     t->grads = bs_calloc((size_t)m->n + 1, sizeof *t->grads, "the list of gradients", err);
     t->buffers = bs_calloc((size_t)m->n + 1, sizeof *t->buffers, "the list of buffers", err);
-    if (!t->p || !t->grads || !t->buffers)
+    if (t->grads && t->buffers && !copy_buffers(t, m, err))
+        return 0;
+    md_trainables_close(t);
+    return -1;
+}
+
+int md_trainables_open(md_trainables *t, const md_model *m, md_lora *lora, oc_err *err)
+{
+    if (md_buffers_open(t, m, err))
+        return -1;
+    t->p = bs_calloc((size_t)m->n * 2 + 1, sizeof *t->p, "the list of gradients", err);
+    if (!t->p)
         goto failed;
     if (lora)
         list_factors(t, m, lora);
     else
         list_weights(t, m);
     t->memory = bs_calloc((size_t)t->total + 1, sizeof(float), "the gradients", err);
-    if (!t->memory || copy_buffers(t, m, err))
+    if (!t->memory)
         goto failed;
     place_gradients(t, m, lora);
     return 0;
