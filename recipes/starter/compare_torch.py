@@ -35,7 +35,7 @@ def arguments():
     p.add_argument("--partners", type=float, default=0)
     p.add_argument("--clip", type=float, default=1)
     p.add_argument("--svg", type=Path)
-    p.add_argument("--out", type=Path, help="our losses and PyTorch's, one JSON line a step")
+    p.add_argument("--out", type=Path, help="PyTorch's losses, one JSON line a step, as they come")
     p.add_argument("--wait", type=float, default=0, help="seconds to wait for a batch that is not there yet")
     return p.parse_args()
 
@@ -102,6 +102,7 @@ def replay(a):
     model = CLIPModel.from_pretrained(a.dump, dtype=torch.float32).train()
     every = optimizers(model, a)
     losses = []
+    log = open(a.out, "w") if a.out else None
     for step in range(a.steps):
         batch = load_batch(a.dump / f"step-{step + 1:06d}.safetensors", a.wait)
         loss = contrastive(model, batch, a.partners)
@@ -116,6 +117,8 @@ def replay(a):
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         losses.append(loss.item())
+        if log:
+            print(json.dumps({"step": step + 1, "loss": losses[-1]}), file=log, flush=True)
         if (step + 1) % 25 == 0:
             print(f"step {step + 1}: {losses[-1]:.5f}", file=sys.stderr, flush=True)
     return losses
@@ -143,7 +146,7 @@ def path_of(x, low, high, width, height):
 
 def write_svg(path, ours, torch_losses):
     low, high, width, height = min(ours + torch_losses), max(ours + torch_losses), 560, 260
-    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 660 330" font-family="sans-serif" font-size="12">',
+    lines = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 660 330" font-family="sans-serif" font-size="12">',
              '<rect width="660" height="330" fill="white"/>']
     for k in range(5):
         v = low + (high - low) * k / 4
@@ -167,8 +170,6 @@ def main():
     result = {"steps": a.steps, "first_50_worst": max(off[:50]), "mean_25_worst": max(blocks) if blocks else None,
               "all_worst": max(off), "first": ours[0], "last_ours": ours[-1], "last_torch": theirs[-1]}
     print(json.dumps(result))
-    if a.out:
-        a.out.write_text("".join(json.dumps({"step": i + 1, "ours": x, "torch": y}) + "\n" for i, (x, y) in enumerate(zip(ours, theirs))))
     if a.svg:
         write_svg(a.svg, ours, theirs)
     return 0 if result["first_50_worst"] <= 1e-3 and (not blocks or max(blocks) <= 0.02) else 1

@@ -1,6 +1,8 @@
 /* file.c - maps, whole reads, outputs that appear whole or not at all. */
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -83,9 +85,26 @@ done:
     return result;
 }
 
+/* What a process left that was killed while it wrote this very file. */
+static void remove_orphans(const char *path)
+{
+    char pattern[4096];
+    glob_t found;
+    if (snprintf(pattern, sizeof pattern, "%s.tmp-[0-9]*", path) >= (int)sizeof pattern || glob(pattern, GLOB_NOSORT, NULL, &found))
+        return;
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        char *end, *pid = strrchr(found.gl_pathv[i], '-') + 1;
+        long owner = strtol(pid, &end, 10);
+        if (!*end && owner > 0 && kill((pid_t)owner, 0) && errno == ESRCH)
+            unlink(found.gl_pathv[i]);
+    }
+    globfree(&found);
+}
+
 int bs_out_open(bs_out *o, const char *path, oc_err *err)
 {
     memset(o, 0, sizeof *o);
+    remove_orphans(path);
     size_t n = strlen(path) + 32;
     o->path = bs_strdup(path);
     o->tmp = malloc(n);
