@@ -12,7 +12,7 @@ int main(int argc, char **argv)
     oc_err err = {0};
     oc_picture picture = {0};
     int texts = argc - 3, result = 1;
-    oc_engine *engine = oc_engine_open(argv[1], NULL, &err); /* the weights: one for all threads */
+    oc_engine *engine = oc_engine_open(argv[1], NULL, &err);             /* the weights: one for all threads */
     oc_session *session = engine ? oc_session_open(engine, &err) : NULL; /* working memory: one a thread */
     int width = engine ? oc_embedding_width(engine) : 0;
     float *rows = malloc((size_t)(texts + 1) * (size_t)width * sizeof *rows), *text = rows + width;

@@ -67,8 +67,7 @@ static json_t *bytes_tokenizer(const char *stages)
     json_array_append_new(merges, json_string("t h"));
     json_array_append_new(merges, json_string("th e"));
     json_object_set_new(o, "model",
-                        json_pack("{s:s, s:b, s:o, s:o}", "type", "BPE", "byte_fallback", 1, "vocab", vocab,
-                                  "merges", merges));
+                        json_pack("{s:s, s:b, s:o, s:o}", "type", "BPE", "byte_fallback", 1, "vocab", vocab, "merges", merges));
     return o;
 }
 
@@ -137,8 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     /* Copies end in a 0 byte of their own, right behind which a sanitizer looks. */
     const uint8_t *zero = memchr(data + 1, 0, size - 1);
-    size_t first_n = zero ? (size_t)(zero - data) - 1 : size - 1,
-           second_n = size - 1 - first_n - (zero ? 1 : 0);
+    size_t first_n = zero ? (size_t)(zero - data) - 1 : size - 1, second_n = size - 1 - first_n - (zero ? 1 : 0);
     char *first = calloc(first_n + 1, 1), *second = calloc(second_n + 1, 1);
     demand(first && second);
     memcpy(first, data + 1, first_n);

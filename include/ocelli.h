@@ -43,12 +43,12 @@ typedef struct oc_session oc_session;
 
 /* Zero means the default of each field. */
 typedef struct oc_options {
-    int threads;             /* worker threads; 0: one per core */
-    const char *lora;        /* folder of a PEFT adapter that every session uses; NULL: none */
-    float lora_scale;        /* multiplies the adapter's own scale; 0: 1 */
-    uint64_t max_pixels;     /* pictures with more pixels are refused before memory is taken; 0: 178956970, Pillow's error limit */
-    int max_batch;           /* rows a session takes at once, larger requests are cut into such pieces; 0: 32 */
-    const char *data_dir;    /* where `starter` and its like are looked for first; NULL: beside the program, then installed */
+    int threads;          /* worker threads; 0: one per core */
+    const char *lora;     /* folder of a PEFT adapter that every session uses; NULL: none */
+    float lora_scale;     /* multiplies the adapter's own scale; 0: 1 */
+    uint64_t max_pixels;  /* pictures with more pixels are refused before memory is taken; 0: 178956970, Pillow's error limit */
+    int max_batch;        /* rows a session takes at once, larger requests are cut into such pieces; 0: 32 */
+    const char *data_dir; /* where `starter` and its like are looked for first; NULL: beside the program, then installed */
 } oc_options;
 
 /* Loads a model folder in Hugging Face's layout (`starter` names the one that ships). */
@@ -66,8 +66,8 @@ OC_API void oc_session_close(oc_session *session);
 /* A decoded picture, or NULL pixels and its own error: a batch never fails for one broken file. */
 typedef struct oc_picture {
     int width, height;
-    uint8_t *rgb;            /* height * width * 3 bytes, upright; owned by the picture */
-    oc_err err;              /* why rgb is NULL */
+    uint8_t *rgb; /* height * width * 3 bytes, upright; owned by the picture */
+    oc_err err;   /* why rgb is NULL */
 } oc_picture;
 
 OC_API int oc_picture_read(oc_picture *picture, const char *path, const oc_options *options);

@@ -136,8 +136,7 @@ static void assert_open_fails(const char *path, const char *what)
     assert_says(&err, what);
 }
 
-#define E(name, dtype, shape, offsets)                                                                       \
-    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
+#define E(name, dtype, shape, offsets) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
 /* ---- types --------------------------------------------------------------------------------------------- */
 
@@ -299,8 +298,7 @@ static const struct {
     {"{" E("a", "U8", "[6]", "[0,6]") "," E("b", "U8", "[6]", "[4,10]") "}", "tensor 'b' overlaps 'a'"},
     {"{" E("a", "U8", "[10]", "[0,10]") "," E("b", "U8", "[2]", "[3,5]") "}", "tensor 'b' overlaps 'a'"},
     {"{" E("a", "U8", "[10]", "[0,10]") "," E("b", "U8", "[10]", "[0,10]") "}", "tensor 'b' overlaps 'a'"},
-    {"{" E("a", "U8", "[4]", "[0,4]") "," E("b", "U8", "[4]", "[6,10]") "}",
-     "2 bytes before tensor 'b' belong to no tensor"},
+    {"{" E("a", "U8", "[4]", "[0,4]") "," E("b", "U8", "[4]", "[6,10]") "}", "2 bytes before tensor 'b' belong to no tensor"},
     {"{" E("a", "U8", "[9]", "[1,10]") "}", "1 bytes before tensor 'a' belong to no tensor"},
     {"{" E("a", "U8", "[9]", "[0,9]") "}", "bytes, expected"},
     {"{\"__metadata__\":[]," E("a", "U8", "[10]", "[0,10]") "}", "__metadata__ is not an object"},
@@ -319,10 +317,8 @@ static void test_lying_headers_are_refused(void **state)
     }
 }
 
-static const char good_header[] =
-    "{\"__metadata__\":{\"format\":\"pt\",\"step\":\"7\"}," E("b", "F16", "[2,1]", "[4,8]") "," E(
-        "none", "F32", "[0,3]", "[4,4]") "," E("scalar", "I32", "[]", "[0,4]") "," E("u", "U8", "[2]",
-                                                                                     "[8,10]") "}  ";
+static const char good_header[] = "{\"__metadata__\":{\"format\":\"pt\",\"step\":\"7\"}," E("b", "F16", "[2,1]", "[4,8]") "," E(
+    "none", "F32", "[0,3]", "[4,4]") "," E("scalar", "I32", "[]", "[0,4]") "," E("u", "U8", "[2]", "[8,10]") "}  ";
 
 static void test_a_good_file_is_read(void **state)
 {
@@ -544,8 +540,8 @@ static void test_given_order_and_metadata_are_kept(void **state)
     assert_int_equal(ck_writer_commit(w, &err), 0);
     ck_writer_free(w);
     bs_buf b = get_file("x.safetensors");
-    static const char header[] = "{\"__metadata__\":{\"format\":\"pt\",\"tier\":\"a\\\"b\"}," E(
-        "z", "U8", "[3]", "[0,3]") "," E("a", "F32", "[]", "[3,7]") "}";
+    static const char header[] = "{\"__metadata__\":{\"format\":\"pt\",\"tier\":\"a\\\"b\"}," E("z", "U8", "[3]", "[0,3]") "," E(
+        "a", "F32", "[]", "[3,7]") "}";
     assert_memory_equal(b.p + 8, header, sizeof header - 1);
     assert_int_equal((b.n - 7) % 8, 0);
     assert_memory_equal(b.p + b.n - 7, "abcwxyz", 7);
@@ -598,8 +594,7 @@ static void test_wrong_use_of_a_writer_leaves_nothing(void **state)
             says = "tensor 'a' is not complete";
             break;
         case 8:
-            bad |=
-                ck_writer_start(w, &err) | ck_writer_put(w, "ab", 2, &err) | ck_writer_put(w, "c", 1, &err);
+            bad |= ck_writer_start(w, &err) | ck_writer_put(w, "ab", 2, &err) | ck_writer_put(w, "c", 1, &err);
             says = "more than were declared";
             break;
         default:
@@ -730,8 +725,7 @@ static void test_wrong_indexes_are_refused(void **state)
     put_shard("a2.safetensors", "a");
     put_text("c.safetensors", "short");
     assert_index_fails("{\"a\":\"a.safetensors\",\"c\":\"d.safetensors\"}", "d.safetensors': No such file");
-    assert_index_fails("{\"a\":\"a.safetensors\",\"x\":\"b.safetensors\"}",
-                       "tensor 'x' is missing, expected in 'b.safetensors'");
+    assert_index_fails("{\"a\":\"a.safetensors\",\"x\":\"b.safetensors\"}", "tensor 'x' is missing, expected in 'b.safetensors'");
     assert_index_fails("{\"a\":\"b.safetensors\",\"b\":\"a.safetensors\"}", "expected in 'b.safetensors'");
     assert_index_fails("{\"a\":\"a.safetensors\",\"b\":\"a2.safetensors\"}", "tensor 'a' is also in");
     assert_index_fails("{\"a\":\"c.safetensors\"}", "too few for safetensors");
@@ -786,8 +780,7 @@ static int write_plenty(uint64_t max_shard, const char *why)
     ck_tensor list[4];
     static const char *const names[] = {"a", "b", "c", "d"};
     for (int i = 0; i < 4; i++)
-        list[i] =
-            (ck_tensor){.name = names[i], .dtype = CK_U8, .rank = 1, .shape = {PLENTY / 4}, .data = data};
+        list[i] = (ck_tensor){.name = names[i], .dtype = CK_U8, .rank = 1, .shape = {PLENTY / 4}, .data = data};
     if (!ck_write(in("model.safetensors"), list, 4, max_shard, &err))
         return 1;
     return strstr(err.text, why) && strstr(err.text, "cannot write '") && !strchr(err.text, '\n') ? 0 : 2;
@@ -937,8 +930,8 @@ static void test_nan_weights_are_found(void **state)
         {.name = "brain", .dtype = CK_BF16, .rank = 1, .shape = {2}, .data = brain},
         {.name = "whole", .dtype = CK_U8, .rank = 1, .shape = {12}, .data = f},
     };
-    static const char *const says[] = {"'f' holds NaN at [1,0,1]", "'wide' holds infinity at [1]",
-                                       "'half' holds infinity at [2]", "'brain' holds NaN at [1]"};
+    static const char *const says[] = {"'f' holds NaN at [1,0,1]", "'wide' holds infinity at [1]", "'half' holds infinity at [2]",
+                                       "'brain' holds NaN at [1]"};
     oc_err err = {0};
     assert_int_equal(ck_write(in("model.safetensors"), list, 5, 0, &err), 0);
     ck_store *s = ck_open(folder, &err);
@@ -980,19 +973,16 @@ static void test_values_are_read_with_defaults(void **state)
     bool on = false;
     const char *name = "x";
     static const char *const acts[] = {"gelu", "quick_gelu", NULL};
-    assert_int_equal(ck_int(c, "n", &n, 1, 100, &err) | ck_int(c, "absent", &absent, 1, 9, &err) |
-                         ck_int(c, "none", &none, 1, 9, &err),
-                     0);
+    assert_int_equal(
+        ck_int(c, "n", &n, 1, 100, &err) | ck_int(c, "absent", &absent, 1, 9, &err) | ck_int(c, "none", &none, 1, 9, &err), 0);
     assert_true(n == 12 && absent == 6 && none == 7);
     assert_int_equal(ck_float(c, "real", &real, 0, 1, &err) | ck_double(c, "whole", &whole, 0, 9, &err), 0);
     assert_true(real == 1e-5f && whole == 3);
-    assert_int_equal(ck_bool(c, "on", &on, &err) | ck_string(c, "name", &name, &err) |
-                         ck_choice(c, "name", &choice, acts, &err),
+    assert_int_equal(ck_bool(c, "on", &on, &err) | ck_string(c, "name", &name, &err) | ck_choice(c, "name", &choice, acts, &err),
                      0);
     assert_true(on && choice == 1);
     assert_string_equal(name, "quick_gelu");
-    assert_int_equal(ck_floats(c, "mean", mean, 3, 0, 1, &err) | ck_ints(c, "size", size, 2, 1, 999, &err),
-                     0);
+    assert_int_equal(ck_floats(c, "mean", mean, 3, 0, 1, &err) | ck_ints(c, "size", size, 2, 1, 999, &err), 0);
     assert_true(mean[0] == 0.5f && mean[1] == 0.25f && mean[2] == 1 && size[0] == 224 && size[1] == 224);
     assert_true(ck_has(c, "n") && !ck_has(c, "none") && !ck_has(c, "absent"));
     assert_string_equal(err.text, "");
@@ -1012,18 +1002,16 @@ static void test_wrong_values_are_told_with_their_path(void **state)
     assert_int_equal(ck_object(c, "text_config", &text, NULL) | ck_array(text, "layers", &layers, NULL) |
                          ck_object(text, "deep", &deep, NULL) | ck_array(c, "list", &list, NULL),
                      0);
-#define WRONG(call, says)                                                                                    \
-    do {                                                                                                     \
-        oc_err err = {0};                                                                                    \
-        assert_int_equal(call, -1);                                                                          \
-        assert_string_equal(err.text, "'DIR/config.json': " says);                                           \
+#define WRONG(call, says) \
+    do { \
+        oc_err err = {0}; \
+        assert_int_equal(call, -1); \
+        assert_string_equal(err.text, "'DIR/config.json': " says); \
     } while (0)
     WRONG(ck_int(text, "hidden_size", &n, 1, 65536, &err),
           "text_config.hidden_size is \"abc\", expected an integer from 1 to 65536");
-    WRONG(ck_int(ck_config_at(layers, 1), "w", &n, 0, 9, &err),
-          "text_config.layers[1].w is -4, expected an integer from 0 to 9");
-    WRONG(ck_int(deep, "x", &n, 0, 9, &err),
-          "text_config.deep.x is 99999999999, expected an integer from 0 to 9");
+    WRONG(ck_int(ck_config_at(layers, 1), "w", &n, 0, 9, &err), "text_config.layers[1].w is -4, expected an integer from 0 to 9");
+    WRONG(ck_int(deep, "x", &n, 0, 9, &err), "text_config.deep.x is 99999999999, expected an integer from 0 to 9");
     WRONG(ck_int(c, "whole", &n, 0, 9, &err), "whole is 3.0, expected an integer from 0 to 9");
     WRONG(ck_int(c, "on", &n, 0, 9, &err), "on is true, expected an integer from 0 to 9");
     WRONG(ck_float(c, "n", &f, 0, 1, &err), "n is 12, expected a number from 0 to 1");
@@ -1036,8 +1024,7 @@ static void test_wrong_values_are_told_with_their_path(void **state)
     WRONG(ck_floats(c, "mean", three, 2, 0, 9, &err), "mean is [0.5,0.25,1], expected an array of 2 numbers");
     WRONG(ck_string(list, NULL, &name, &err), "list is [1,null,\"a\"], expected a string");
     WRONG(ck_config_need(text, "width", "a width", &err), "text_config.width is missing, expected a width");
-    WRONG(ck_config_wrong(text, "deep", &err, "%d layers", 3),
-          "text_config.deep is {\"x\":99999999999}, expected 3 layers");
+    WRONG(ck_config_wrong(text, "deep", &err, "%d layers", 3), "text_config.deep is {\"x\":99999999999}, expected 3 layers");
 #undef WRONG
     assert_true(n == 8 && f == 1); /* a refused value leaves the default */
     ck_config_free(c);
@@ -1047,8 +1034,7 @@ static void test_places_are_walked_in_order(void **state)
 {
     (void)state;
     ck_config *c = parsed(config_text);
-    static const char *const keys[] = {"n",           "real", "whole", "on",   "name", "none",
-                                       "text_config", "mean", "size",  "list", "a.b"};
+    static const char *const keys[] = {"n", "real", "whole", "on", "name", "none", "text_config", "mean", "size", "list", "a.b"};
     static const ck_kind kinds[] = {CK_INTEGER, CK_REAL,  CK_REAL,    CK_TRUTH, CK_STRING, CK_NULL,
                                     CK_OBJECT,  CK_ARRAY, CK_INTEGER, CK_ARRAY, CK_OBJECT};
     assert_int_equal(ck_config_size(c), 11);
@@ -1069,17 +1055,9 @@ static void test_places_are_walked_in_order(void **state)
 static void test_broken_json_is_refused(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"",
-                                        "{",
-                                        "{\"a\":NaN}",
-                                        "{\"a\":Infinity}",
-                                        "{\"a\":1,\"a\":2}",
-                                        "{\"a\":01}",
-                                        "7",
-                                        "{\"a\":1}x",
-                                        "{\"a\":\"\xc3\x28\"}",
-                                        "{\"a\":1e999}",
-                                        "{\"a\":99999999999999999999}"};
+    static const char *const texts[] = {
+        "",  "{",          "{\"a\":NaN}",          "{\"a\":Infinity}", "{\"a\":1,\"a\":2}",           "{\"a\":01}",
+        "7", "{\"a\":1}x", "{\"a\":\"\xc3\x28\"}", "{\"a\":1e999}",    "{\"a\":99999999999999999999}"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         oc_err err = {0};
         assert_null(ck_config_parse(texts[i], strlen(texts[i]), "c.json", &err));
@@ -1109,11 +1087,9 @@ static void test_strings_are_escaped(void **state)
     (void)state;
     bs_buf b = {0};
     assert_int_equal(ck_json_string(&b, "a\"\\\n\x01\x7f中😀\xff\xed\xa0\x80/", NULL), 0);
-    assert_string_equal(
-        b.p, "\"a\\\"\\\\\\n\\u0001\x7f中😀\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd/\"");
+    assert_string_equal(b.p, "\"a\\\"\\\\\\n\\u0001\x7f中😀\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd/\"");
     bs_buf_clear(&b);
-    assert_true(ck_is_utf8("é中😀") && !ck_is_utf8("\xc0\x80") && !ck_is_utf8("\xf4\x90\x80\x80") &&
-                !ck_is_utf8("\xe4\xb8"));
+    assert_true(ck_is_utf8("é中😀") && !ck_is_utf8("\xc0\x80") && !ck_is_utf8("\xf4\x90\x80\x80") && !ck_is_utf8("\xe4\xb8"));
 }
 
 /* ---- adapters ------------------------------------------------------------------------------------------ */
@@ -1153,10 +1129,8 @@ static void test_a_list_targets_ends_of_paths(void **state)
     assert_true(ck_adapter_targets(&c, "layers.13.self_attn.q_proj"));
     add(&c.modules_to_save, "head");
     assert_false(ck_adapter_targets(&c, "text_model.head"));
-    assert_true(ck_adapter_saves(&c, "text_model.head") && ck_adapter_saves(&c, "head") &&
-                ck_adapter_saves(&c, "a.head.b"));
-    assert_false(ck_adapter_saves(&c, "ahead") || ck_adapter_saves(&c, "head2") ||
-                 ck_adapter_saves(&c, "x.heads.y"));
+    assert_true(ck_adapter_saves(&c, "text_model.head") && ck_adapter_saves(&c, "head") && ck_adapter_saves(&c, "a.head.b"));
+    assert_false(ck_adapter_saves(&c, "ahead") || ck_adapter_saves(&c, "head2") || ck_adapter_saves(&c, "x.heads.y"));
     ck_adapter_config_clear(&c);
 }
 
@@ -1236,16 +1210,8 @@ static const float numbers[64] = {1, 2, 3, 4, 5};
 static const ck_tensor factors[] = {
     {.name = "enc.0.q.lora_A.weight", .dtype = CK_F32, .rank = 2, .shape = {2, 5}, .data = numbers},
     {.name = "enc.0.q.lora_B.weight", .dtype = CK_F32, .rank = 2, .shape = {3, 2}, .data = numbers + 1},
-    {.name = "enc.0.conv.lora_A.weight",
-     .dtype = CK_F32,
-     .rank = 4,
-     .shape = {2, 3, 2, 2},
-     .data = numbers + 2},
-    {.name = "enc.0.conv.lora_B.weight",
-     .dtype = CK_F32,
-     .rank = 4,
-     .shape = {4, 2, 1, 1},
-     .data = numbers + 3},
+    {.name = "enc.0.conv.lora_A.weight", .dtype = CK_F32, .rank = 4, .shape = {2, 3, 2, 2}, .data = numbers + 2},
+    {.name = "enc.0.conv.lora_B.weight", .dtype = CK_F32, .rank = 4, .shape = {4, 2, 1, 1}, .data = numbers + 3},
     {.name = "emb.lora_embedding_A", .dtype = CK_F32, .rank = 2, .shape = {2, 7}, .data = numbers},
     {.name = "emb.lora_embedding_B", .dtype = CK_F32, .rank = 2, .shape = {4, 2}, .data = numbers},
     {.name = "head.weight", .dtype = CK_F32, .rank = 2, .shape = {4, 4}, .data = numbers},
@@ -1367,8 +1333,7 @@ static void test_the_written_config_has_every_field(void **state)
 }
 
 /* The first `n` of some tensors and the config's changes; opened strictly. */
-static void assert_adapter_fails(const ck_adapter_config *c, const ck_tensor *tensors, size_t n,
-                                 const char *says)
+static void assert_adapter_fails(const ck_adapter_config *c, const ck_tensor *tensors, size_t n, const char *says)
 {
     oc_err err = {0};
     ck_adapter a;
@@ -1392,8 +1357,7 @@ static void test_adapters_that_do_not_add_up_are_refused(void **state)
     assert_adapter_fails(&c, list, 1, "module 'enc.0.q' has not one factor A and one factor B");
     assert_adapter_fails(&c, list, 0, "it holds no factors");
     list[1] = changed("enc.0.q.lora_B.weight", 2, 3, 4);
-    assert_adapter_fails(&c, list, 2,
-                         "'base_model.model.enc.0.q.lora_B.weight' is [3,4], expected [out,r] for rank 2");
+    assert_adapter_fails(&c, list, 2, "'base_model.model.enc.0.q.lora_B.weight' is [3,4], expected [out,r] for rank 2");
     list[1] = changed("enc.0.q.lora_B.weight", 1, 6, 0);
     assert_adapter_fails(&c, list, 2, "is [6], expected [out,r]");
     list[1] = factors[1];
@@ -1452,8 +1416,7 @@ static void test_unplaced_keys_can_be_listed(void **state)
     ck_adapter_config c = full_config();
     oc_err err = {0};
     ck_adapter a;
-    const ck_tensor list[] = {factors[0], factors[1], changed("other.lora_A.weight", 2, 2, 2),
-                              changed("x", 1, 1, 0)};
+    const ck_tensor list[] = {factors[0], factors[1], changed("other.lora_A.weight", 2, 2, 2), changed("x", 1, 1, 0)};
     assert_int_equal(ck_adapter_write(in("lax"), &c, list, 4, &err), 0);
     assert_int_equal(ck_adapter_open_lax(&a, in("lax"), &err), 0);
     assert_int_equal(a.unplaced.n, 2);
@@ -1473,33 +1436,22 @@ static const struct {
     {"{\"peft_type\":\"LORA\",\"target_modules\":[\"q\"]}", "r is missing"},
     {"{\"peft_type\":\"LORA\",\"r\":0,\"target_modules\":[\"q\"]}", "r is 0, expected an integer from 1"},
     {"{\"peft_type\":\"LORA\",\"r\":4}", "target_modules names no module"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":\"a(b\"}",
-     "target_modules 'a(b' is no regular expression"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\",7]}",
-     "target_modules[1] is 7, expected a string"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\",null]}",
-     "target_modules[1] is null, expected a name"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":7}",
-     "target_modules is 7, expected a string or an array of strings"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":\"q\",\"layers_to_transform\":[1]}",
-     "needs target_modules as a list"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"layers_to_transform\":[-1]}",
-     "layers_to_transform[0] is -1"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"rank_pattern\":{\"q\":0.5}}",
-     "rank_pattern.q is 0.5"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"rank_pattern\":{\"(\":2}}",
-     "rank_pattern '(' is no regular"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"alpha_pattern\":{\"q\":null}}",
-     "alpha_pattern.q is null"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":\"a(b\"}", "target_modules 'a(b' is no regular expression"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\",7]}", "target_modules[1] is 7, expected a string"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\",null]}", "target_modules[1] is null, expected a name"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":7}", "target_modules is 7, expected a string or an array of strings"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":\"q\",\"layers_to_transform\":[1]}", "needs target_modules as a list"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"layers_to_transform\":[-1]}", "layers_to_transform[0] is -1"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"rank_pattern\":{\"q\":0.5}}", "rank_pattern.q is 0.5"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"rank_pattern\":{\"(\":2}}", "rank_pattern '(' is no regular"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"alpha_pattern\":{\"q\":null}}", "alpha_pattern.q is null"},
     {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"bias\":\"some\"}", "bias is some"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"lora_dropout\":1.5}",
-     "lora_dropout is 1.5"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"lora_dropout\":1.5}", "lora_dropout is 1.5"},
     {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"init_lora_weights\":\"pissa\"}",
      "others change the base model"},
     {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"use_qalora\":true}",
      "use_qalora is true, expected null: it is not supported"},
-    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"layer_replication\":[[0,4]]}",
-     "layer_replication is [[0,4]]"},
+    {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"layer_replication\":[[0,4]]}", "layer_replication is [[0,4]]"},
     {"{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"something_new\":3}", "something_new is 3"},
 };
 
@@ -1517,8 +1469,7 @@ static void test_wrong_adapter_configs_are_refused(void **state)
     }
     oc_err err = {0};
     ck_adapter a;
-    put_text("bad/adapter_config.json",
-             "{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"enable_lora\":null}");
+    put_text("bad/adapter_config.json", "{\"peft_type\":\"LORA\",\"r\":4,\"target_modules\":[\"q\"],\"enable_lora\":null}");
     put_text("bad/adapter_model.bin", "");
     assert_int_equal(ck_adapter_open(&a, in("bad"), &err), -1);
     assert_says(&err, "adapter_model.bin': it is a pickle: convert it to safetensors");
@@ -1537,8 +1488,8 @@ static void test_an_old_adapter_is_read(void **state)
     static const char config[] =
         "{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":16,\"target_modules\":[\"q\"],"
         "\"layers_to_transform\":0,\"layers_pattern\":\"enc\",\"merge_weights\":false,\"enable_lora\":null}";
-    bs_buf w = file_of("{" E("base_model.model.m.enc.0.q.lora_A.weight", "F16", "[2,3]", "[0,12]") "," E(
-                           "base_model.model.m.enc.0.q.lora_B.weight", "BF16", "[1,2]", "[12,16]") "}",
+    bs_buf w = file_of("{" E("base_model.model.m.enc.0.q.lora_A.weight", "F16", "[2,3]",
+                             "[0,12]") "," E("base_model.model.m.enc.0.q.lora_B.weight", "BF16", "[1,2]", "[12,16]") "}",
                        16);
     assert_int_equal(ck_adapter_open_bytes(&a, config, sizeof config - 1, w.p, w.n, &err), 0);
     assert_int_equal(a.targets_n, 1);

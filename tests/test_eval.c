@@ -429,7 +429,8 @@ static void class_vectors_average_templates(void **state)
 {
     (void)state;
     const char *names[] = {"cat", "狗", "tree"}, *templates[] = {"{}", "a photo of {}", "{}的照片"};
-    const char *texts[] = {"cat", "a photo of cat", "cat的照片", "狗", "a photo of 狗", "狗的照片", "tree", "a photo of tree", "tree的照片"};
+    const char *texts[] = {"cat",      "a photo of cat", "cat的照片",       "狗",        "a photo of 狗",
+                           "狗的照片", "tree",           "a photo of tree", "tree的照片"};
     oc_err err = {0};
     for (int batch = 1; batch <= 8; batch += 7) { /* less than one class at once, and two */
         opened o = open_model(batch);
@@ -498,7 +499,8 @@ static void zeroshot_counts_what_can_be_judged(void **state)
     assert_int_equal(ev_zeroshot_run(o.session, &pairs, rows, ok, 0, templates, 1, &z, NULL, &err), 0);
     assert_near(z.top1, 2 / 3.0, 1e-12);
     assert_near(z.top5, 1, 0);
-    assert_int_equal(ev_zeroshot_run(o.session, &pairs, rows, ok, dt_language(&pairs, "text_zh"), templates, 1, &z, NULL, &err), 0);
+    assert_int_equal(ev_zeroshot_run(o.session, &pairs, rows, ok, dt_language(&pairs, "text_zh"), templates, 1, &z, NULL, &err),
+                     0);
     assert_int_equal(z.classes, 1);
     assert_int_equal(z.pictures, 1);
     ok[0] = ok[1] = ok[2] = false;
@@ -567,9 +569,21 @@ static void features_equal_numpy(void **state)
         float want[SHOWN];
         double sum;
     } cases[] = {
-        {3, 40, 60, {0.08541705f, 0.01163320f, 0.03294573f, 0, 0, 0.05890783f, -0.02901995f, 0.02820247f, -0.06498832f, -0.02547760f}, 39.5783149},
-        {7, 128, 96, {0.07297859f, 0.08557911f, 0, 0, 0, 0.04273053f, -0.03447643f, -0.00608406f, 0.02366029f, -0.05475668f}, 31.1645466},
-        {1, 16, 20, {0.09680434f, 0, 0.02194869f, 0.03073725f, 0, 0.10360336f, -0.07304806f, -0.04317126f, -0.00829116f, 0.00100067f}, 8.7032806},
+        {3,
+         40,
+         60,
+         {0.08541705f, 0.01163320f, 0.03294573f, 0, 0, 0.05890783f, -0.02901995f, 0.02820247f, -0.06498832f, -0.02547760f},
+         39.5783149},
+        {7,
+         128,
+         96,
+         {0.07297859f, 0.08557911f, 0, 0, 0, 0.04273053f, -0.03447643f, -0.00608406f, 0.02366029f, -0.05475668f},
+         31.1645466},
+        {1,
+         16,
+         20,
+         {0.09680434f, 0, 0.02194869f, 0.03073725f, 0, 0.10360336f, -0.07304806f, -0.04317126f, -0.00829116f, 0.00100067f},
+         8.7032806},
     };
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         oc_picture p = make_picture(cases[c].seed, cases[c].width, cases[c].height);
@@ -668,7 +682,8 @@ static void only_the_nearest_are_looked_at(void **state)
 static void neighbour_needs_texts(void **state)
 {
     (void)state;
-    dt_pairs train = pairs_of("jsonl", "{\"image\": \"@photo.jpg\", \"text_zh\": \"照片\"}\n"), data = pairs_of("tsv", "@photo.jpg\tphoto\n");
+    dt_pairs train = pairs_of("jsonl", "{\"image\": \"@photo.jpg\", \"text_zh\": \"照片\"}\n"),
+             data = pairs_of("tsv", "@photo.jpg\tphoto\n");
     oc_options options = {.threads = 1};
     ev_neighbour n;
     oc_err err = {0};

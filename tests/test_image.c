@@ -212,10 +212,9 @@ static void scale_hint(void **state)
 
 /* ---- broken files ------------------------------------------------------------------------------------- */
 
-static const char *const kinds[] = {
-    "yuv420.jpg",       "yuv422_progressive.jpg", "cmyk.jpg",     "rgb8.png",
-    "palette4.png",     "interlaced_gray16.png",  "exif6.png",    "lossy.webp",
-    "lossy_alpha.webp", "lossless.webp",          "animated.webp"};
+static const char *const kinds[] = {"yuv420.jpg",       "yuv422_progressive.jpg", "cmyk.jpg",     "rgb8.png",
+                                    "palette4.png",     "interlaced_gray16.png",  "exif6.png",    "lossy.webp",
+                                    "lossy_alpha.webp", "lossless.webp",          "animated.webp"};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 /* The bytes are copied to a block of their very size, so that a sanitizer sees a read beyond them. */
@@ -332,9 +331,8 @@ static void bombs_are_refused(void **state)
     bs_buf_clear(&jpeg);
 
     /* libpng looks at the checksum first, so it has to fit. */
-    static const char png[] =
-        "\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\xff\xff\0\0\xff\xff\x08\x02\0\0\0\x39\x67\x4e\x07"
-        "\0\0\0\0IDAT\x35\xaf\x06\x1e";
+    static const char png[] = "\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\xff\xff\0\0\xff\xff\x08\x02\0\0\0\x39\x67\x4e\x07"
+                              "\0\0\0\0IDAT\x35\xaf\x06\x1e";
     assert_refused(png, sizeof png - 1, "65535 x 65535 pixels, more than the limit of 178956970");
 
     bs_buf webp = data_file("animated.webp");
@@ -371,9 +369,7 @@ static void picture_errors_name_the_file(void **state)
     assert_int_equal(oc_picture_read(&picture, "/", NULL), -1);
     assert_says(&picture.err, "'/'", NULL);
     assert_int_equal(oc_picture_decode(&picture, "GIF89a", 6, "x.jpg", NULL), -1);
-    assert_string_equal(
-        picture.err.text,
-        "cannot decode 'x.jpg': it is GIF, which is not supported: expected JPEG, PNG or WebP");
+    assert_string_equal(picture.err.text, "cannot decode 'x.jpg': it is GIF, which is not supported: expected JPEG, PNG or WebP");
     assert_null(picture.rgb);
     oc_picture_clear(&picture);
     assert_int_equal(picture.err.text[0], 0);
@@ -392,8 +388,7 @@ static void resizes_equal_pillow(void **state)
         im_raster out = {0};
         unsigned long long hash;
         oc_err err = {0};
-        assert_int_equal(sscanf(line, "%u %d %d %d %d %d %llx", &seed, &width, &height, &out.width,
-                                &out.height, &filter, &hash),
+        assert_int_equal(sscanf(line, "%u %d %d %d %d %d %llx", &seed, &width, &height, &out.width, &out.height, &filter, &hash),
                          7);
         im_raster in = make_picture(seed, width, height);
         out.rgb = bs_alloc(raster_bytes(&out), "a resized picture", &err);
@@ -453,22 +448,15 @@ static void wrong_resizes_are_refused(void **state)
         im_window window;
         int width, height, filter;
     } cases[] = {
-        {{0, 0, 1, 1}, 0, 4, IM_BICUBIC},
-        {{0, 0, 1, 1}, 4, -1, IM_BICUBIC},
-        {{0, 0, 1, 1}, 4, 4, 6},
-        {{0, 0, 1, 1}, 4, 4, -1},
-        {{-1, 0, 1, 1}, 4, 4, IM_BOX},
-        {{0, 4, 1, 1}, 4, 4, IM_BOX},
-        {{3, 0, 2, 1}, 4, 4, IM_BOX},
-        {{0, 0, 0, 1}, 4, 4, IM_BOX},
-        {{1, 0, 0x7fffffff, 1}, 4, 4, IM_BOX},
+        {{0, 0, 1, 1}, 0, 4, IM_BICUBIC},   {{0, 0, 1, 1}, 4, -1, IM_BICUBIC}, {{0, 0, 1, 1}, 4, 4, 6},
+        {{0, 0, 1, 1}, 4, 4, -1},           {{-1, 0, 1, 1}, 4, 4, IM_BOX},     {{0, 4, 1, 1}, 4, 4, IM_BOX},
+        {{3, 0, 2, 1}, 4, 4, IM_BOX},       {{0, 0, 0, 1}, 4, 4, IM_BOX},      {{1, 0, 0x7fffffff, 1}, 4, 4, IM_BOX},
         {{0, 0, 1, 1}, 1 << 30, 4, IM_BOX},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         oc_err err = {0};
-        assert_int_equal(im_resize_window(out, cases[i].window, &in, cases[i].width, cases[i].height,
-                                          (im_filter)cases[i].filter, &err),
-                         -1);
+        assert_int_equal(
+            im_resize_window(out, cases[i].window, &in, cases[i].width, cases[i].height, (im_filter)cases[i].filter, &err), -1);
         assert_says(&err, "cannot resize", NULL);
     }
     oc_err err = {0};
@@ -506,8 +494,7 @@ static void drop_config(const char *file)
 static int drop_folder(void **state)
 {
     (void)state;
-    static const char *files[] = {"preprocessor_config.json", "processor_config.json",
-                                  "open_clip_config.json", "config.json"};
+    static const char *files[] = {"preprocessor_config.json", "processor_config.json", "open_clip_config.json", "config.json"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         drop_config(files[i]);
     return rmdir(folder);
@@ -529,9 +516,7 @@ static void check_preprocess_case(const char *line)
     int width, height, out_width, out_height, got_width, got_height, config;
     unsigned long long hash;
     oc_err err = {0};
-    assert_int_equal(sscanf(line, "%u %d %d %d %d %llx %n", &seed, &width, &height, &out_width, &out_height,
-                            &hash, &config),
-                     6);
+    assert_int_equal(sscanf(line, "%u %d %d %d %d %llx %n", &seed, &width, &height, &out_width, &out_height, &hash, &config), 6);
     write_config("preprocessor_config.json", line + config);
     im_processor p = read_processor();
     im_raster raster = make_picture(seed, width, height);
@@ -569,8 +554,7 @@ static void preprocessing_equals_hugging_face(void **state)
 static void numbers_are_scaled_and_normalised(void **state)
 {
     (void)state;
-    static const double mean[3] = {0.48145466, 0.4578275, 0.40821073},
-                        std[3] = {0.26862954, 0.26130258, 0.27577711};
+    static const double mean[3] = {0.48145466, 0.4578275, 0.40821073}, std[3] = {0.26862954, 0.26130258, 0.27577711};
     oc_err err = {0};
     im_processor p;
     assert_int_equal(im_processor_default(&p, "clip", &err), 0);
@@ -611,10 +595,9 @@ static void processors_are_found(void **state)
     assert_true(p.rule == IM_SIZE_EXACT && p.height == 48 && p.width == 48 && !p.do_center_crop);
     assert_true(p.mean[0] == 0.5 && p.std[2] == 0.5);
 
-    write_config(
-        "open_clip_config.json",
-        "{\"model_cfg\":{\"vision_cfg\":{\"image_size\":40}},\"preprocess_cfg\":{\"mean\":[0.5,0.25,0.125],"
-        "\"std\":[1,2,3],\"interpolation\":\"bilinear\",\"resize_mode\":\"shortest\"}}");
+    write_config("open_clip_config.json",
+                 "{\"model_cfg\":{\"vision_cfg\":{\"image_size\":40}},\"preprocess_cfg\":{\"mean\":[0.5,0.25,0.125],"
+                 "\"std\":[1,2,3],\"interpolation\":\"bilinear\",\"resize_mode\":\"shortest\"}}");
     p = read_processor();
     assert_true(p.shortest == 40 && p.crop_width == 40 && p.crop_rounds && p.resample == IM_BILINEAR);
     assert_true(p.mean[1] == 0.25 && p.std[2] == 3);

@@ -291,7 +291,8 @@ static void links_and_odd_names_end_well(void **state)
     put(p, "rgb.jpg", "a/quote ' \" \\ %s ?#.jpg");
     put(p, "rgb.jpg", ".hidden/x.jpg");
     put(p, "rgb.jpg", "a/photo.heic");
-    run_shell("cd '%s' && ln -s .. a/b/up && ln -s a second && ln -s self self && ln -s nowhere lost.png && mkfifo pipe.png", p->dir);
+    run_shell("cd '%s' && ln -s .. a/b/up && ln -s a second && ln -s self self && ln -s nowhere lost.png && mkfifo pipe.png",
+              p->dir);
     assert_report(p, 3, 0, 0, 0);
     assert_int_equal(p->report.troubles, 3);
     assert_int_equal(p->troubles, 3);
@@ -491,8 +492,9 @@ static void make_vectors(place *p, int n, int width, const char *id)
     snprintf(sql, sizeof sql, "BEGIN; INSERT INTO model VALUES(1, '%s', 'made', %d)", id, width);
     assert_int_equal(sqlite3_open(p->db, &db), SQLITE_OK);
     assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
-    assert_int_equal(sqlite3_prepare_v2(db, "INSERT INTO picture(path, size, mtime_ns, model, vector) VALUES(?, 1, 1, 1, ?)", -1, &s, NULL),
-                     SQLITE_OK);
+    assert_int_equal(
+        sqlite3_prepare_v2(db, "INSERT INTO picture(path, size, mtime_ns, model, vector) VALUES(?, 1, 1, 1, ?)", -1, &s, NULL),
+        SQLITE_OK);
     float *v = calloc((size_t)width, sizeof *v);
     for (int i = 0; i < n; i++) {
         char path[32];
@@ -521,8 +523,8 @@ static void the_best_come_first_and_ties_by_path(void **state)
     assert_int_equal(ix_model_id(p->engine, id, &p->err), 0);
     make_vectors(p, N, width, id);
     float *q = calloc((size_t)(2 * width), sizeof *q);
-    q[0] = 1;          /* the largest numbers first */
-    q[width] = -1;     /* the smallest */
+    q[0] = 1;      /* the largest numbers first */
+    q[width] = -1; /* the smallest */
     ix_library *l = ix_open(p->db, NULL, &p->err);
     for (size_t t = 0; t < sizeof tops / sizeof tops[0]; t++) {
         ix_hits hits[2];
@@ -581,8 +583,10 @@ static void a_wrong_vector_is_named(void **state)
     assert_non_null(strstr(p->err.text, "000007.png"));
     ix_close(l);
     p->err = (oc_err){0};
-    change(p, "UPDATE picture SET vector = (SELECT zeroblob(length(vector) - 4) || x'0000c07f' FROM picture WHERE path = '000001.png')"
-              " WHERE path = '000007.png'");
+    change(
+        p,
+        "UPDATE picture SET vector = (SELECT zeroblob(length(vector) - 4) || x'0000c07f' FROM picture WHERE path = '000001.png')"
+        " WHERE path = '000007.png'");
     change(p, "UPDATE picture SET vector = CAST(vector AS BLOB)");
     l = ix_open(p->db, NULL, &p->err);
     assert_int_equal(ix_search(l, p->session, id, q, 1, 3, &hits, &p->err), -1);

@@ -72,8 +72,7 @@ static char *get_file(const folder *d, const char *name)
 static void drop_folder(const folder *d)
 {
     static const char *const names[] = {
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-        "a.txt",          "vocab.txt"};
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "a.txt", "vocab.txt"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char *path = bs_join(d->path, names[i]);
         unlink(path);
@@ -183,10 +182,8 @@ static void test_normal_forms(void **state)
         {"\u3099\u304b\u3099", "\u3099\u304b\u3099", "\u3099\u304c", "\u3099\u304b\u3099", "\u3099\u304c"},
         {"a\u0305\u0301", "a\u0305\u0301", "a\u0305\u0301", "a\u0305\u0301", "a\u0305\u0301"}, /* blocked */
         {"a\u0345\u0301", "a\u0301\u0345", "\u00e1\u0345", "a\u0301\u0345", "\u00e1\u0345"},
-        {"\U0001e030\u32ff", "\U0001e030\u32ff", "\U0001e030\u32ff", "\U0001e030\u32ff",
-         "\U0001e030\u32ff"}, /* too young */
-        {"\U00011935\U00011930", "\U00011935\U00011930", "\U00011935\U00011930", "\U00011935\U00011930",
-         "\U00011935\U00011930"}};
+        {"\U0001e030\u32ff", "\U0001e030\u32ff", "\U0001e030\u32ff", "\U0001e030\u32ff", "\U0001e030\u32ff"}, /* too young */
+        {"\U00011935\U00011930", "\U00011935\U00011930", "\U00011935\U00011930", "\U00011935\U00011930", "\U00011935\U00011930"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const char *want[] = {cases[i].nfd, cases[i].nfc, cases[i].nfkd, cases[i].nfkc};
         for (int form = 0; form < 4; form++) {
@@ -250,41 +247,39 @@ static void test_normalizers(void **state)
     (void)state;
     static const struct {
         const char *json, *in, *want;
-    } cases[] = {
-        {"null", " As Is ", " As Is "},
-        {"{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":true}", "\u3000 a b \xc2\x85", "a b"},
-        {"{\"type\":\"Strip\",\"strip_left\":false,\"strip_right\":true}", " a ", " a"},
-        {"{\"type\":\"StripAccents\"}", "e\u0301\u0323o", "eo"},
-        {"{\"type\":\"Prepend\",\"prepend\":\"▁\"}", "a", "▁a"},
-        {"{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"▁\"}", " a  b", "▁a▁▁b"},
-        {"{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"\\\\s+\"},\"content\":\" \"}",
-         "a\t\xc2\x85\u3000b\u180ec", "a b\u180ec"},
-        {"{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x*\"},\"content\":\"-\"}", "axxb", "-a-b-"},
-        {"{\"type\":\"Nmt\"}",
-         "a\x01\u200b\ufeff"
-         "b",
-         "a  b"},
-        {"{\"type\":\"ByteLevel\"}", "é ", "Ã©Ġ"},
-        {"{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":true,\"strip_accents\":"
-         "null,"
-         "\"lowercase\":true}",
-         "H\u00e9\tL\u200bo中文\ufffd!", "he lo 中  文 !"},
-        {"{\"type\":\"BertNormalizer\",\"clean_text\":false,\"handle_chinese_chars\":false,\"strip_accents\":"
-         "null,"
-         "\"lowercase\":false}",
-         "H\u00e9\t中", "H\u00e9\t中"},
-        {"{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"},{\"type\":\"Sequence\","
-         "\"normalizers\":["
-         "{\"type\":\"NFD\"},{\"type\":\"StripAccents\"}]}]}",
-         "ÉÀ", "ea"}};
+    } cases[] = {{"null", " As Is ", " As Is "},
+                 {"{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":true}", "\u3000 a b \xc2\x85", "a b"},
+                 {"{\"type\":\"Strip\",\"strip_left\":false,\"strip_right\":true}", " a ", " a"},
+                 {"{\"type\":\"StripAccents\"}", "e\u0301\u0323o", "eo"},
+                 {"{\"type\":\"Prepend\",\"prepend\":\"▁\"}", "a", "▁a"},
+                 {"{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"▁\"}", " a  b", "▁a▁▁b"},
+                 {"{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"\\\\s+\"},\"content\":\" \"}", "a\t\xc2\x85\u3000b\u180ec",
+                  "a b\u180ec"},
+                 {"{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x*\"},\"content\":\"-\"}", "axxb", "-a-b-"},
+                 {"{\"type\":\"Nmt\"}",
+                  "a\x01\u200b\ufeff"
+                  "b",
+                  "a  b"},
+                 {"{\"type\":\"ByteLevel\"}", "é ", "Ã©Ġ"},
+                 {"{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":true,\"strip_accents\":"
+                  "null,"
+                  "\"lowercase\":true}",
+                  "H\u00e9\tL\u200bo中文\ufffd!", "he lo 中  文 !"},
+                 {"{\"type\":\"BertNormalizer\",\"clean_text\":false,\"handle_chinese_chars\":false,\"strip_accents\":"
+                  "null,"
+                  "\"lowercase\":false}",
+                  "H\u00e9\t中", "H\u00e9\t中"},
+                 {"{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"},{\"type\":\"Sequence\","
+                  "\"normalizers\":["
+                  "{\"type\":\"NFD\"},{\"type\":\"StripAccents\"}]}]}",
+                  "ÉÀ", "ea"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         oc_err err = {0};
         tx_normalizer *z;
         bs_buf out = {0};
         bool moved;
         json_t *o = parse(cases[i].json);
-        if (tx_normalizer_open(&z, o, &err) ||
-            tx_normalize(z, cases[i].in, strlen(cases[i].in), &out, &moved, &err))
+        if (tx_normalizer_open(&z, o, &err) || tx_normalize(z, cases[i].in, strlen(cases[i].in), &out, &moved, &err))
             fail_msg("%s", err.text);
         assert_text(&out, cases[i].want);
         bs_buf_clear(&out);
@@ -362,20 +357,16 @@ static void test_pretokenizers(void **state)
     assert_cut("{\"type\":\"Whitespace\"}", "Hey man, it's 3½!", "Hey|man|,|it|'|s|3|½!");
     assert_cut("{\"type\":\"WhitespaceSplit\"}", " a\u3000b,c\n", "a|b,c");
     assert_cut("{\"type\":\"Punctuation\",\"behavior\":\"Contiguous\"}", "a...b,c", "a|...|b|,|c");
-    assert_cut("{\"type\":\"BertPreTokenizer\"}", "Hey friend!  How are you?!?",
-               "Hey|friend|!|How|are|you|?|!|?");
+    assert_cut("{\"type\":\"BertPreTokenizer\"}", "Hey friend!  How are you?!?", "Hey|friend|!|How|are|you|?|!|?");
     assert_cut("{\"type\":\"Digits\",\"individual_digits\":true}", "a12Ⅷb", "a|1|2|Ⅷ|b");
     assert_cut("{\"type\":\"Digits\",\"individual_digits\":false}", "a12b", "a|12|b");
     assert_cut("{\"type\":\"CharDelimiterSplit\",\"delimiter\":\"x\"}", "axxb", "a|b");
     assert_cut("{\"type\":\"FixedLength\",\"length\":2}", "你好吗", "你好|吗");
-    assert_cut("{\"type\":\"Metaspace\",\"replacement\":\"▁\",\"prepend_scheme\":\"always\",\"split\":true}",
-               "a  b", "▁a|▁|▁b");
-    assert_cut("{\"type\":\"Metaspace\",\"replacement\":\"▁\",\"prepend_scheme\":\"never\",\"split\":false}",
-               "a b", "a▁b");
-    assert_cut(
-        "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"WhitespaceSplit\"},{\"type\":\"Metaspace\","
-        "\"replacement\":\"▁\",\"prepend_scheme\":\"first\"}]}",
-        "a b", "▁a|b");
+    assert_cut("{\"type\":\"Metaspace\",\"replacement\":\"▁\",\"prepend_scheme\":\"always\",\"split\":true}", "a  b", "▁a|▁|▁b");
+    assert_cut("{\"type\":\"Metaspace\",\"replacement\":\"▁\",\"prepend_scheme\":\"never\",\"split\":false}", "a b", "a▁b");
+    assert_cut("{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"WhitespaceSplit\"},{\"type\":\"Metaspace\","
+               "\"replacement\":\"▁\",\"prepend_scheme\":\"first\"}]}",
+               "a b", "▁a|b");
     snprintf(json, sizeof json, byte_level, "false", "true");
     assert_cut(json, "I'll go  é 12!?", "I|'ll|Ġgo|Ġ|ĠÃ©|Ġ12|!?");
     snprintf(json, sizeof json, byte_level, "true", "false");
@@ -395,8 +386,7 @@ static void test_split_behaviours(void **state)
     char json[256];
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (int invert = 0; invert < 2; invert++) {
-            snprintf(json, sizeof json,
-                     "{\"type\":\"Split\",\"pattern\":{\"String\":\"-\"},\"behavior\":\"%s\",\"invert\":%s}",
+            snprintf(json, sizeof json, "{\"type\":\"Split\",\"pattern\":{\"String\":\"-\"},\"behavior\":\"%s\",\"invert\":%s}",
                      cases[i].behaviour, invert ? "true" : "false");
             const char *want = invert ? cases[i].inverted : cases[i].plain;
             assert_cut(json, "the-final--countdown", strcmp(want, "-|--") == 0 ? "-|-|-" : want);
@@ -413,8 +403,7 @@ static void assert_replaced(const char *pattern, const char *in, const char *wan
         fail_msg("%s", err.text);
     for (size_t i = 0; i < spans.n; i++) {
         const tx_span *p = &spans.p[i];
-        assert_int_equal(
-            p->hit ? bs_buf_put(&out, "|", 1, &err) : bs_buf_put(&out, in + p->at, p->end - p->at, &err), 0);
+        assert_int_equal(p->hit ? bs_buf_put(&out, "|", 1, &err) : bs_buf_put(&out, in + p->at, p->end - p->at, &err), 0);
     }
     if (out.n != strlen(want) || (out.n && memcmp(out.p, want, out.n) != 0))
         fail_msg("%s on '%s' gives '%s', not '%s'", pattern, in, out.n ? out.p : "", want);
@@ -472,15 +461,14 @@ static void test_patterns_that_are_refused(void **state)
 static void test_bpe_merges_in_order(void **state)
 {
     (void)state;
-    tx_tokenizer *t = open_json(FRAME(
-        "", "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"bc\":4,\"abc\":5,\"aa\":6},"
-            "\"merges\":[\"b c\",[\"a\",\"b\"],\"a bc\",\"a a\"]}"));
+    tx_tokenizer *t =
+        open_json(FRAME("", "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"bc\":4,\"abc\":5,\"aa\":6},"
+                            "\"merges\":[\"b c\",[\"a\",\"b\"],\"a bc\",\"a a\"]}"));
     assert_string_equal(encode(t, "abc", true), "5");
     assert_string_equal(encode(t, "ab", true), "3");
     assert_string_equal(encode(t, "aabc", true), "0 5");
     assert_string_equal(encode(t, "aaa", true), "6 0");
-    assert_string_equal(encode(t, "axb", true),
-                        "3"); /* unknown without a token for it: left out, then merged over */
+    assert_string_equal(encode(t, "axb", true), "3"); /* unknown without a token for it: left out, then merged over */
     assert_string_equal(encode(t, "", true), "");
     tx_close(t);
 }
@@ -502,15 +490,12 @@ static void test_bpe_options(void **state)
     assert_string_equal(encode(t, "e\u00e9", true), "3 1 2");
     assert_string_equal(encode(t, "\u00e8e", true), "0 3"); /* one byte is missing: unknown */
     tx_close(t);
-    t = open_json(FRAME(
-        "", "{\"type\":\"BPE\",\"ignore_merges\":true,\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[]}"));
+    t = open_json(FRAME("", "{\"type\":\"BPE\",\"ignore_merges\":true,\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[]}"));
     assert_string_equal(encode(t, "ab", true), "2");
     assert_string_equal(encode(t, "aba", true), "0 1 0");
     tx_close(t);
-    t = open_json(FRAME(
-        "",
-        "{\"type\":\"BPE\",\"continuing_subword_prefix\":\"##\",\"end_of_word_suffix\":\"$\",\"vocab\":"
-        "{\"a\":0,\"##b\":1,\"##c$\":2,\"ab\":3,\"abc$\":4,\"a$\":5},\"merges\":[\"a ##b\",\"ab ##c$\"]}"));
+    t = open_json(FRAME("", "{\"type\":\"BPE\",\"continuing_subword_prefix\":\"##\",\"end_of_word_suffix\":\"$\",\"vocab\":"
+                            "{\"a\":0,\"##b\":1,\"##c$\":2,\"ab\":3,\"abc$\":4,\"a$\":5},\"merges\":[\"a ##b\",\"ab ##c$\"]}"));
     assert_string_equal(encode(t, "abc", true), "4");
     assert_string_equal(encode(t, "a", true), "5");
     tx_close(t);
@@ -537,8 +522,7 @@ static void test_unigram(void **state)
     const char *vocab = "[[\"<unk>\",0],[\"a\",-1],[\"b\",-1],[\"ab\",-1.5],[\"abc\",-9],[\"c\",-2],[\"<0xC3>"
                         "\",-5],[\"<0xA9>\",-5],[\"xa\",-8.5]]";
     char json[512];
-    snprintf(json, sizeof json,
-             FRAME("", "{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":%s,\"vocab\":%s}"), "false",
+    snprintf(json, sizeof json, FRAME("", "{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":%s,\"vocab\":%s}"), "false",
              vocab);
     tx_tokenizer *t = open_json(json);
     assert_string_equal(encode(t, "ab", true), "3");       /* -1.5 beats -2 */
@@ -546,8 +530,7 @@ static void test_unigram(void **state)
     assert_string_equal(encode(t, "axyb", true), "1 0 2"); /* unknown ones fused */
     assert_string_equal(encode(t, "xa", true), "8");       /* an unknown one costs 10 more than the worst piece */
     tx_close(t);
-    snprintf(json, sizeof json,
-             FRAME("", "{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":%s,\"vocab\":%s}"), "true",
+    snprintf(json, sizeof json, FRAME("", "{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":%s,\"vocab\":%s}"), "true",
              vocab);
     t = open_json(json);
     assert_string_equal(encode(t, "\u00e9a", true), "6 7 1");
@@ -564,8 +547,8 @@ static void test_long_text_without_a_break(void **state)
     char *s = malloc(N);
     assert_non_null(s);
     memset(s, 'a', N);
-    tx_tokenizer *t = open_json(FRAME(
-        "", "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"aa\":1,\"aaaa\":2},\"merges\":[\"a a\",\"aa aa\"]}"));
+    tx_tokenizer *t =
+        open_json(FRAME("", "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"aa\":1,\"aaaa\":2},\"merges\":[\"a a\",\"aa aa\"]}"));
     assert_int_equal(tx_encode(t, s, N, true, &ids, &err), 0);
     assert_int_equal(ids.n, N / 4);
     for (size_t i = 0; i < ids.n; i++)
@@ -577,18 +560,16 @@ static void test_long_text_without_a_break(void **state)
 
 /* ---- added tokens, post-processors, decoders --------------------------------------------------------- */
 
-#define BYTES_MODEL                                                                                          \
-    "{\"type\":\"BPE\",\"unk_token\":\"?\",\"vocab\":{\"?\":0,\"a\":1,\"b\":2,\" "                           \
+#define BYTES_MODEL \
+    "{\"type\":\"BPE\",\"unk_token\":\"?\",\"vocab\":{\"?\":0,\"a\":1,\"b\":2,\" " \
     "\":3,\"m\":4,\"M\":5},\"merges\":[]}"
 
 static void assert_added(const char *flags, const char *normalizer, const char *in, const char *want)
 {
     char json[1024];
-    snprintf(
-        json, sizeof json,
-        "{\"normalizer\":%s,\"added_tokens\":[{\"id\":9,\"content\":\"M\u00e9\"%s}],\"model\":" BYTES_MODEL
-        "}",
-        normalizer, flags);
+    snprintf(json, sizeof json,
+             "{\"normalizer\":%s,\"added_tokens\":[{\"id\":9,\"content\":\"M\u00e9\"%s}],\"model\":" BYTES_MODEL "}", normalizer,
+             flags);
     tx_tokenizer *t = open_json(json);
     if (strcmp(encode(t, in, true), want) != 0)
         fail_msg("added token%s on '%s' gives %s, not %s", flags, in, encode(t, in, true), want);
@@ -605,19 +586,17 @@ static void test_added_tokens(void **state)
     assert_added(",\"special\":true,\"rstrip\":true,\"lstrip\":true", "null", "M\u00e9 M\u00e9 ", "9 9");
     assert_added(",\"special\":true,\"single_word\":true", "null", "aM\u00e9 M\u00e9", "1 5 0 3 9");
     assert_added(",\"special\":true,\"single_word\":true", "null", "M\u00e9-M\u00e9_", "9 0 5 0 0");
-    assert_added(",\"special\":true", lower, "m\u00c9", "4 0"); /* as it stands */
-    assert_added(",\"special\":false,\"normalized\":true", lower, "am\u00c9b M\u00e9",
-                 "1 9 2 3 9"); /* by its normal form */
+    assert_added(",\"special\":true", lower, "m\u00c9", "4 0");                                      /* as it stands */
+    assert_added(",\"special\":false,\"normalized\":true", lower, "am\u00c9b M\u00e9", "1 9 2 3 9"); /* by its normal form */
 }
 
 static void test_longest_added_token_wins(void **state)
 {
     (void)state;
-    tx_tokenizer *t = open_json(
-        "{\"added_tokens\":[{\"id\":6,\"content\":\"<a\",\"special\":true},{\"id\":7,\"content\":\"<a>\","
-        "\"special\":true},"
-        "{\"id\":8,\"content\":\"a>\",\"special\":true},{\"id\":1,\"content\":\"a\",\"special\":false}],"
-        "\"model\":" BYTES_MODEL "}");
+    tx_tokenizer *t = open_json("{\"added_tokens\":[{\"id\":6,\"content\":\"<a\",\"special\":true},{\"id\":7,\"content\":\"<a>\","
+                                "\"special\":true},"
+                                "{\"id\":8,\"content\":\"a>\",\"special\":true},{\"id\":1,\"content\":\"a\",\"special\":false}],"
+                                "\"model\":" BYTES_MODEL "}");
     assert_string_equal(encode(t, "<a>b<aa>a", true), "7 2 6 8 1");
     assert_int_equal(tx_token_id(t, "<a>"), 7);
     assert_int_equal(tx_token_id(t, "b"), 2);
@@ -669,8 +648,7 @@ static void assert_decoded(const char *decoder, const char *vocab, int n, const 
     bs_buf text = {0};
     for (int i = 0; i < n; i++)
         ids[i] = i;
-    snprintf(json, sizeof json, "{\"decoder\":%s,\"model\":{\"type\":\"BPE\",\"vocab\":%s,\"merges\":[]}}",
-             decoder, vocab);
+    snprintf(json, sizeof json, "{\"decoder\":%s,\"model\":{\"type\":\"BPE\",\"vocab\":%s,\"merges\":[]}}", decoder, vocab);
     tx_tokenizer *t = open_json(json);
     assert_int_equal(tx_decode(t, ids, (size_t)n, true, &text, &err), 0);
     assert_text(&text, want);
@@ -685,16 +663,15 @@ static void test_decoders(void **state)
     assert_decoded("{\"type\":\"Fuse\"}", "{\"a\":0,\"b\":1}", 2, "ab");
     assert_decoded("{\"type\":\"ByteLevel\"}", "{\"Ã\":0,\"©Ġ\":1,\"Ã\u0120\":2,\"你\":3}", 4, "é \ufffd 你");
     assert_decoded("{\"type\":\"ByteLevel\"}", "{\"Ã你\":0}", 1, "Ã你"); /* not of the alphabet: as it is */
-    assert_decoded("{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true}",
-                   "{\"do\":0,\"##ing\":1,\"it\":2,\".\":3}", 4, "doing it.");
-    assert_decoded("{\"type\":\"BPEDecoder\",\"suffix\":\"</w>\"}", "{\"a\":0,\"b</w>\":1,\"c</w>\":2}", 3,
-                   "ab c");
-    assert_decoded("{\"type\":\"Metaspace\",\"replacement\":\"▁\",\"prepend_scheme\":\"always\"}",
-                   "{\"▁a\":0,\"▁b\":1}", 2, "a b");
-    assert_decoded("{\"type\":\"Metaspace\",\"replacement\":\"▁\",\"prepend_scheme\":\"never\"}",
-                   "{\"▁a\":0,\"▁b\":1}", 2, " a b");
-    assert_decoded("{\"type\":\"ByteFallback\"}",
-                   "{\"<0xE4>\":0,\"<0xBD>\":1,\"<0xA0>\":2,\"x\":3,\"<0xe5>\":4}", 5, "你x\ufffd");
+    assert_decoded("{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true}", "{\"do\":0,\"##ing\":1,\"it\":2,\".\":3}", 4,
+                   "doing it.");
+    assert_decoded("{\"type\":\"BPEDecoder\",\"suffix\":\"</w>\"}", "{\"a\":0,\"b</w>\":1,\"c</w>\":2}", 3, "ab c");
+    assert_decoded("{\"type\":\"Metaspace\",\"replacement\":\"▁\",\"prepend_scheme\":\"always\"}", "{\"▁a\":0,\"▁b\":1}", 2,
+                   "a b");
+    assert_decoded("{\"type\":\"Metaspace\",\"replacement\":\"▁\",\"prepend_scheme\":\"never\"}", "{\"▁a\":0,\"▁b\":1}", 2,
+                   " a b");
+    assert_decoded("{\"type\":\"ByteFallback\"}", "{\"<0xE4>\":0,\"<0xBD>\":1,\"<0xA0>\":2,\"x\":3,\"<0xe5>\":4}", 5,
+                   "你x\ufffd");
     assert_decoded("{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"▁\"}"
                    ",\"content\":\" \"},{\"type\":\"Fuse\"},"
                    "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":1}]}",
@@ -726,10 +703,9 @@ static void test_roles(void **state)
     oc_err err = {0};
     folder d = make_folder();
     put_file(&d, "tokenizer.json", "{\"model\":" BYTES_MODEL "}");
-    put_file(
-        &d, "tokenizer_config.json",
-        "{\"bos_token\":\"a\",\"eos_token\":{\"content\":\"b\"},\"pad_token\":null,\"sep_token\":\"nowhere\","
-        "\"model_max_length\":1000000000000000019884624838656}");
+    put_file(&d, "tokenizer_config.json",
+             "{\"bos_token\":\"a\",\"eos_token\":{\"content\":\"b\"},\"pad_token\":null,\"sep_token\":\"nowhere\","
+             "\"model_max_length\":1000000000000000019884624838656}");
     put_file(&d, "special_tokens_map.json", "{\"pad_token\":\"m\",\"bos_token\":\"M\"}");
     tx_tokenizer *t = tx_open(d.path, &err);
     if (!t)
@@ -752,9 +728,8 @@ static void test_classic_folder(void **state)
     (void)state;
     oc_err err = {0};
     folder d = make_folder();
-    put_file(
-        &d, "vocab.json",
-        "{\"a\":0,\"b\":1,\"a</w>\":2,\"b</w>\":3,\"ab</w>\":4,\"<|startoftext|>\":5,\"<|endoftext|>\":6}");
+    put_file(&d, "vocab.json",
+             "{\"a\":0,\"b\":1,\"a</w>\":2,\"b</w>\":3,\"ab</w>\":4,\"<|startoftext|>\":5,\"<|endoftext|>\":6}");
     put_file(&d, "merges.txt", "#version: 0.2\na b</w>\n");
     tx_tokenizer *t = tx_open(d.path, &err); /* `</w>` says that it is CLIP's */
     if (!t)
@@ -809,8 +784,7 @@ static void test_unknown_pieces_are_refused_by_name(void **state)
     static const char *const stages[] = {"normalizer", "pre_tokenizer", "post_processor", "decoder", "model"};
     char json[512];
     for (size_t i = 0; i < 5; i++) {
-        snprintf(json, sizeof json, "{\"%s\":{\"type\":\"Frobnicate\"}%s}", stages[i],
-                 i < 4 ? ",\"model\":" BYTES_MODEL : "");
+        snprintf(json, sizeof json, "{\"%s\":{\"type\":\"Frobnicate\"}%s}", stages[i], i < 4 ? ",\"model\":" BYTES_MODEL : "");
         assert_refused(json, "Frobnicate");
         assert_refused(json, stages[i]);
     }
@@ -843,14 +817,12 @@ static void test_faulty_files_are_refused(void **state)
         {"{\"post_processor\":{\"type\":\"BertProcessing\",\"sep\":[\"x\",77],\"cls\":[\"x\",77]},"
          "\"model\":" BYTES_MODEL "}",
          "77"},
-        {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]},\"model\":" BYTES_MODEL "}",
-         "text once"},
+        {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]},\"model\":" BYTES_MODEL "}", "text once"},
         {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"(\"},\"content\":\"\"},"
          "\"model\":" BYTES_MODEL "}",
          "pattern"},
         {"{\"normalizer\":{\"type\":\"Sequence\"},\"model\":" BYTES_MODEL "}", "normalizers"},
-        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"ab\"},\"model\":" BYTES_MODEL "}",
-         "one character"},
+        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"ab\"},\"model\":" BYTES_MODEL "}", "one character"},
         {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Oops\"},"
          "\"model\":" BYTES_MODEL "}",
          "Oops"}};
@@ -934,8 +906,7 @@ static void test_trained_tokenizer_gives_the_text_back(void **state)
     tx_tokenizer *t = tx_open(d.path, &err);
     if (!t)
         fail_msg("%s", err.text);
-    const char *texts[] = {"the red cat", "  two  spaces\n\ttab ", "红色的 \u00e9\U0001f600 \x7f",
-                           "a<image>b<|endoftext|>"};
+    const char *texts[] = {"the red cat", "  two  spaces\n\ttab ", "红色的 \u00e9\U0001f600 \x7f", "a<image>b<|endoftext|>"};
     for (size_t i = 0; i < 4; i++) {
         tx_ids ids = {0};
         bs_buf text = {0};

@@ -90,7 +90,8 @@ static void remove_orphans(const char *path)
 {
     char pattern[4096];
     glob_t found;
-    if (snprintf(pattern, sizeof pattern, "%s.tmp-[0-9]*", path) >= (int)sizeof pattern || glob(pattern, GLOB_NOSORT, NULL, &found))
+    if (snprintf(pattern, sizeof pattern, "%s.tmp-[0-9]*", path) >= (int)sizeof pattern ||
+        glob(pattern, GLOB_NOSORT, NULL, &found))
         return;
     for (size_t i = 0; i < found.gl_pathc; i++) {
         char *end, *pid = strrchr(found.gl_pathv[i], '-') + 1;

@@ -21,7 +21,7 @@ struct bs_pool {
     bs_work *work;
     void *arg;
     long n, grain;
-    _Alignas(64) atomic_long next; /* a line of its own: every worker hammers it */
+    _Alignas(64) atomic_long next;  /* a line of its own: every worker hammers it */
     _Alignas(64) atomic_ulong seen; /* mirrors round, to spin on without the lock */
     _Alignas(64) atomic_int left;   /* mirrors busy, likewise */
 };
@@ -31,7 +31,7 @@ typedef struct start {
     int worker;
 } start;
 
-static _Thread_local bool inside;     /* a nested call must not wait for itself */
+static _Thread_local bool inside;    /* a nested call must not wait for itself */
 static _Thread_local int own_number; /* and must use its own worker's scratch */
 
 static void share(bs_pool *p, int worker)

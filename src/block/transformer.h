@@ -6,10 +6,10 @@
 
 /* Multi-head attention (Vaswani 2017): every head attends with its own slice of q, k and v. */
 typedef struct bl_attention {
-    tn_linear_w q_proj;      /* [heads * d, width] */
-    tn_linear_w k_proj;      /* [heads * d, width of the context] */
-    tn_linear_w v_proj;      /* likewise */
-    tn_linear_w out_proj;    /* [width, heads * d] */
+    tn_linear_w q_proj;   /* [heads * d, width] */
+    tn_linear_w k_proj;   /* [heads * d, width of the context] */
+    tn_linear_w v_proj;   /* likewise */
+    tn_linear_w out_proj; /* [width, heads * d] */
 } bl_attention;
 
 void bl_visit_attention(tn_visitor *v, bl_attention *a, const char *name, long width, long context_width);
@@ -17,8 +17,8 @@ void bl_visit_attention(tn_visitor *v, bl_attention *a, const char *name, long w
 tn_t bl_attend(tn_ctx *cx, const bl_attention *a, tn_t x, tn_t context, const tn_attention_args *args, tn_t residual);
 
 typedef struct bl_mlp {
-    tn_linear_w fc1;         /* [hidden, width] */
-    tn_linear_w fc2;         /* [width, hidden] */
+    tn_linear_w fc1; /* [hidden, width] */
+    tn_linear_w fc2; /* [width, hidden] */
 } bl_mlp;
 
 void bl_visit_mlp(tn_visitor *v, bl_mlp *m, const char *name, long width, long hidden);

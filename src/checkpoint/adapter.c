@@ -10,15 +10,7 @@ static const char config_name[] = "adapter_config.json", weights_name[] = "adapt
 /* ---- one key ------------------------------------------------------------------------------------------- */
 
 /* What the end of a key says. */
-typedef enum part_role {
-    ROLE_A,
-    ROLE_B,
-    ROLE_B_BIAS,
-    ROLE_EMBEDDING_A,
-    ROLE_EMBEDDING_B,
-    ROLE_MAGNITUDE,
-    ROLE_OTHER
-} part_role;
+typedef enum part_role { ROLE_A, ROLE_B, ROLE_B_BIAS, ROLE_EMBEDDING_A, ROLE_EMBEDDING_B, ROLE_MAGNITUDE, ROLE_OTHER } part_role;
 
 static const struct {
     const char *end;
@@ -51,18 +43,12 @@ static part_role role_of(const char *key, size_t *module_n)
 static const ck_tensor **field_of(ck_adapter_target *t, part_role role)
 {
     switch (role) {
-    case ROLE_A:
-        return &t->a;
-    case ROLE_B:
-        return &t->b;
-    case ROLE_B_BIAS:
-        return &t->b_bias;
-    case ROLE_EMBEDDING_A:
-        return &t->embedding_a;
-    case ROLE_EMBEDDING_B:
-        return &t->embedding_b;
-    default:
-        return &t->magnitude;
+    case ROLE_A: return &t->a;
+    case ROLE_B: return &t->b;
+    case ROLE_B_BIAS: return &t->b_bias;
+    case ROLE_EMBEDDING_A: return &t->embedding_a;
+    case ROLE_EMBEDDING_B: return &t->embedding_b;
+    default: return &t->magnitude;
     }
 }
 
@@ -167,8 +153,7 @@ static int place(ck_adapter *a, const ck_tensor *tensor, oc_err *err)
         return -1;
     const ck_tensor **field = field_of(t, what);
     if (*field)
-        return bs_err(err, "cannot load '%s': '%s' and '%s' are the same", ck_path(a->store), (*field)->name,
-                      tensor->name);
+        return bs_err(err, "cannot load '%s': '%s' and '%s' are the same", ck_path(a->store), (*field)->name, tensor->name);
     *field = tensor;
     return 0;
 }
@@ -193,8 +178,7 @@ static int check_factor(const ck_adapter *a, const ck_tensor *f, int rank, bool 
     char shape[CK_SHAPE_TEXT];
     const char *file = ck_path(a->store);
     if (!ck_dtype_is_float(f->dtype))
-        return bs_err(err, "cannot load '%s': tensor '%s' is %s, expected a float type", file, f->name,
-                      ck_dtype_name(f->dtype));
+        return bs_err(err, "cannot load '%s': tensor '%s' is %s, expected a float type", file, f->name, ck_dtype_name(f->dtype));
     bool fits = f->rank == 2 || f->rank == 4;
     fits = fits && f->shape[r_first ? 0 : 1] == rank && f->count > 0;
     if (!r_first && f->rank == 4)
@@ -211,9 +195,8 @@ static int check_vector(const ck_adapter *a, const ck_tensor *v, int64_t length,
     char shape[CK_SHAPE_TEXT];
     if (v->count == length && ck_dtype_is_float(v->dtype))
         return 0;
-    return bs_err(err, "cannot load '%s': tensor '%s' is %s %s, expected %lld floats", ck_path(a->store),
-                  v->name, ck_dtype_name(v->dtype), ck_shape_text(v->rank, v->shape, shape),
-                  (long long)length);
+    return bs_err(err, "cannot load '%s': tensor '%s' is %s %s, expected %lld floats", ck_path(a->store), v->name,
+                  ck_dtype_name(v->dtype), ck_shape_text(v->rank, v->shape, shape), (long long)length);
 }
 
 static int check_target(const ck_adapter *a, const ck_adapter_target *t, oc_err *err)
@@ -222,17 +205,15 @@ static int check_target(const ck_adapter *a, const ck_adapter_target *t, oc_err 
     bool linear = t->a && t->b && !t->embedding_a && !t->embedding_b;
     bool embedding = t->embedding_a && t->embedding_b && !t->a && !t->b && !t->b_bias;
     if (!linear && !embedding)
-        return bs_err(err, "cannot load '%s': module '%s' has not one factor A and one factor B", file,
-                      t->module);
+        return bs_err(err, "cannot load '%s': module '%s' has not one factor A and one factor B", file, t->module);
     const ck_tensor *down = linear ? t->a : t->embedding_a, *up = linear ? t->b : t->embedding_b;
     if (check_factor(a, down, t->rank, true, err) || check_factor(a, up, t->rank, false, err))
         return -1;
     if (down->rank != up->rank || (embedding && up->rank != 2))
-        return bs_err(err, "cannot load '%s': the factors of module '%s' have %d and %d dimensions", file,
-                      t->module, down->rank, up->rank);
+        return bs_err(err, "cannot load '%s': the factors of module '%s' have %d and %d dimensions", file, t->module, down->rank,
+                      up->rank);
     if (a->config.dora && !t->magnitude)
-        return bs_err(err, "cannot load '%s': module '%s' has no lora_magnitude_vector, which use_dora wants",
-                      file, t->module);
+        return bs_err(err, "cannot load '%s': module '%s' has no lora_magnitude_vector, which use_dora wants", file, t->module);
     if (t->b_bias && check_vector(a, t->b_bias, up->shape[0], err))
         return -1;
     /* The magnitude of an embedding counts rows of the table turned on its side: the table's width. */
@@ -266,8 +247,8 @@ done:
 static int refuse_unplaced(const ck_adapter *a, oc_err *err)
 {
     if (a->unplaced.n)
-        return bs_err(err, "cannot load '%s': key '%s' belongs to nothing in its %s (%d such keys)",
-                      ck_path(a->store), a->unplaced.p[0], config_name, a->unplaced.n);
+        return bs_err(err, "cannot load '%s': key '%s' belongs to nothing in its %s (%d such keys)", ck_path(a->store),
+                      a->unplaced.p[0], config_name, a->unplaced.n);
     if (!a->targets_n && !a->saved_n)
         return bs_err(err, "cannot load '%s': it holds no factors", ck_path(a->store));
     return 0;
@@ -276,8 +257,7 @@ static int refuse_unplaced(const ck_adapter *a, oc_err *err)
 static int take_config(ck_adapter *a, const char *path, oc_err *err)
 {
     ck_config *file = ck_config_read(path, err);
-    int result = !file || ck_adapter_config_init(&a->config, err) ||
-                 ck_adapter_config_take(&a->config, file, path, err);
+    int result = !file || ck_adapter_config_init(&a->config, err) || ck_adapter_config_take(&a->config, file, path, err);
     ck_config_free(file);
     return result ? -1 : 0;
 }
@@ -322,13 +302,11 @@ int ck_adapter_open(ck_adapter *a, const char *folder, oc_err *err)
     return -1;
 }
 
-int ck_adapter_open_bytes(ck_adapter *a, const void *config, size_t config_n, const void *weights,
-                          size_t weights_n, oc_err *err)
+int ck_adapter_open_bytes(ck_adapter *a, const void *config, size_t config_n, const void *weights, size_t weights_n, oc_err *err)
 {
     memset(a, 0, sizeof *a);
     ck_config *file = ck_config_parse(config, config_n, config_name, err);
-    bool good = file && !ck_adapter_config_init(&a->config, err) &&
-                !ck_adapter_config_take(&a->config, file, config_name, err) &&
+    bool good = file && !ck_adapter_config_init(&a->config, err) && !ck_adapter_config_take(&a->config, file, config_name, err) &&
                 (a->store = ck_open_bytes(weights, weights_n, weights_name, err)) && !place_all(a, err) &&
                 !refuse_unplaced(a, err);
     ck_config_free(file);
@@ -387,8 +365,7 @@ done:
     return result;
 }
 
-int ck_adapter_write(const char *folder, const ck_adapter_config *c, const ck_tensor *tensors, size_t n,
-                     oc_err *err)
+int ck_adapter_write(const char *folder, const ck_adapter_config *c, const ck_tensor *tensors, size_t n, oc_err *err)
 {
     bs_buf text = {0};
     int result = -1;
@@ -397,9 +374,8 @@ int ck_adapter_write(const char *folder, const ck_adapter_config *c, const ck_te
         bs_err(err, "out of memory: the name of '%s'", folder);
         goto done;
     }
-    if (ck_adapter_config_check(c, config_path, err) || bs_mkdirs(folder, err) ||
-        ck_adapter_config_put(&text, c, err) || write_weights(weights_path, tensors, n, err) ||
-        bs_write_file(config_path, text.p, text.n, err))
+    if (ck_adapter_config_check(c, config_path, err) || bs_mkdirs(folder, err) || ck_adapter_config_put(&text, c, err) ||
+        write_weights(weights_path, tensors, n, err) || bs_write_file(config_path, text.p, text.n, err))
         goto done;
     result = 0;
 done:

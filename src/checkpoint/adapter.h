@@ -103,15 +103,12 @@ int ck_adapter_open(ck_adapter *a, const char *folder, oc_err *err);
 /* The same, but unplaced keys are left in a->unplaced for the caller to report. */
 int ck_adapter_open_lax(ck_adapter *a, const char *folder, oc_err *err);
 /* Both files' contents in memory, for tests and fuzzing; the weights stay the caller's. */
-int ck_adapter_open_bytes(ck_adapter *a, const void *config, size_t config_n, const void *weights,
-                          size_t weights_n, oc_err *err);
-void ck_adapter_close(ck_adapter *a); /* a zeroed one is fine */
-const ck_adapter_target *ck_adapter_find(const ck_adapter *a,
-                                         const char *module); /* NULL when there is none */
+int ck_adapter_open_bytes(ck_adapter *a, const void *config, size_t config_n, const void *weights, size_t weights_n, oc_err *err);
+void ck_adapter_close(ck_adapter *a);                                              /* a zeroed one is fine */
+const ck_adapter_target *ck_adapter_find(const ck_adapter *a, const char *module); /* NULL when there is none */
 
 /* Writes both files into folder (made when absent). Tensors are named as in the base model,
  * MODULE.lora_A.weight, MODULE.lora_B.weight, ...; "base_model.model." is put in front. */
-int ck_adapter_write(const char *folder, const ck_adapter_config *c, const ck_tensor *tensors, size_t n,
-                     oc_err *err);
+int ck_adapter_write(const char *folder, const ck_adapter_config *c, const ck_tensor *tensors, size_t n, oc_err *err);
 
 #endif

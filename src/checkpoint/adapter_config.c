@@ -85,8 +85,7 @@ void ck_adapter_config_clear(ck_adapter_config *c)
 /* Python's re.match (or fullmatch) of front + pattern + back; the last group's digits go to *number when
  * asked. A pattern that cannot be compiled or runs away matches nothing; check tells the former
  * beforehand. */
-static bool matches(const char *front, const char *pattern, const char *back, bool full, const char *text,
-                    long *number)
+static bool matches(const char *front, const char *pattern, const char *back, bool full, const char *text, long *number)
 {
     bs_buf whole = {0};
     pcre2_code *code = NULL;
@@ -98,8 +97,8 @@ static bool matches(const char *front, const char *pattern, const char *back, bo
     if (bs_buf_printf(&whole, NULL, "%s%s%s", front, pattern, back))
         goto done;
     code = pcre2_compile((PCRE2_SPTR)whole.p, whole.n,
-                         PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_DOLLAR_ENDONLY |
-                             PCRE2_NEVER_BACKSLASH_C | (full ? PCRE2_ENDANCHORED : 0),
+                         PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_DOLLAR_ENDONLY | PCRE2_NEVER_BACKSLASH_C |
+                             (full ? PCRE2_ENDANCHORED : 0),
                          &why, &at, NULL);
     if (!code)
         goto done;
@@ -128,15 +127,15 @@ static int check_regex(const char *pattern, const char *field, const char *name,
     int why;
     PCRE2_SIZE at;
     PCRE2_UCHAR text[128];
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
-                                     PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &why, &at, NULL);
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
+                                     &why, &at, NULL);
     if (code) {
         pcre2_code_free(code);
         return 0;
     }
     pcre2_get_error_message(why, text, sizeof text);
-    return bs_err(err, "'%s': %s '%.100s' is no regular expression: %s at character %zu", name, field,
-                  pattern, (const char *)text, (size_t)at);
+    return bs_err(err, "'%s': %s '%.100s' is no regular expression: %s at character %zu", name, field, pattern,
+                  (const char *)text, (size_t)at);
 }
 
 /* ---- what is targeted ---------------------------------------------------------------------------------- */
@@ -201,8 +200,7 @@ bool ck_adapter_saves(const ck_adapter_config *c, const char *module)
 
 bool ck_adapter_targets(const ck_adapter_config *c, const char *module)
 {
-    if (c->exclude_regex ? matches("", c->exclude_regex, "", true, module, NULL)
-                         : is_or_ends_any(module, &c->exclude_modules))
+    if (c->exclude_regex ? matches("", c->exclude_regex, "", true, module, NULL) : is_or_ends_any(module, &c->exclude_modules))
         return false;
     if (ck_adapter_saves(c, module))
         return false;
@@ -253,8 +251,7 @@ static int check_patterns(const ck_adapter_config *c, const char *name, oc_err *
             return -1;
     for (int i = 0; i < c->alpha_pattern.n; i++)
         if (!isfinite(c->alpha_pattern.p[i].value))
-            return bs_err(err, "'%s': alpha_pattern.%.100s is not a finite number", name,
-                          c->alpha_pattern.p[i].key);
+            return bs_err(err, "'%s': alpha_pattern.%.100s is not a finite number", name, c->alpha_pattern.p[i].key);
         else if (check_regex(c->alpha_pattern.p[i].key, "alpha_pattern", name, err))
             return -1;
     return 0;
@@ -269,8 +266,7 @@ int ck_adapter_config_check(const ck_adapter_config *c, const char *name, oc_err
     if (!(c->dropout >= 0 && c->dropout < 1))
         return bs_err(err, "'%s': lora_dropout is %g, expected a number from 0 to below 1", name, c->dropout);
     if (!c->bias || (strcmp(c->bias, "none") && strcmp(c->bias, "all") && strcmp(c->bias, "lora_only")))
-        return bs_err(err, "'%s': bias is %s, expected none, all or lora_only", name,
-                      c->bias ? c->bias : "missing");
+        return bs_err(err, "'%s': bias is %s, expected none, all or lora_only", name, c->bias ? c->bias : "missing");
     if (!c->target_modules.n && !c->target_regex && !c->all_linear)
         return bs_err(err, "'%s': target_modules names no module", name);
     if (c->layers_n && (c->target_regex || c->all_linear))
@@ -334,8 +330,7 @@ static int check_keys(const ck_config *file, oc_err *err)
         const char *key = value ? ck_config_key(value) : NULL;
         if (!key)
             return bs_err(err, "out of memory: an adapter's configuration");
-        if (is_in(key, harmless, sizeof harmless / sizeof *harmless) ||
-            is_in(key, known, sizeof known / sizeof *known))
+        if (is_in(key, harmless, sizeof harmless / sizeof *harmless) || is_in(key, known, sizeof known / sizeof *known))
             continue;
         bool on = false;
         ck_kind kind = ck_config_kind(value);
@@ -423,8 +418,7 @@ static int take_patterns(const ck_config *file, const char *key, ck_patterns *pa
             return bs_err(err, "out of memory: an adapter's configuration");
         if (!ck_has(element, NULL))
             return ck_config_wrong(element, NULL, err, "a number");
-        if (ck_double(element, NULL, &value, -1e9, 1e9, err) ||
-            ck_patterns_add(patterns, ck_config_key(element), value, err))
+        if (ck_double(element, NULL, &value, -1e9, 1e9, err) || ck_patterns_add(patterns, ck_config_key(element), value, err))
             return -1;
     }
     return 0;
@@ -452,11 +446,9 @@ static int take_layers(const ck_config *file, ck_adapter_config *c, oc_err *err)
 
 static int take_numbers(const ck_config *file, ck_adapter_config *c, oc_err *err)
 {
-    if (ck_int(file, "r", &c->rank, 1, RANK_MAX, err) ||
-        ck_double(file, "lora_alpha", &c->alpha, -1e9, 1e9, err) ||
-        ck_double(file, "lora_dropout", &c->dropout, 0, 1, err) ||
-        ck_bool(file, "use_rslora", &c->rslora, err) || ck_bool(file, "use_dora", &c->dora, err) ||
-        ck_bool(file, "fan_in_fan_out", &c->fan_in_fan_out, err) ||
+    if (ck_int(file, "r", &c->rank, 1, RANK_MAX, err) || ck_double(file, "lora_alpha", &c->alpha, -1e9, 1e9, err) ||
+        ck_double(file, "lora_dropout", &c->dropout, 0, 1, err) || ck_bool(file, "use_rslora", &c->rslora, err) ||
+        ck_bool(file, "use_dora", &c->dora, err) || ck_bool(file, "fan_in_fan_out", &c->fan_in_fan_out, err) ||
         ck_bool(file, "lora_bias", &c->lora_bias, err))
         return -1;
     return 0;
@@ -466,8 +458,7 @@ static int take_words(const ck_config *file, ck_adapter_config *c, oc_err *err)
 {
     const ck_config *mapping = NULL;
     if (take_string(file, "bias", &c->bias, err) || take_string(file, "task_type", &c->task_type, err) ||
-        take_string(file, "base_model_name_or_path", &c->base_model, err) ||
-        ck_object(file, "auto_mapping", &mapping, err))
+        take_string(file, "base_model_name_or_path", &c->base_model, err) || ck_object(file, "auto_mapping", &mapping, err))
         return -1;
     if (mapping && (take_string(mapping, "base_model_class", &c->base_class, err) ||
                     take_string(mapping, "parent_library", &c->base_library, err)))
@@ -498,10 +489,9 @@ int ck_adapter_config_take(ck_adapter_config *c, const ck_config *file, const ch
     int type = 0;
     if (ck_config_kind(file) != CK_OBJECT)
         return bs_err(err, "'%s': it is not a JSON object", name);
-    if (ck_config_need(file, "peft_type", "\"LORA\"", err) ||
-        ck_choice(file, "peft_type", &type, types, err) || ck_config_need(file, "r", "the rank", err) ||
-        check_keys(file, err) || check_init(file, err) || take_numbers(file, c, err) ||
-        take_words(file, c, err) || take_lists(file, c, err))
+    if (ck_config_need(file, "peft_type", "\"LORA\"", err) || ck_choice(file, "peft_type", &type, types, err) ||
+        ck_config_need(file, "r", "the rank", err) || check_keys(file, err) || check_init(file, err) ||
+        take_numbers(file, c, err) || take_words(file, c, err) || take_lists(file, c, err))
         return -1;
     return ck_adapter_config_check(c, name, err);
 }
@@ -557,9 +547,8 @@ static int put_patterns(bs_buf *b, const char *key, const ck_patterns *patterns,
         return put_literal(b, key, "{}", err);
     int bad = put_key(b, key, err);
     for (int i = 0; i < patterns->n && !bad; i++)
-        bad = bs_buf_printf(b, err, "%s\n    ", i ? "," : "{") ||
-              ck_json_string(b, patterns->p[i].key, err) || bs_buf_printf(b, err, ": ") ||
-              put_number(b, patterns->p[i].value, err);
+        bad = bs_buf_printf(b, err, "%s\n    ", i ? "," : "{") || ck_json_string(b, patterns->p[i].key, err) ||
+              bs_buf_printf(b, err, ": ") || put_number(b, patterns->p[i].value, err);
     return bad || bs_buf_printf(b, err, "\n  }") ? -1 : 0;
 }
 
@@ -596,46 +585,37 @@ static int put_mapping(bs_buf *b, const ck_adapter_config *c, oc_err *err)
  * when off. */
 static int put_first_half(bs_buf *b, const ck_adapter_config *c, oc_err *err)
 {
-    return put_literal(b, "alora_invocation_tokens", "null", err) ||
-           put_patterns(b, "alpha_pattern", &c->alpha_pattern, err) ||
+    return put_literal(b, "alora_invocation_tokens", "null", err) || put_patterns(b, "alpha_pattern", &c->alpha_pattern, err) ||
            put_literal(b, "arrow_config", "null", err) || put_mapping(b, c, err) ||
-           put_string(b, "base_model_name_or_path", c->base_model, err) ||
-           put_string(b, "bias", c->bias, err) || put_literal(b, "corda_config", "null", err) ||
-           put_bool(b, "ensure_weight_tying", false, err) || put_literal(b, "eva_config", "null", err) ||
+           put_string(b, "base_model_name_or_path", c->base_model, err) || put_string(b, "bias", c->bias, err) ||
+           put_literal(b, "corda_config", "null", err) || put_bool(b, "ensure_weight_tying", false, err) ||
+           put_literal(b, "eva_config", "null", err) ||
            put_names(b, "exclude_modules", &c->exclude_modules, c->exclude_regex, err) ||
-           put_bool(b, "fan_in_fan_out", c->fan_in_fan_out, err) ||
-           put_bool(b, "inference_mode", true, err) || put_bool(b, "init_lora_weights", true, err) ||
-           put_literal(b, "kasa_config", "null", err) || put_literal(b, "layer_replication", "null", err) ||
-           put_names(b, "layers_pattern", &c->layers_pattern, NULL, err) || put_layers(b, c, err) ||
-           put_literal(b, "loftq_config", "{}", err) || put_key(b, "lora_alpha", err) ||
-           put_number(b, c->alpha, err) || put_bool(b, "lora_bias", c->lora_bias, err) ||
-           put_dropout(b, c, err) || put_literal(b, "lora_ga_config", "null", err);
+           put_bool(b, "fan_in_fan_out", c->fan_in_fan_out, err) || put_bool(b, "inference_mode", true, err) ||
+           put_bool(b, "init_lora_weights", true, err) || put_literal(b, "kasa_config", "null", err) ||
+           put_literal(b, "layer_replication", "null", err) || put_names(b, "layers_pattern", &c->layers_pattern, NULL, err) ||
+           put_layers(b, c, err) || put_literal(b, "loftq_config", "{}", err) || put_key(b, "lora_alpha", err) ||
+           put_number(b, c->alpha, err) || put_bool(b, "lora_bias", c->lora_bias, err) || put_dropout(b, c, err) ||
+           put_literal(b, "lora_ga_config", "null", err);
 }
 
 static int put_second_half(bs_buf *b, const ck_adapter_config *c, oc_err *err)
 {
-    return put_literal(b, "megatron_config", "null", err) ||
-           put_string(b, "megatron_core", "megatron.core", err) ||
-           put_names(b, "modules_to_save", &c->modules_to_save, NULL, err) ||
-           put_literal(b, "monteclora_config", "null", err) || put_string(b, "peft_type", "LORA", err) ||
-           put_string(b, "peft_version", "0.21.2", err) || put_literal(b, "qalora_group_size", "16", err) ||
-           put_key(b, "r", err) || put_number(b, c->rank, err) ||
-           put_patterns(b, "rank_pattern", &c->rank_pattern, err) ||
-           put_literal(b, "revision", "null", err) ||
-           put_names(b, "target_modules", &c->target_modules, c->all_linear ? "all-linear" : c->target_regex,
-                     err) ||
-           put_literal(b, "target_parameters", "null", err) ||
-           put_string(b, "task_type", c->task_type, err) ||
-           put_literal(b, "trainable_token_indices", "null", err) ||
-           put_literal(b, "use_bdlora", "null", err) || put_bool(b, "use_dora", c->dora, err) ||
-           put_bool(b, "use_qalora", false, err) || put_bool(b, "use_rslora", c->rslora, err) ||
-           put_literal(b, "velora_config", "null", err);
+    return put_literal(b, "megatron_config", "null", err) || put_string(b, "megatron_core", "megatron.core", err) ||
+           put_names(b, "modules_to_save", &c->modules_to_save, NULL, err) || put_literal(b, "monteclora_config", "null", err) ||
+           put_string(b, "peft_type", "LORA", err) || put_string(b, "peft_version", "0.21.2", err) ||
+           put_literal(b, "qalora_group_size", "16", err) || put_key(b, "r", err) || put_number(b, c->rank, err) ||
+           put_patterns(b, "rank_pattern", &c->rank_pattern, err) || put_literal(b, "revision", "null", err) ||
+           put_names(b, "target_modules", &c->target_modules, c->all_linear ? "all-linear" : c->target_regex, err) ||
+           put_literal(b, "target_parameters", "null", err) || put_string(b, "task_type", c->task_type, err) ||
+           put_literal(b, "trainable_token_indices", "null", err) || put_literal(b, "use_bdlora", "null", err) ||
+           put_bool(b, "use_dora", c->dora, err) || put_bool(b, "use_qalora", false, err) ||
+           put_bool(b, "use_rslora", c->rslora, err) || put_literal(b, "velora_config", "null", err);
 }
 
 int ck_adapter_config_put(bs_buf *b, const ck_adapter_config *c, oc_err *err)
 {
-    return bs_buf_put(b, "{", 1, err) || put_first_half(b, c, err) || put_second_half(b, c, err) ||
-                   bs_buf_put(b, "\n}\n", 3, err)
+    return bs_buf_put(b, "{", 1, err) || put_first_half(b, c, err) || put_second_half(b, c, err) || bs_buf_put(b, "\n}\n", 3, err)
                ? -1
                : 0;
 }

@@ -40,8 +40,8 @@ ck_config *ck_config_parse(const void *bytes, size_t n, const char *name, oc_err
     c->value = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, &why);
     if (c->value)
         return c;
-    bs_err(err, "cannot read '%s': not valid JSON: %s (line %d, column %d)", name,
-           why.text[0] ? why.text : "out of memory", why.line, why.column);
+    bs_err(err, "cannot read '%s': not valid JSON: %s (line %d, column %d)", name, why.text[0] ? why.text : "out of memory",
+           why.line, why.column);
 fail:
     ck_config_free(c);
     return NULL;
@@ -323,21 +323,14 @@ const ck_config *ck_get(const ck_config *c, const char *key)
 ck_kind ck_config_kind(const ck_config *c)
 {
     switch (json_typeof(c->value)) {
-    case JSON_OBJECT:
-        return CK_OBJECT;
-    case JSON_ARRAY:
-        return CK_ARRAY;
-    case JSON_STRING:
-        return CK_STRING;
-    case JSON_INTEGER:
-        return CK_INTEGER;
-    case JSON_REAL:
-        return CK_REAL;
+    case JSON_OBJECT: return CK_OBJECT;
+    case JSON_ARRAY: return CK_ARRAY;
+    case JSON_STRING: return CK_STRING;
+    case JSON_INTEGER: return CK_INTEGER;
+    case JSON_REAL: return CK_REAL;
     case JSON_TRUE:
-    case JSON_FALSE:
-        return CK_TRUTH;
-    default:
-        return CK_NULL;
+    case JSON_FALSE: return CK_TRUTH;
+    default: return CK_NULL;
     }
 }
 
@@ -384,12 +377,7 @@ static size_t utf8_length(const unsigned char *p)
     if (p[0] < 0xc2 || p[0] > 0xf4)
         return 0;
     size_t n = p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
-    unsigned lo = p[0] == 0xe0   ? 0xa0
-                  : p[0] == 0xf0 ? 0x90
-                                 : 0x80,
-             hi = p[0] == 0xed   ? 0x9f
-                  : p[0] == 0xf4 ? 0x8f
-                                 : 0xbf;
+    unsigned lo = p[0] == 0xe0 ? 0xa0 : p[0] == 0xf0 ? 0x90 : 0x80, hi = p[0] == 0xed ? 0x9f : p[0] == 0xf4 ? 0x8f : 0xbf;
     if (p[1] < lo || p[1] > hi)
         return 0;
     for (size_t i = 2; i < n; i++)

@@ -55,8 +55,8 @@ static int build_table(ck_store *s, oc_err *err)
     for (size_t i = 0; i < s->n; i++) {
         size_t *slot = slot_of(s, s->tensors[i].name);
         if (*slot)
-            return bs_err(err, "cannot load '%s': tensor '%s' is also in '%s'", ck_file(s, &s->tensors[i]),
-                          s->tensors[i].name, ck_file(s, &s->tensors[*slot - 1]));
+            return bs_err(err, "cannot load '%s': tensor '%s' is also in '%s'", ck_file(s, &s->tensors[i]), s->tensors[i].name,
+                          ck_file(s, &s->tensors[*slot - 1]));
         *slot = i + 1;
     }
     return 0;
@@ -109,14 +109,13 @@ static int read_shape(ck_tensor *t, const json_t *value, const char *file, oc_er
     if (!json_is_array(value))
         return bs_err(err, "cannot load '%s': tensor '%s' has no shape", file, t->name);
     if (rank > CK_MAX_RANK)
-        return bs_err(err, "cannot load '%s': tensor '%s' has %zu dimensions, expected at most %d", file,
-                      t->name, rank, CK_MAX_RANK);
+        return bs_err(err, "cannot load '%s': tensor '%s' has %zu dimensions, expected at most %d", file, t->name, rank,
+                      CK_MAX_RANK);
     t->rank = (int)rank;
     for (size_t i = 0; i < rank; i++) {
         const json_t *d = json_array_get(value, i);
         if (!json_is_integer(d) || json_integer_value(d) < 0)
-            return bs_err(err, "cannot load '%s': dimension %zu of tensor '%s' is not a whole number from 0",
-                          file, i, t->name);
+            return bs_err(err, "cannot load '%s': dimension %zu of tensor '%s' is not a whole number from 0", file, i, t->name);
         t->shape[i] = json_integer_value(d);
         if (!bs_mul_size(count, (size_t)t->shape[i], &count))
             return bs_err(err, "cannot load '%s': tensor '%s' has a shape beyond any memory", file, t->name);
@@ -128,30 +127,25 @@ static int read_shape(ck_tensor *t, const json_t *value, const char *file, oc_er
 }
 
 /* The place in the data, which is `size` bytes from `data` on. */
-static int read_offsets(ck_tensor *t, const json_t *value, const uint8_t *data, size_t size, const char *file,
-                        oc_err *err)
+static int read_offsets(ck_tensor *t, const json_t *value, const uint8_t *data, size_t size, const char *file, oc_err *err)
 {
     const json_t *b = json_array_get(value, 0), *e = json_array_get(value, 1);
     if (json_array_size(value) != 2 || !json_is_integer(b) || !json_is_integer(e))
-        return bs_err(err, "cannot load '%s': tensor '%s' has no data_offsets of two whole numbers", file,
-                      t->name);
+        return bs_err(err, "cannot load '%s': tensor '%s' has no data_offsets of two whole numbers", file, t->name);
     json_int_t begin = json_integer_value(b), end = json_integer_value(e);
     if (begin < 0 || end < begin || (uint64_t)end > size)
-        return bs_err(err,
-                      "cannot load '%s': tensor '%s' lies at bytes %lld to %lld of the data, which has %zu",
-                      file, t->name, (long long)begin, (long long)end, size);
+        return bs_err(err, "cannot load '%s': tensor '%s' lies at bytes %lld to %lld of the data, which has %zu", file, t->name,
+                      (long long)begin, (long long)end, size);
     if ((uint64_t)(end - begin) != t->bytes) {
         char text[CK_SHAPE_TEXT];
-        return bs_err(err, "cannot load '%s': tensor '%s' has %lld bytes, expected %zu for %s %s", file,
-                      t->name, (long long)(end - begin), t->bytes, ck_dtype_name(t->dtype),
-                      ck_shape_text(t->rank, t->shape, text));
+        return bs_err(err, "cannot load '%s': tensor '%s' has %lld bytes, expected %zu for %s %s", file, t->name,
+                      (long long)(end - begin), t->bytes, ck_dtype_name(t->dtype), ck_shape_text(t->rank, t->shape, text));
     }
     t->data = data + begin;
     return 0;
 }
 
-static int read_tensor(ck_store *s, size_t at, const char *name, const json_t *entry, size_t header,
-                       oc_err *err)
+static int read_tensor(ck_store *s, size_t at, const char *name, const json_t *entry, size_t header, oc_err *err)
 {
     const shard *file = &s->shards[at];
     if (!name[0] || !json_is_object(entry))
@@ -163,8 +157,7 @@ static int read_tensor(ck_store *s, size_t at, const char *name, const json_t *e
     if (read_dtype(t, json_object_get(entry, "dtype"), file->path, err) ||
         read_shape(t, json_object_get(entry, "shape"), file->path, err))
         return -1;
-    return read_offsets(t, json_object_get(entry, "data_offsets"), file->map.p + header, file->map.n - header,
-                        file->path, err);
+    return read_offsets(t, json_object_get(entry, "data_offsets"), file->map.p + header, file->map.n - header, file->path, err);
 }
 
 static int read_metadata(shard *file, json_t *value, oc_err *err)
@@ -199,16 +192,14 @@ static int check_cover(const ck_store *s, size_t first, const shard *file, size_
         const ck_tensor *t = &s->tensors[i];
         const uint8_t *p = t->data;
         if (p < at)
-            return bs_err(err, "cannot load '%s': tensor '%s' overlaps '%s'", file->path, t->name,
-                          s->tensors[i - 1].name);
+            return bs_err(err, "cannot load '%s': tensor '%s' overlaps '%s'", file->path, t->name, s->tensors[i - 1].name);
         if (p > at)
-            return bs_err(err, "cannot load '%s': %td bytes before tensor '%s' belong to no tensor",
-                          file->path, p - at, t->name);
+            return bs_err(err, "cannot load '%s': %td bytes before tensor '%s' belong to no tensor", file->path, p - at, t->name);
         at = p + t->bytes;
     }
     if (at != end)
-        return bs_err(err, "cannot load '%s': it has %zu bytes, expected %zu by its header", file->path,
-                      file->map.n, header + (size_t)(at - data));
+        return bs_err(err, "cannot load '%s': it has %zu bytes, expected %zu by its header", file->path, file->map.n,
+                      header + (size_t)(at - data));
     return 0;
 }
 
@@ -217,16 +208,13 @@ static int wrong_content(const shard *file, uint64_t length, oc_err *err)
 {
     const uint8_t *p = file->map.p;
     if (!memcmp(p, "version ", 8))
-        return bs_err(err,
-                      "cannot load '%s': it is a Git LFS pointer, fetch the file itself with 'git lfs pull'",
-                      file->path);
+        return bs_err(err, "cannot load '%s': it is a Git LFS pointer, fetch the file itself with 'git lfs pull'", file->path);
     if (!memcmp(p, "PK\3\4", 4) || (p[0] == 0x80 && p[1] >= 2 && p[1] <= 5))
         return bs_err(err, "cannot load '%s': it is a pickle: convert it to safetensors", file->path);
     if (!memcmp(p, "GGUF", 4))
         return bs_err(err, "cannot load '%s': it is a GGUF file, expected safetensors", file->path);
-    return bs_err(err,
-                  "cannot load '%s': its header claims %llu bytes, expected at most %d within the file's %zu",
-                  file->path, (unsigned long long)length, HEADER_MAX, file->map.n);
+    return bs_err(err, "cannot load '%s': its header claims %llu bytes, expected at most %d within the file's %zu", file->path,
+                  (unsigned long long)length, HEADER_MAX, file->map.n);
 }
 
 /* The header's JSON; *header is where the data begins. */
@@ -252,8 +240,7 @@ static json_t *read_header(const shard *file, size_t *header, oc_err *err)
     else
         snprintf(why.text, sizeof why.text, "it does not start with '{'");
     if (!root)
-        bs_err(err, "cannot load '%s': its header is not valid JSON: %s", file->path,
-               why.text[0] ? why.text : "out of memory");
+        bs_err(err, "cannot load '%s': its header is not valid JSON: %s", file->path, why.text[0] ? why.text : "out of memory");
     return root;
 }
 
@@ -354,8 +341,8 @@ static int map_shard(ck_store *s, size_t at, oc_err *err)
 /* A shard lies beside its index: a name that leads elsewhere is an attack or a mistake. */
 static bool is_plain_name(const char *name)
 {
-    return name && name[0] && name[0] != '.' && !strchr(name, '/') && !strchr(name, '\\') &&
-           !strstr(name, "..") && ends_with(name, ".safetensors");
+    return name && name[0] && name[0] != '.' && !strchr(name, '/') && !strchr(name, '\\') && !strstr(name, "..") &&
+           ends_with(name, ".safetensors");
 }
 
 static int by_name(const void *a, const void *b)
@@ -376,10 +363,8 @@ static int add_shards_of(ck_store *s, const json_t *map, const char *index, cons
     {
         names[at] = json_string_value(value);
         if (!is_plain_name(names[at++])) {
-            bs_err(
-                err,
-                "cannot load '%s': the shard of tensor '%s' is not the name of a .safetensors file beside it",
-                index, key);
+            bs_err(err, "cannot load '%s': the shard of tensor '%s' is not the name of a .safetensors file beside it", index,
+                   key);
             goto done;
         }
     }
@@ -402,12 +387,10 @@ static int check_index(const ck_store *s, const json_t *map, const char *index, 
         const ck_tensor *t = ck_find(s, key);
         const char *shard_name = json_string_value(value);
         if (!t)
-            return bs_err(err, "cannot load '%s': tensor '%s' is missing, expected in '%s'", index, key,
-                          shard_name);
+            return bs_err(err, "cannot load '%s': tensor '%s' is missing, expected in '%s'", index, key, shard_name);
         const char *path = ck_file(s, t), *slash = strrchr(path, '/');
         if (strcmp(slash ? slash + 1 : path, shard_name))
-            return bs_err(err, "cannot load '%s': tensor '%s' is in '%s', expected in '%s'", index, key, path,
-                          shard_name);
+            return bs_err(err, "cannot load '%s': tensor '%s' is in '%s', expected in '%s'", index, key, path, shard_name);
     }
     return 0;
 }
@@ -429,8 +412,7 @@ static int open_index(ck_store *s, const char *index, oc_err *err)
         goto done;
     root = json_loadb(text.p, text.n, JSON_REJECT_DUPLICATES, &why);
     if (!root) {
-        bs_err(err, "cannot load '%s': not valid JSON: %s (line %d)", index,
-               why.text[0] ? why.text : "out of memory", why.line);
+        bs_err(err, "cannot load '%s': not valid JSON: %s (line %d)", index, why.text[0] ? why.text : "out of memory", why.line);
         goto done;
     }
     map = json_object_get(root, "weight_map");

@@ -12,19 +12,7 @@
 enum { CK_MAX_RANK = 8 };
 
 /* Numbers as they lie in the file, little-endian. CK_BOOL is one byte, 0 or 1. */
-typedef enum ck_dtype {
-    CK_F32,
-    CK_F16,
-    CK_BF16,
-    CK_F64,
-    CK_I64,
-    CK_I32,
-    CK_I16,
-    CK_I8,
-    CK_U8,
-    CK_BOOL,
-    CK_DTYPES
-} ck_dtype;
+typedef enum ck_dtype { CK_F32, CK_F16, CK_BF16, CK_F64, CK_I64, CK_I32, CK_I16, CK_I8, CK_U8, CK_BOOL, CK_DTYPES } ck_dtype;
 
 size_t ck_dtype_size(ck_dtype dtype);      /* bytes of one element */
 const char *ck_dtype_name(ck_dtype dtype); /* "F32", as the file spells it */
@@ -66,7 +54,7 @@ ck_store *ck_open_bytes(const void *bytes, size_t n, const char *name, oc_err *e
 void ck_close(ck_store *s); /* NULL is fine */
 
 size_t ck_count(const ck_store *s);
-const ck_tensor *ck_at(const ck_store *s, size_t i); /* files by name, tensors in the order of their data */
+const ck_tensor *ck_at(const ck_store *s, size_t i);           /* files by name, tensors in the order of their data */
 const ck_tensor *ck_find(const ck_store *s, const char *name); /* NULL when there is none */
 /* Like ck_find, with an error that names the file and the tensor. */
 const ck_tensor *ck_need(const ck_store *s, const char *name, oc_err *err);
@@ -95,8 +83,7 @@ ck_writer *ck_writer_open(const char *path, uint64_t max_shard, oc_err *err);
 /* __metadata__ besides "format": "pt", which is always there. */
 int ck_writer_meta(ck_writer *w, const char *key, const char *value, oc_err *err);
 /* Declares the next tensor; the name is copied. */
-int ck_writer_add(ck_writer *w, const char *name, ck_dtype dtype, int rank, const int64_t *shape,
-                  oc_err *err);
+int ck_writer_add(ck_writer *w, const char *name, ck_dtype dtype, int rank, const int64_t *shape, oc_err *err);
 /* Puts the declared tensors into the order of the reference library: wide types first, then by name.
  * Before start. */
 void ck_writer_sort(ck_writer *w);

@@ -12,10 +12,9 @@ static const struct {
     uint8_t size;
     bool is_float;
 } dtypes[CK_DTYPES] = {
-    [CK_F32] = {"F32", 4, true},    [CK_F16] = {"F16", 2, true},  [CK_BF16] = {"BF16", 2, true},
-    [CK_F64] = {"F64", 8, true},    [CK_I64] = {"I64", 8, false}, [CK_I32] = {"I32", 4, false},
-    [CK_I16] = {"I16", 2, false},   [CK_I8] = {"I8", 1, false},   [CK_U8] = {"U8", 1, false},
-    [CK_BOOL] = {"BOOL", 1, false},
+    [CK_F32] = {"F32", 4, true},  [CK_F16] = {"F16", 2, true},    [CK_BF16] = {"BF16", 2, true}, [CK_F64] = {"F64", 8, true},
+    [CK_I64] = {"I64", 8, false}, [CK_I32] = {"I32", 4, false},   [CK_I16] = {"I16", 2, false},  [CK_I8] = {"I8", 1, false},
+    [CK_U8] = {"U8", 1, false},   [CK_BOOL] = {"BOOL", 1, false},
 };
 
 size_t ck_dtype_size(ck_dtype dtype) { return dtypes[dtype].size; }
@@ -86,8 +85,8 @@ static int check_range(const ck_tensor *t, int64_t first, int64_t n, oc_err *err
 {
     if (first >= 0 && n >= 0 && first <= t->count && n <= t->count - first)
         return 0;
-    return bs_err(err, "cannot read tensor '%s': %lld elements from %lld of %lld", t->name, (long long)n,
-                  (long long)first, (long long)t->count);
+    return bs_err(err, "cannot read tensor '%s': %lld elements from %lld of %lld", t->name, (long long)n, (long long)first,
+                  (long long)t->count);
 }
 
 static uint16_t u16_at(const uint8_t *p)
@@ -102,24 +101,17 @@ static float f32_at(const uint8_t *p, ck_dtype dtype)
     double wide;
     float f;
     switch (dtype) {
-    case CK_F16:
-        return f32_of_f16(u16_at(p));
-    case CK_BF16:
-        return float_of_bits((uint32_t)u16_at(p) << 16);
-    case CK_F64:
-        memcpy(&wide, p, sizeof wide);
-        return (float)wide;
-    default:
-        memcpy(&f, p, sizeof f);
-        return f;
+    case CK_F16: return f32_of_f16(u16_at(p));
+    case CK_BF16: return float_of_bits((uint32_t)u16_at(p) << 16);
+    case CK_F64: memcpy(&wide, p, sizeof wide); return (float)wide;
+    default: memcpy(&f, p, sizeof f); return f;
     }
 }
 
 int ck_to_f32(const ck_tensor *t, int64_t first, int64_t n, float *out, oc_err *err)
 {
     if (!ck_dtype_is_float(t->dtype))
-        return bs_err(err, "cannot read tensor '%s': it is %s, expected a float type", t->name,
-                      ck_dtype_name(t->dtype));
+        return bs_err(err, "cannot read tensor '%s': it is %s, expected a float type", t->name, ck_dtype_name(t->dtype));
     if (check_range(t, first, n, err))
         return -1;
     if (!n)
@@ -139,28 +131,19 @@ static int64_t i64_at(const uint8_t *p, ck_dtype dtype)
     int64_t wide;
     int32_t half;
     switch (dtype) {
-    case CK_I64:
-        memcpy(&wide, p, sizeof wide);
-        return wide;
-    case CK_I32:
-        memcpy(&half, p, sizeof half);
-        return half;
-    case CK_I16:
-        return (int16_t)u16_at(p);
-    case CK_I8:
-        return (int8_t)*p;
-    case CK_BOOL:
-        return *p != 0;
-    default:
-        return *p;
+    case CK_I64: memcpy(&wide, p, sizeof wide); return wide;
+    case CK_I32: memcpy(&half, p, sizeof half); return half;
+    case CK_I16: return (int16_t)u16_at(p);
+    case CK_I8: return (int8_t)*p;
+    case CK_BOOL: return *p != 0;
+    default: return *p;
     }
 }
 
 int ck_to_i64(const ck_tensor *t, int64_t first, int64_t n, int64_t *out, oc_err *err)
 {
     if (ck_dtype_is_float(t->dtype))
-        return bs_err(err, "cannot read tensor '%s': it is %s, expected an integer type", t->name,
-                      ck_dtype_name(t->dtype));
+        return bs_err(err, "cannot read tensor '%s': it is %s, expected an integer type", t->name, ck_dtype_name(t->dtype));
     if (check_range(t, first, n, err))
         return -1;
     size_t size = ck_dtype_size(t->dtype);
@@ -221,7 +204,6 @@ int ck_check_finite(const ck_store *s, const ck_tensor *t, oc_err *err)
         rest /= t->shape[i];
     }
     char text[CK_SHAPE_TEXT];
-    return bs_err(err, "cannot load '%s': tensor '%s' holds %s at %s, expected finite numbers", ck_file(s, t),
-                  t->name, isnan(f32_at(p + (size_t)at * size, t->dtype)) ? "NaN" : "infinity",
-                  ck_shape_text(t->rank, place, text));
+    return bs_err(err, "cannot load '%s': tensor '%s' holds %s at %s, expected finite numbers", ck_file(s, t), t->name,
+                  isnan(f32_at(p + (size_t)at * size, t->dtype)) ? "NaN" : "infinity", ck_shape_text(t->rank, place, text));
 }

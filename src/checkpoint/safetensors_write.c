@@ -66,10 +66,8 @@ static int put_meta(ck_writer *w, const char *key, const char *value, oc_err *er
 {
     if (w->meta.n && bs_buf_put(&w->meta, ",", 1, err))
         return -1;
-    return ck_json_string(&w->meta, key, err) || bs_buf_put(&w->meta, ":", 1, err) ||
-                   ck_json_string(&w->meta, value, err)
-               ? -1
-               : 0;
+    return ck_json_string(&w->meta, key, err) || bs_buf_put(&w->meta, ":", 1, err) || ck_json_string(&w->meta, value, err) ? -1
+                                                                                                                           : 0;
 }
 
 int ck_writer_meta(ck_writer *w, const char *key, const char *value, oc_err *err)
@@ -220,9 +218,9 @@ static int put_entry(bs_buf *b, const ck_tensor *t, uint64_t begin, oc_err *err)
     char shape[CK_SHAPE_TEXT];
     if (ck_json_string(b, t->name, err))
         return -1;
-    return bs_buf_printf(b, err, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%llu,%llu]}",
-                         ck_dtype_name(t->dtype), ck_shape_text(t->rank, t->shape, shape),
-                         (unsigned long long)begin, (unsigned long long)begin + t->bytes);
+    return bs_buf_printf(b, err, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%llu,%llu]}", ck_dtype_name(t->dtype),
+                         ck_shape_text(t->rank, t->shape, shape), (unsigned long long)begin,
+                         (unsigned long long)begin + t->bytes);
 }
 
 /* Length and JSON, padded with spaces so that the data begins at a multiple of 8. */
@@ -230,8 +228,7 @@ static int build_header(bs_buf *b, const ck_writer *w, const part *p, oc_err *er
 {
     uint64_t at = 0;
     b->max = 100000000 + 8;
-    if (bs_buf_put(b, "\0\0\0\0\0\0\0\0", 8, err) ||
-        bs_buf_printf(b, err, "{\"__metadata__\":{%s}", w->meta.p))
+    if (bs_buf_put(b, "\0\0\0\0\0\0\0\0", 8, err) || bs_buf_printf(b, err, "{\"__metadata__\":{%s}", w->meta.p))
         return -1;
     for (size_t i = p->first; i < p->first + p->n; i++) {
         if (bs_buf_put(b, ",", 1, err) || put_entry(b, &w->tensors[i], at, err))
@@ -319,8 +316,7 @@ static int put(ck_writer *w, const void *bytes, size_t n, oc_err *err)
         return bs_err(err, "cannot write '%s': %zu bytes more than were declared", w->path, n);
     const ck_tensor *t = &w->tensors[w->at];
     if (n > t->bytes - w->given)
-        return bs_err(err, "cannot write '%s': tensor '%s' has %zu bytes, given %zu", w->path, t->name,
-                      t->bytes, w->given + n);
+        return bs_err(err, "cannot write '%s': tensor '%s' has %zu bytes, given %zu", w->path, t->name, t->bytes, w->given + n);
     if (bs_out_write(&w->parts[w->in].out, bytes, n, err))
         return -1;
     w->given += n;
@@ -347,9 +343,8 @@ static int put_weight_map(bs_buf *b, const ck_writer *w, const ck_tensor **list,
         while (which >= w->parts[in].first + w->parts[in].n)
             in++;
         const char *path = w->parts[in].path, *slash = strrchr(path, '/');
-        if (bs_buf_put(b, i ? ",\n    " : "\n    ", i ? 6 : 5, err) ||
-            ck_json_string(b, list[i]->name, err) || bs_buf_put(b, ": ", 2, err) ||
-            ck_json_string(b, slash ? slash + 1 : path, err))
+        if (bs_buf_put(b, i ? ",\n    " : "\n    ", i ? 6 : 5, err) || ck_json_string(b, list[i]->name, err) ||
+            bs_buf_put(b, ": ", 2, err) || ck_json_string(b, slash ? slash + 1 : path, err))
             return -1;
     }
     return bs_buf_put(b, "\n  }\n}\n", 7, err);
@@ -408,8 +403,7 @@ int ck_writer_commit(ck_writer *w, oc_err *err)
         return -1;
     int result;
     if (w->at < w->n)
-        result = bs_err(err, "cannot write '%s': the data of tensor '%s' is not complete", w->path,
-                        w->tensors[w->at].name);
+        result = bs_err(err, "cannot write '%s': the data of tensor '%s' is not complete", w->path, w->tensors[w->at].name);
     else if (finish_part(&w->parts[w->in], err))
         result = -1;
     else

@@ -14,7 +14,8 @@ int cl_dump_start(const char *folder, const md_model *m, const md_lora *lora, oc
         return md_lora_save(lora, m, folder, err);
     char *path = bs_join(folder, "model.safetensors");
     int result = !path ? bs_err(err, "out of memory: the name of '%s'", folder)
-                       : cl_copy_model_files(m->folder, folder, err) || md_save(m, path, CK_F32, NULL, err) ? -1 : 0;
+                 : cl_copy_model_files(m->folder, folder, err) || md_save(m, path, CK_F32, NULL, err) ? -1
+                                                                                                      : 0;
     free(path);
     return result;
 }

@@ -134,17 +134,11 @@ static int set_number(const cl_command *c, const cl_option *o, const char *text)
 static int set_option(const cl_command *c, const cl_option *o, const char *text)
 {
     switch (o->kind) {
-    case CL_FLAG:
-        *(bool *)o->to = true;
-        return -1;
-    case CL_TEXT:
-        *(const char **)o->to = text;
-        return -1;
+    case CL_FLAG: *(bool *)o->to = true; return -1;
+    case CL_TEXT: *(const char **)o->to = text; return -1;
     case CL_TEXTS:
-    case CL_MORE:
-        return cl_texts_add(o->to, text) ? cl_usage(c, "out of memory") : -1;
-    default:
-        return set_number(c, o, text);
+    case CL_MORE: return cl_texts_add(o->to, text) ? cl_usage(c, "out of memory") : -1;
+    default: return set_number(c, o, text);
     }
 }
 
@@ -325,9 +319,19 @@ oc_engine *cl_open(const cl_common *common, oc_err *err)
 
 int cl_copy_model_files(const char *from, const char *to, oc_err *err)
 {
-    static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
-                                        "merges.txt", "preprocessor_config.json", "processor_config.json", "generation_config.json",
-                                        "added_tokens.json", "NOTICE", "NOTICE.md", "LICENSE"};
+    static const char *const names[] = {"config.json",
+                                        "tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "preprocessor_config.json",
+                                        "processor_config.json",
+                                        "generation_config.json",
+                                        "added_tokens.json",
+                                        "NOTICE",
+                                        "NOTICE.md",
+                                        "LICENSE"};
     int result = 0;
     bs_buf b = {0};
     for (size_t i = 0; !result && i < sizeof names / sizeof names[0]; i++) {

@@ -9,9 +9,9 @@ enum { CL_OK = 0, CL_FAILED = 1, CL_USAGE = 2 };
 
 typedef struct cl_command {
     const char *name;
-    const char *summary;     /* one line */
-    const char *usage;       /* what follows the name */
-    const char *examples;    /* whole lines, and anything worth saying at the end of --help */
+    const char *summary;  /* one line */
+    const char *usage;    /* what follows the name */
+    const char *examples; /* whole lines, and anything worth saying at the end of --help */
     int (*run)(const struct cl_command *self, int argc, char **argv);
 } cl_command;
 
@@ -29,7 +29,7 @@ typedef struct cl_option {
     cl_kind kind;
     void *to;
     const char *help;
-    double lo, hi;           /* range of a number; both 0: any from 0 up */
+    double lo, hi; /* range of a number; both 0: any from 0 up */
 } cl_option;
 
 /* Switches that most commands have. */
@@ -52,8 +52,8 @@ void cl_say(const cl_common *common, const char *format, ...) __attribute__((for
 
 /* Standard output: everything buffered is flushed; CL_FAILED and a line when it cannot be written (a full disk), else `code`. */
 int cl_done(const cl_command *c, int code);
-void cl_json_text(const char *text);          /* prints a JSON string */
-void cl_json_floats(const float *x, long n);  /* prints an array; shortest form that reads back the same */
+void cl_json_text(const char *text);         /* prints a JSON string */
+void cl_json_floats(const float *x, long n); /* prints an array; shortest form that reads back the same */
 
 /* Splits DIR[:SCALE] (a folder whose name has a colon is a folder): the folder, which the caller frees, and the scale (1 when not given). */
 char *cl_lora_folder(const char *text, float *scale, oc_err *err);
@@ -67,7 +67,7 @@ void cl_texts_clear(cl_texts *t);
 
 /* Replaces folders in `paths` by the pictures below them (.jpg .jpeg .png .webp, sorted); other paths stay. The new list owns its strings. */
 int cl_expand_pictures(const cl_texts *paths, cl_texts *out, oc_err *err);
-void cl_texts_free(cl_texts *t);              /* strings too */
+void cl_texts_free(cl_texts *t); /* strings too */
 
 /* Copies what a model's folder holds beside its weights: configuration, tokenizer, processor, notices. */
 int cl_copy_model_files(const char *from, const char *to, oc_err *err);

@@ -15,9 +15,9 @@ typedef struct job {
     int top;
     oc_session *session;
     cl_talk talk;
-    float *classes;           /* [labels, width] */
-    float *scores;            /* [batch, labels] */
-    long *best;               /* [labels] */
+    float *classes; /* [labels, width] */
+    float *scores;  /* [batch, labels] */
+    long *best;     /* [labels] */
 } job;
 
 /* ---- labels ------------------------------------------------------------------------------------------------------ */
@@ -73,7 +73,8 @@ static int check_labels(const job *j, oc_err *err)
     long distinct = 0;
     if (n < 2)
         return bs_err(err, "--labels: '%s' %s, expected at least two", j->labels_from, n ? "is one label" : "holds no label");
-    long *id = bs_alloc((size_t)n * sizeof *id, "the labels", err), *first = bs_alloc((size_t)n * sizeof *first, "the labels", err);
+    long *id = bs_alloc((size_t)n * sizeof *id, "the labels", err),
+         *first = bs_alloc((size_t)n * sizeof *first, "the labels", err);
     if (!id || !first || ev_ids(j->labels.p, n, id, &distinct, err))
         result = -1;
     else
@@ -231,7 +232,9 @@ done:
 }
 
 const cl_command cmd_classify = {
-    "classify", "which of some labels fits a picture best", "--model M --labels FILE|a,b,c [--template S...] (IMAGE... | FOLDER...)",
+    "classify", "which of some labels fits a picture best",
+    "--model M --labels FILE|a,b,c [--template S...] (IMAGE... | FOLDER...)",
     "  ocelli classify --labels cat,dog,horse photo.jpg\n  ocelli classify --labels 猫,狗,马 --templates photo_zh photo.jpg\n"
     "  ocelli classify --labels animals.txt --template 'a photo of a {}.' 'a drawing of a {}.' --top 1 --json ~/photos\n\n"
-    "Scores are the softmax over all labels of the cosines between picture and label, times the model's own scale.\n", run};
+    "Scores are the softmax over all labels of the cosines between picture and label, times the model's own scale.\n",
+    run};

@@ -11,8 +11,8 @@ typedef struct job {
     const char *npy;
     bool from_stdin, normalize;
     oc_session *session;
-    bs_out out;              /* --npy */
-    long written;            /* rows of it */
+    bs_out out;   /* --npy */
+    long written; /* rows of it */
     int failed;
 } job;
 
@@ -132,7 +132,8 @@ static int run_job(job *j, oc_err *err)
     cl_texts paths = {0};
     oc_engine *e = cl_open(&j->common, err);
     j->session = e ? oc_session_open(e, err) : NULL;
-    if (!j->session || (j->from_stdin && cl_read_lines(&j->texts, &hold, "-", false, err)) || cl_expand_pictures(&j->pictures, &paths, err))
+    if (!j->session || (j->from_stdin && cl_read_lines(&j->texts, &hold, "-", false, err)) ||
+        cl_expand_pictures(&j->pictures, &paths, err))
         goto done;
     j->session->raw = !j->normalize;
     result = embed_all(j, &paths, err);
@@ -168,7 +169,8 @@ done:
     return code;
 }
 
-const cl_command cmd_embed = {
-    "embed", "vectors of pictures or texts", "--model M (IMAGE... | FOLDER... | --text S... | --stdin)",
-    "  ocelli embed --json photo.jpg\n  ocelli embed --text 'a red apple' '一个红苹果'\n  ocelli embed --npy photos.npy ~/photos\n"
-    "  cut -f2 captions.tsv | ocelli embed --stdin --npy captions.npy\n", run};
+const cl_command cmd_embed = {"embed", "vectors of pictures or texts", "--model M (IMAGE... | FOLDER... | --text S... | --stdin)",
+                              "  ocelli embed --json photo.jpg\n  ocelli embed --text 'a red apple' '一个红苹果'\n  ocelli embed "
+                              "--npy photos.npy ~/photos\n"
+                              "  cut -f2 captions.tsv | ocelli embed --stdin --npy captions.npy\n",
+                              run};

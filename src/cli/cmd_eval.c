@@ -16,8 +16,8 @@ typedef struct job {
     dt_pairs pairs;
     oc_session *session;
     cl_talk talk;
-    float *rows;              /* [pairs, width] */
-    bool *ok;                 /* [pairs] */
+    float *rows; /* [pairs, width] */
+    bool *ok;    /* [pairs] */
 } job;
 
 /* ---- what is printed ---------------------------------------------------------------------------------------------- */
@@ -157,12 +157,14 @@ static int eval_neighbour(job *j, oc_err *err)
     ev_neighbour n;
     int result = -1;
     if (!dt_pairs_read(&j->pairs, j->data_path, err) && !dt_pairs_read(&train, j->train_path, err))
-        result = ev_neighbour_run(&train, &j->pairs, j->languages.n ? j->languages.p[0] : "text", &options, &n, &j->talk.talk, err);
+        result =
+            ev_neighbour_run(&train, &j->pairs, j->languages.n ? j->languages.p[0] : "text", &options, &n, &j->talk.talk, err);
     cl_talk_pause(&j->talk);
     if (!result) {
         open_line(j, 0);
-        printf(j->common.json ? "\"top1\":%.6g,\"top5\":%.6g,\"classes\":%ld,\"pictures\":%ld,\"chance_top1\":%.6g,\"train_pictures\":%ld"
-                              : "top-1 %.4f, top-5 %.4f, %ld names, %ld pictures, chance %.4f, %ld pictures to learn from",
+        printf(j->common.json
+                   ? "\"top1\":%.6g,\"top5\":%.6g,\"classes\":%ld,\"pictures\":%ld,\"chance_top1\":%.6g,\"train_pictures\":%ld"
+                   : "top-1 %.4f, top-5 %.4f, %ld names, %ld pictures, chance %.4f, %ld pictures to learn from",
                n.top1, n.top5, n.names, n.pictures, n.chance_top1, n.train);
         close_line(j);
     }
@@ -226,8 +228,10 @@ static int run(const cl_command *self, int argc, char **argv)
     const cl_option options[] = {
         {"data", "FILE", CL_TEXT, &j.data_path, "pictures with words: .jsonl, or .tsv (path, tab, text)", 0, 0},
         {"train", "FILE", CL_TEXT, &j.train_path, "neighbour: the pictures to learn from", 0, 0},
-        {"language", "KEY...", CL_MORE, &j.languages, "texts to use, by their key in the data (text); several print a line each", 0, 0},
-        {"template", "S...", CL_MORE, &j.given, "zeroshot: sentences with {} where the name goes; their vectors are averaged", 0, 0},
+        {"language", "KEY...", CL_MORE, &j.languages, "texts to use, by their key in the data (text); several print a line each",
+         0, 0},
+        {"template", "S...", CL_MORE, &j.given, "zeroshot: sentences with {} where the name goes; their vectors are averaged", 0,
+         0},
         {"templates", "NAME|FILE", CL_TEXT, &j.set, "zeroshot: " CL_TEMPLATES_HELP, 0, 0},
         {0},
     };
@@ -249,5 +253,7 @@ const cl_command cmd_eval = {
     "  ocelli eval zeroshot --data emoji.jsonl --templates drawing\n  ocelli eval retrieval --data photos.jsonl --json\n"
     "  ocelli eval neighbour --train known.jsonl --data emoji.jsonl\n\n"
     "zeroshot   names each picture by the nearest class; the classes are the groups of the data, called by their first text\n"
-    "retrieval  finds pictures by their first text and the other way round; equal texts or groups are right answers to each other\n"
-    "neighbour  no model: the names of the pictures that look most alike by edges and colours\n", run};
+    "retrieval  finds pictures by their first text and the other way round; equal texts or groups are right answers to each "
+    "other\n"
+    "neighbour  no model: the names of the pictures that look most alike by edges and colours\n",
+    run};

@@ -50,9 +50,9 @@ done:
     return code;
 }
 
-const cl_command cmd_forward = {
-    "forward", "a model's outputs and gradients on given inputs", "--model M --in F --out F [--grad] [--lora DIR]",
-    "  ocelli forward --model clip-vit-base-patch32 --in in.safetensors --out out.safetensors\n"
-    "  ocelli forward --model M --in F --out F --grad          # with the loss and every gradient\n"
-    "  ocelli forward --model M --in F --out F --lora ADAPTER  # the adapter applied, not merged\n",
-    run};
+const cl_command cmd_forward = {"forward", "a model's outputs and gradients on given inputs",
+                                "--model M --in F --out F [--grad] [--lora DIR]",
+                                "  ocelli forward --model clip-vit-base-patch32 --in in.safetensors --out out.safetensors\n"
+                                "  ocelli forward --model M --in F --out F --grad          # with the loss and every gradient\n"
+                                "  ocelli forward --model M --in F --out F --lora ADAPTER  # the adapter applied, not merged\n",
+                                run};

@@ -40,8 +40,10 @@ static void print_report(const job *j, const char *db)
 {
     const ix_report *r = &j->report;
     if (j->common.json) {
-        printf("{\"added\":%ld,\"changed\":%ld,\"removed\":%ld,\"failed\":%ld,\"reencoded\":%ld,\"failed_before\":%ld,\"unsupported\":%ld,"
-               "\"db\":", r->added, r->changed, r->removed, r->failed, r->reencoded, r->failed_before, r->unsupported);
+        printf("{\"added\":%ld,\"changed\":%ld,\"removed\":%ld,\"failed\":%ld,\"reencoded\":%ld,\"failed_before\":%ld,"
+               "\"unsupported\":%ld,"
+               "\"db\":",
+               r->added, r->changed, r->removed, r->failed, r->reencoded, r->failed_before, r->unsupported);
         cl_json_text(db);
         printf("}\n");
         return;
@@ -106,10 +108,12 @@ static int run(const cl_command *self, int argc, char **argv)
     return code;
 }
 
-const cl_command cmd_index = {
-    "index", "a folder of pictures into a database that `search` looks through", "[--db FILE] [--model M] DIR",
-    "  ocelli index ~/photos                  # makes or updates ~/photos/" IX_DEFAULT_NAME "\n"
-    "  ocelli index --db photos.db ~/photos   # for a folder that cannot be written\n\n"
-    "Only new and changed files (by size and time) are encoded; those that are gone are forgotten. Another --model encodes all of them again.\n"
-    "Links are followed. A picture that cannot be read is said, and tried again when it has changed. Stop it at any time: the next run goes on.\n",
-    run};
+const cl_command cmd_index = {"index", "a folder of pictures into a database that `search` looks through",
+                              "[--db FILE] [--model M] DIR",
+                              "  ocelli index ~/photos                  # makes or updates ~/photos/" IX_DEFAULT_NAME "\n"
+                              "  ocelli index --db photos.db ~/photos   # for a folder that cannot be written\n\n"
+                              "Only new and changed files (by size and time) are encoded; those that are gone are forgotten. "
+                              "Another --model encodes all of them again.\n"
+                              "Links are followed. A picture that cannot be read is said, and tried again when it has changed. "
+                              "Stop it at any time: the next run goes on.\n",
+                              run};

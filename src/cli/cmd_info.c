@@ -38,7 +38,8 @@ static void print_json(const facts *f)
     unsigned can = f->m->family->can;
     printf("%s%s%s", can & MD_EMBEDS_IMAGES ? "\"embed_images\"" : "", can == (MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS) ? "," : "",
            can & MD_EMBEDS_TEXTS ? "\"embed_texts\"" : "");
-    printf("],\"weights_bytes\":%zu,\"arena_bytes\":%zu,\"image_size\":%ld,\"max_tokens\":%ld,\"vocab_size\":%ld,\"embedding\":%ld}\n",
+    printf("],\"weights_bytes\":%zu,\"arena_bytes\":%zu,\"image_size\":%ld,\"max_tokens\":%ld,\"vocab_size\":%ld,\"embedding\":%"
+           "ld}\n",
            f->m->weights_bytes, f->arena, f->sizes.image_size, f->sizes.max_tokens, f->sizes.vocab, f->sizes.embedding);
 }
 
@@ -94,4 +95,5 @@ done:
 const cl_command cmd_info = {
     "info", "what a model is, can, weighs and needs", "MODEL",
     "  ocelli info starter\n  ocelli info --json --batch 8 ./clip-vit-large-patch14\n  ocelli info --weights starter\n\n"
-    "families: clip (CLIPModel)\n", run};
+    "families: clip (CLIPModel)\n",
+    run};

@@ -52,7 +52,14 @@ static int run(const cl_command *self, int argc, char **argv)
     char *folder = rn_find_model(common.model, NULL, &err);
     float scale;
     char *lora = cl_lora_folder(common.lora, &scale, &err);
-    code = !folder || !lora || merge(folder, lora, scale, out, f16 ? CK_F16 : bf16 ? CK_BF16 : CK_F32, &err) ? cl_fail(self, &err) : CL_OK;
+    code = !folder || !lora ||
+                   merge(folder, lora, scale, out,
+                         f16    ? CK_F16
+                         : bf16 ? CK_BF16
+                                : CK_F32,
+                         &err)
+               ? cl_fail(self, &err)
+               : CL_OK;
     free(lora);
     free(folder);
 done:
@@ -60,6 +67,5 @@ done:
     return code;
 }
 
-const cl_command cmd_merge = {
-    "merge", "fold a LoRA adapter into its model", "--model M --lora ADAPTER --out DIR",
-    "  ocelli merge --model starter --lora my-adapter --out starter-mine\n", run};
+const cl_command cmd_merge = {"merge", "fold a LoRA adapter into its model", "--model M --lora ADAPTER --out DIR",
+                              "  ocelli merge --model starter --lora my-adapter --out starter-mine\n", run};

@@ -14,7 +14,8 @@ static int process(const im_processor *p, const cl_texts *paths, const cl_common
     float *pixels = bs_alloc((size_t)paths->n * each * sizeof *pixels, "the pictures", err);
     for (int i = 0; pixels && i < paths->n; i++) {
         oc_picture picture = {0};
-        bool bad = oc_picture_read(&picture, paths->p[i], &options) || im_processor_run(p, &picture, pixels + (size_t)i * each, err);
+        bool bad =
+            oc_picture_read(&picture, paths->p[i], &options) || im_processor_run(p, &picture, pixels + (size_t)i * each, err);
         if (bad)
             bs_err(err, "%s", picture.err.text);
         oc_picture_clear(&picture);

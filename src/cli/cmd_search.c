@@ -12,12 +12,12 @@ typedef struct job {
     const char *db, *image;
     int top;
     bool from_stdin;
-    cl_texts texts;          /* the queries */
+    cl_texts texts; /* the queries */
     ix_library *library;
     oc_engine *engine;
     oc_session *session;
     char id[IX_ID];
-    char *here;              /* the working folder */
+    char *here; /* the working folder */
 } job;
 
 /* ---- output ---------------------------------------------------------------------------------------------------------------- */
@@ -90,11 +90,12 @@ static int check_model(const job *j, oc_err *err)
     if (!counts.pictures && !counts.others)
         return bs_err(err, "the database holds no pictures: `ocelli index '%s'` fills it", ix_root(j->library));
     if (!counts.pictures)
-        return bs_err(err, "the database's vectors are of another model ('%s', not '%s'%s): name that one with --model, or index again", name,
-                      model, j->common.lora ? " with this adapter" : "");
+        return bs_err(
+            err, "the database's vectors are of another model ('%s', not '%s'%s): name that one with --model, or index again",
+            name, model, j->common.lora ? " with this adapter" : "");
     if (counts.others)
-        cl_say(&j->common, "ocelli search: %ld of %ld pictures have vectors of another model and are left out (index again)\n", counts.others,
-               counts.others + counts.pictures);
+        cl_say(&j->common, "ocelli search: %ld of %ld pictures have vectors of another model and are left out (index again)\n",
+               counts.others, counts.others + counts.pictures);
     return 0;
 }
 
@@ -198,12 +199,13 @@ static int run(const cl_command *self, int argc, char **argv)
     return code;
 }
 
-const cl_command cmd_search = {
-    "search", "the pictures of an index that fit a sentence or a picture best",
-    "[--db FILE] [--model M] [--top K] (TEXT | --image FILE | --stdin)",
-    "  ocelli search 'a dog on the beach'       # looks in " IX_DEFAULT_NAME " here or above\n"
-    "  ocelli search --top 3 --json 一只猫\n  ocelli search --db ~/photos/" IX_DEFAULT_NAME " --image sketch.png\n"
-    "  ocelli search --stdin --json < queries.txt\n\n"
-    "The score is the cosine of the two vectors. How many standard deviations it lies above the mean of all pictures tells whether a hit stands\n"
-    "out: in a folder without any dog the best `dog` is still the best, but hardly above the rest.\n",
-    run};
+const cl_command cmd_search = {"search", "the pictures of an index that fit a sentence or a picture best",
+                               "[--db FILE] [--model M] [--top K] (TEXT | --image FILE | --stdin)",
+                               "  ocelli search 'a dog on the beach'       # looks in " IX_DEFAULT_NAME " here or above\n"
+                               "  ocelli search --top 3 --json 一只猫\n  ocelli search --db ~/photos/" IX_DEFAULT_NAME
+                               " --image sketch.png\n"
+                               "  ocelli search --stdin --json < queries.txt\n\n"
+                               "The score is the cosine of the two vectors. How many standard deviations it lies above the mean "
+                               "of all pictures tells whether a hit stands\n"
+                               "out: in a folder without any dog the best `dog` is still the best, but hardly above the rest.\n",
+                               run};

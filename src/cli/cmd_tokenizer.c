@@ -39,6 +39,5 @@ done:
     return code;
 }
 
-const cl_command cmd_tokenizer = {
-    "tokenizer", "train a byte-level BPE tokenizer", "--size N --out DIR FILE...",
-    "  ocelli tokenizer --size 4096 --out my-config captions.txt    # each line one text\n", run};
+const cl_command cmd_tokenizer = {"tokenizer", "train a byte-level BPE tokenizer", "--size N --out DIR FILE...",
+                                  "  ocelli tokenizer --size 4096 --out my-config captions.txt    # each line one text\n", run};

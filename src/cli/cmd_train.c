@@ -34,21 +34,24 @@ typedef struct job {
 static void on_report(void *arg, const tr_report *r)
 {
     job *j = arg;
-    fprintf(j->log, "{\"step\":%ld,\"loss\":%.6f,\"lr\":%.6g,\"pairs_per_s\":%.2f,\"grad_norm\":%.5g,\"logit_scale\":%.4f}\n", r->step, r->loss, r->lr,
-            r->pairs_per_s, r->norm, r->scale);
+    fprintf(j->log, "{\"step\":%ld,\"loss\":%.6f,\"lr\":%.6g,\"pairs_per_s\":%.2f,\"grad_norm\":%.5g,\"logit_scale\":%.4f}\n",
+            r->step, r->loss, r->lr, r->pairs_per_s, r->norm, r->scale);
     double now = bs_now();
     bool terminal = isatty(2);
     if (j->common.quiet || (now - j->shown < (terminal ? 0.5 : 30) && r->step < r->steps))
         return;
     fflush(j->log);
     j->shown = now;
-    fprintf(stderr, "%sstep %ld of %ld  loss %.4f  %.0f pairs/s  %.0f min left%s", terminal ? "\r" : "", r->step, r->steps, r->loss, r->pairs_per_s,
-            r->left_s / 60, terminal ? "\033[K" : "\n");
+    fprintf(stderr, "%sstep %ld of %ld  loss %.4f  %.0f pairs/s  %.0f min left%s", terminal ? "\r" : "", r->step, r->steps,
+            r->loss, r->pairs_per_s, r->left_s / 60, terminal ? "\033[K" : "\n");
     if (terminal && r->step == r->steps)
         fputc('\n', stderr);
 }
 
-static void on_say(void *arg, const char *text) { cl_say(&((job *)arg)->common, "ocelli %s: %s\n", ((job *)arg)->self->name, text); }
+static void on_say(void *arg, const char *text)
+{
+    cl_say(&((job *)arg)->common, "ocelli %s: %s\n", ((job *)arg)->self->name, text);
+}
 
 static int on_batch(void *arg, long step, const md_batch *b, oc_err *err)
 {
@@ -133,8 +136,15 @@ static int open_rest(job *j, oc_err *err)
     j->work = j->pool ? kn_work_open(kn, j->pool, err) : NULL;
     if (!j->work || dt_pairs_read(&j->pairs, j->data, err))
         return -1;
-    dt_loader_options o = {.pairs = &j->pairs, .processor = &j->processor, .tokenizer = j->tokenizer, .model = j->model, .seed = j->common.seed,
-                           .batch = j->common.batch, .texts = j->texts, .partners = j->partners, .max_pixels = j->common.max_pixels};
+    dt_loader_options o = {.pairs = &j->pairs,
+                           .processor = &j->processor,
+                           .tokenizer = j->tokenizer,
+                           .model = j->model,
+                           .seed = j->common.seed,
+                           .batch = j->common.batch,
+                           .texts = j->texts,
+                           .partners = j->partners,
+                           .max_pixels = j->common.max_pixels};
     dt_augment_default(&o.augment, j->augment);
     j->loader = dt_loader_open(&o, err);
     j->log = j->metrics ? fopen(j->metrics, "a") : stdout;
@@ -165,18 +175,46 @@ static int train(job *j, oc_err *err)
     long steps = j->steps ? j->steps : (long)j->epochs * ((j->pairs.n + j->common.batch - 1) / j->common.batch);
     long warmup = j->warmup < 1 ? (long)((double)steps * (double)j->warmup) : (long)j->warmup;
     char settings[512];
-    snprintf(settings, sizeof settings, "steps %ld batch %d lr %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g seed %llu pairs %ld rank %d dtype %s texts %d muon %g embedding %g partners %g", steps,
-             j->common.batch, (double)j->lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip, (double)j->ema,
-             (double)j->augment, (unsigned long long)j->common.seed, j->pairs.n, j->finetune && !j->full ? j->rank : 0,
-             j->common.dtype ? j->common.dtype : "fp32", j->texts, (double)j->muon_lr, (double)j->embedding_lr, (double)j->partners);
-    tr_options o = {.out = j->out, .texts = j->texts, .partners = j->partners, .batch = j->common.batch, .micro = j->micro, .checkpoint_minutes = j->minutes, .export_too = j->export_too,
-                    .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"), .fresh = j->fresh, .settings = settings, .stop_after = j->stop_after, .batch_seen = j->dump ? on_batch : NULL, .report = on_report, .say = on_say, .arg = j,
-                    .save_dtype = !strcmp(j->save, "fp16") ? CK_F16 : !strcmp(j->save, "bf16") ? CK_BF16 : CK_F32,
-                    .optimizer = {.lr = j->lr, .final_lr = j->final_lr, .warmup = warmup, .steps = steps, .beta1 = j->beta1, .beta2 = j->beta2,
-                                  .eps = 1e-8f, .decay = j->decay, .clip = j->clip, .ema = j->ema, .muon_lr = j->muon_lr, .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"),
+    snprintf(settings, sizeof settings,
+             "steps %ld batch %d lr %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g seed %llu pairs %ld rank %d "
+             "dtype %s texts %d muon %g embedding %g partners %g",
+             steps, j->common.batch, (double)j->lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip,
+             (double)j->ema, (double)j->augment, (unsigned long long)j->common.seed, j->pairs.n,
+             j->finetune && !j->full ? j->rank : 0, j->common.dtype ? j->common.dtype : "fp32", j->texts, (double)j->muon_lr,
+             (double)j->embedding_lr, (double)j->partners);
+    tr_options o = {.out = j->out,
+                    .texts = j->texts,
+                    .partners = j->partners,
+                    .batch = j->common.batch,
+                    .micro = j->micro,
+                    .checkpoint_minutes = j->minutes,
+                    .export_too = j->export_too,
+                    .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"),
+                    .fresh = j->fresh,
+                    .settings = settings,
+                    .stop_after = j->stop_after,
+                    .batch_seen = j->dump ? on_batch : NULL,
+                    .report = on_report,
+                    .say = on_say,
+                    .arg = j,
+                    .save_dtype = !strcmp(j->save, "fp16")   ? CK_F16
+                                  : !strcmp(j->save, "bf16") ? CK_BF16
+                                                             : CK_F32,
+                    .optimizer = {.lr = j->lr,
+                                  .final_lr = j->final_lr,
+                                  .warmup = warmup,
+                                  .steps = steps,
+                                  .beta1 = j->beta1,
+                                  .beta2 = j->beta2,
+                                  .eps = 1e-8f,
+                                  .decay = j->decay,
+                                  .clip = j->clip,
+                                  .ema = j->ema,
+                                  .muon_lr = j->muon_lr,
+                                  .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"),
                                   .embedding_lr = j->embedding_lr}};
-    cl_say(&j->common, "ocelli %s: %ld pairs, %ld steps of %d, %s kernels, %d threads\n", j->self->name, j->pairs.n, steps, j->common.batch,
-           kn_work_table(j->work)->name, bs_pool_threads(j->pool));
+    cl_say(&j->common, "ocelli %s: %ld pairs, %ld steps of %d, %s kernels, %d threads\n", j->self->name, j->pairs.n, steps,
+           j->common.batch, kn_work_table(j->work)->name, bs_pool_threads(j->pool));
     bs_stop_on_signal();
     int result = tr_train(j->model, j->finetune && !j->full ? &j->lora : NULL, j->loader, j->work, &o, err);
     if (result == 1)
@@ -197,8 +235,18 @@ static int check(job *j, const cl_texts *rest)
 
 static int run(const cl_command *self, int argc, char **argv)
 {
-    job j = {.self = self, .finetune = !strcmp(self->name, "finetune"), .save = "fp32", .targets = "q_proj,k_proj,v_proj,out_proj,fc1,fc2", .rank = 8,
-             .warmup = 0.05f, .beta1 = 0.9f, .beta2 = 0.98f, .clip = 1, .augment = 1, .minutes = 10, .texts = 1};
+    job j = {.self = self,
+             .finetune = !strcmp(self->name, "finetune"),
+             .save = "fp32",
+             .targets = "q_proj,k_proj,v_proj,out_proj,fc1,fc2",
+             .rank = 8,
+             .warmup = 0.05f,
+             .beta1 = 0.9f,
+             .beta2 = 0.98f,
+             .clip = 1,
+             .augment = 1,
+             .minutes = 10,
+             .texts = 1};
     cl_texts rest = {0};
     oc_err err = {0};
     j.lr = j.finetune ? 1e-4f : 1e-3f;
@@ -216,9 +264,12 @@ static int run(const cl_command *self, int argc, char **argv)
         {"warmup", "X", CL_FLOAT, &j.warmup, "steps of warm-up, or a share of all below 1 (0.05)", 0, 1e9},
         {"weight-decay", "X", CL_FLOAT, &j.decay, "decoupled; none on gains, biases, temperature (train 0.1)", 0, 10},
         {"texts", "N", CL_INT, &j.texts, "texts of each picture in a batch, in different languages where there are (1)", 1, 8},
-        {"partners", "X", CL_FLOAT, &j.partners, "fill half of each batch with other pictures of the same groups, which find each other by a loss of this weight (0)", 0, 100},
+        {"partners", "X", CL_FLOAT, &j.partners,
+         "fill half of each batch with other pictures of the same groups, which find each other by a loss of this weight (0)", 0,
+         100},
         {"temperature", "X", CL_FLOAT, &j.temperature, "start of the temperature of a fresh model (0.07)", 0.01, 1},
-        {"muon-lr", "X", CL_FLOAT, &j.muon_lr, "linear layers learn by Muon at this rate, the rest by AdamW (0: all by AdamW)", 0, 1},
+        {"muon-lr", "X", CL_FLOAT, &j.muon_lr, "linear layers learn by Muon at this rate, the rest by AdamW (0: all by AdamW)", 0,
+         1},
         {"embedding-lr", "X", CL_FLOAT, &j.embedding_lr, "factor on the rate of token embeddings and temperature (1)", 0, 100},
         {"beta1", "X", CL_FLOAT, &j.beta1, "AdamW (0.9)", 0, 1},
         {"beta2", "X", CL_FLOAT, &j.beta2, "AdamW (0.98)", 0, 1},
@@ -234,7 +285,8 @@ static int run(const cl_command *self, int argc, char **argv)
         {"fresh", NULL, CL_FLAG, &j.fresh, "start over instead of going on", 0, 0},
         {"stop-after", "N", CL_INT, &j.stop_after, "stop after so many steps of this run, as Ctrl-C would", 1, 1e9},
         {"metrics", "FILE", CL_TEXT, &j.metrics, "JSON lines are added here (standard output)", 0, 0},
-        {"dump", "DIR", CL_TEXT, &j.dump, "write the weights this run starts from and every batch, for another framework to repeat it", 0, 0},
+        {"dump", "DIR", CL_TEXT, &j.dump,
+         "write the weights this run starts from and every batch, for another framework to repeat it", 0, 0},
         {"save-dtype", "TYPE", CL_TEXT, &j.save, "fp32, fp16 or bf16 of the weights written (fp32)", 0, 0},
         {0},
     };
@@ -253,9 +305,11 @@ static int run(const cl_command *self, int argc, char **argv)
 const cl_command cmd_train = {
     "train", "train a dual encoder", "(--config DIR | --model M) --data FILE --out DIR (--steps N | --epochs N)",
     "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256\n"
-    "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256   # again: goes on\n", run};
+    "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256   # again: goes on\n",
+    run};
 
-const cl_command cmd_finetune = {
-    "finetune", "adapt a model by LoRA (or whole)", "--model M --data FILE --out DIR (--steps N | --epochs N)",
-    "  ocelli finetune --model starter --data mine.jsonl --out my-adapter --epochs 10 --rank 8\n"
-    "  ocelli search --lora my-adapter 'my dog'\n", run};
+const cl_command cmd_finetune = {"finetune", "adapt a model by LoRA (or whole)",
+                                 "--model M --data FILE --out DIR (--steps N | --epochs N)",
+                                 "  ocelli finetune --model starter --data mine.jsonl --out my-adapter --epochs 10 --rank 8\n"
+                                 "  ocelli search --lora my-adapter 'my dog'\n",
+                                 run};

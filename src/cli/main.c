@@ -3,18 +3,20 @@
 
 #include "cli.h"
 
-extern const cl_command cmd_classify, cmd_embed, cmd_eval, cmd_finetune, cmd_forward, cmd_index, cmd_info, cmd_merge, cmd_preprocess, cmd_search,
-    cmd_tokenize, cmd_tokenizer, cmd_train;
+extern const cl_command cmd_classify, cmd_embed, cmd_eval, cmd_finetune, cmd_forward, cmd_index, cmd_info, cmd_merge,
+    cmd_preprocess, cmd_search, cmd_tokenize, cmd_tokenizer, cmd_train;
 
 const cl_command *const cl_commands[] = {
-    &cmd_info, &cmd_embed, &cmd_classify, &cmd_index, &cmd_search, &cmd_eval, &cmd_train, &cmd_finetune, &cmd_merge, &cmd_tokenize, &cmd_tokenizer,
-    &cmd_preprocess, &cmd_forward, NULL,
+    &cmd_info,     &cmd_embed, &cmd_classify, &cmd_index,     &cmd_search,     &cmd_eval,    &cmd_train,
+    &cmd_finetune, &cmd_merge, &cmd_tokenize, &cmd_tokenizer, &cmd_preprocess, &cmd_forward, NULL,
 };
 
 static int help(FILE *to)
 {
-    fprintf(to, "ocelli %s - vision-language models on ordinary CPUs\n\nusage: ocelli COMMAND ...   (ocelli COMMAND --help explains)\n\n",
-            OC_VERSION);
+    fprintf(
+        to,
+        "ocelli %s - vision-language models on ordinary CPUs\n\nusage: ocelli COMMAND ...   (ocelli COMMAND --help explains)\n\n",
+        OC_VERSION);
     for (int i = 0; cl_commands[i]; i++)
         fprintf(to, "  %-12s %s\n", cl_commands[i]->name, cl_commands[i]->summary);
     return to == stdout ? CL_OK : CL_USAGE;

@@ -59,7 +59,9 @@ static int add_file(const char *path, cl_texts *out, bs_buf *hold, oc_err *err)
     if (!result && !lines.n)
         result = bs_err(err, "'%s': holds no template", path);
     for (int i = 0; !result && i < lines.n; i++)
-        result = ev_template_check(lines.p[i], err) ? bs_err_prefix(err, "'%s': ", path) : cl_texts_add(out, lines.p[i]) ? no_memory(err) : 0;
+        result = ev_template_check(lines.p[i], err) ? bs_err_prefix(err, "'%s': ", path)
+                 : cl_texts_add(out, lines.p[i])    ? no_memory(err)
+                                                    : 0;
     cl_texts_clear(&lines);
     return result;
 }

@@ -11,7 +11,7 @@ typedef struct cl_talk {
     const cl_command *self;
     const cl_common *common;
     cl_progress progress;
-    const char *what;        /* that the line on the terminal is about; NULL: there is none */
+    const char *what; /* that the line on the terminal is about; NULL: there is none */
 } cl_talk;
 
 /* t must stay where it is while t->talk is used. */

@@ -6,15 +6,30 @@
 
 void dt_augment_default(dt_augment *a, float strength)
 {
-    *a = (dt_augment){.rotate = 20, .scale_lo = 0.7f, .scale_hi = 1.2f, .aspect = 0.2f, .shear = 0.15f, .shift = 0.12f, .flip = 0.25f,
-                      .color = 0.8f, .hue = 54, .saturation = 0.5f, .contrast = 0.3f, .channel = 0.15f, .gray = 0.1f, .blur = 0.3f,
-                      .cutout = 0.5f, .hole_lo = 0.1f, .hole_hi = 0.4f};
+    *a = (dt_augment){.rotate = 20,
+                      .scale_lo = 0.7f,
+                      .scale_hi = 1.2f,
+                      .aspect = 0.2f,
+                      .shear = 0.15f,
+                      .shift = 0.12f,
+                      .flip = 0.25f,
+                      .color = 0.8f,
+                      .hue = 54,
+                      .saturation = 0.5f,
+                      .contrast = 0.3f,
+                      .channel = 0.15f,
+                      .gray = 0.1f,
+                      .blur = 0.3f,
+                      .cutout = 0.5f,
+                      .hole_lo = 0.1f,
+                      .hole_hi = 0.4f};
     if (strength <= 0)
         *a = (dt_augment){0};
     a->rotate *= strength;
     a->scale_lo = powf(a->scale_lo, strength);
     a->scale_hi = powf(a->scale_hi, strength);
-    float *linear[] = {&a->aspect, &a->shear, &a->shift, &a->flip, &a->hue, &a->saturation, &a->contrast, &a->channel, &a->gray, &a->blur, &a->cutout};
+    float *linear[] = {&a->aspect,   &a->shear,   &a->shift, &a->flip, &a->hue,   &a->saturation,
+                       &a->contrast, &a->channel, &a->gray,  &a->blur, &a->cutout};
     for (size_t i = 0; i < sizeof linear / sizeof linear[0]; i++)
         *linear[i] *= strength;
 }
@@ -120,7 +135,8 @@ static void blur(float t, int side, const float *in, float *out)
 
 static void cut_hole(const dt_augment *a, bs_rng *r, int side, float *ink)
 {
-    float h = bs_rng_range(r, a->hole_lo, a->hole_hi) * (float)side / 2, w = bs_rng_range(r, a->hole_lo, a->hole_hi) * (float)side / 2;
+    float h = bs_rng_range(r, a->hole_lo, a->hole_hi) * (float)side / 2,
+          w = bs_rng_range(r, a->hole_lo, a->hole_hi) * (float)side / 2;
     float cy = bs_rng_float(r) * (float)side, cx = bs_rng_float(r) * (float)side;
     bool colored = chance(r, 0.5f);
     for (int c = 0; c < 3; c++, ink += side * side) {
@@ -132,7 +148,8 @@ static void cut_hole(const dt_augment *a, bs_rng *r, int side, float *ink)
     }
 }
 
-void dt_augment_run(const dt_augment *a, const im_processor *p, const im_raster *in, int side, bs_rng *rng, float *scratch, float *out)
+void dt_augment_run(const dt_augment *a, const im_processor *p, const im_raster *in, int side, bs_rng *rng, float *scratch,
+                    float *out)
 {
     size_t plane = (size_t)side * (size_t)side;
     float place[2][3], color[3][3];

@@ -9,16 +9,16 @@
 struct dt_loader {
     dt_loader_options o;
     md_sizes sizes;
-    im_raster *cache;        /* [pairs]; rgb NULL: not decoded yet */
-    atomic_size_t cached;    /* bytes */
-    long *order;             /* a permutation of the pairs */
-    long *member, *first;    /* pairs by group, where a group starts [groups + 1]; NULL without partners */
-    long epoch;              /* that `order` belongs to; -1: none */
+    im_raster *cache;     /* [pairs]; rgb NULL: not decoded yet */
+    atomic_size_t cached; /* bytes */
+    long *order;          /* a permutation of the pairs */
+    long *member, *first; /* pairs by group, where a group starts [groups + 1]; NULL without partners */
+    long epoch;           /* that `order` belongs to; -1: none */
     dt_loaded out;
     float *pixels, *scratch, *text_target, *image_target, *partner_target;
-    tx_ids *ids;             /* [batch * texts] */
-    oc_err *errors;          /* [batch] */
-    long step, rows;         /* rows: texts in a batch */
+    tx_ids *ids;     /* [batch * texts] */
+    oc_err *errors;  /* [batch] */
+    long step, rows; /* rows: texts in a batch */
 };
 
 void dt_loader_close(dt_loader *l)
@@ -95,8 +95,9 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
     b->input_ids = calloc(rows * (size_t)l->sizes.max_tokens, sizeof *b->input_ids);
     b->pool = calloc(rows, sizeof *b->pool);
     b->target = calloc(rows, sizeof *b->target);
-    if (l->cache && l->order && l->pixels && l->scratch && l->text_target && l->image_target && l->ids && l->errors && l->out.pair && l->out.language &&
-        l->partner_target && b->input_ids && b->pool && b->target && (o->partners <= 0 || !list_members(l, err)))
+    if (l->cache && l->order && l->pixels && l->scratch && l->text_target && l->image_target && l->ids && l->errors &&
+        l->out.pair && l->out.language && l->partner_target && b->input_ids && b->pool && b->target &&
+        (o->partners <= 0 || !list_members(l, err)))
         return l;
     bs_err(err, "out of memory: a batch");
     dt_loader_close(l);

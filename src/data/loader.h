@@ -9,26 +9,26 @@
 typedef struct dt_loader dt_loader;
 
 typedef struct dt_loader_options {
-    const dt_pairs *pairs;            /* the caller's; likewise the next two */
+    const dt_pairs *pairs; /* the caller's; likewise the next two */
     const im_processor *processor;
     const tx_tokenizer *tokenizer;
-    const md_model *model;            /* for the sizes and where texts are pooled */
+    const md_model *model; /* for the sizes and where texts are pooled */
     dt_augment augment;
     uint64_t seed;
     long batch;
-    int texts;                        /* a picture: 1, or more of them, in different languages as far as there are; 0: 1 */
-    float partners;                   /* > 0: half a batch are other pictures of the same groups (or the same, changed otherwise), and this is the
+    int texts;      /* a picture: 1, or more of them, in different languages as far as there are; 0: 1 */
+    float partners; /* > 0: half a batch are other pictures of the same groups (or the same, changed otherwise), and this is the
                                        * weight of the loss by which they find each other */
-    size_t cache_bytes;               /* decoded pictures kept in memory; 0: 4 GiB */
+    size_t cache_bytes; /* decoded pictures kept in memory; 0: 4 GiB */
     uint64_t max_pixels;
 } dt_loader_options;
 
 /* One batch. Owned by the loader, valid until the next call. */
 typedef struct dt_loaded {
-    md_batch batch;                   /* pixels, ids (a picture's texts one after another), targets; soft ones where needed */
-    long *pair;                       /* [batch] index into the pairs */
-    int *language;                    /* [batch * texts] */
-    int cut;                          /* texts that were too long */
+    md_batch batch; /* pixels, ids (a picture's texts one after another), targets; soft ones where needed */
+    long *pair;     /* [batch] index into the pairs */
+    int *language;  /* [batch * texts] */
+    int cut;        /* texts that were too long */
 } dt_loaded;
 
 dt_loader *dt_loader_open(const dt_loader_options *options, oc_err *err);

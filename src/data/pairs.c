@@ -7,7 +7,7 @@
 /* ---- groups: names to numbers, by open addressing --------------------------------------------------------------- */
 
 typedef struct names {
-    char **key;              /* size a power of two; number of the group is value */
+    char **key; /* size a power of two; number of the group is value */
     long *value;
     size_t size, n;
 } names;
@@ -137,7 +137,8 @@ static int add_texts(reader *r, dt_pair *p, const ck_config *value, const char *
     bool list = ck_config_kind(value) == CK_ARRAY;
     for (size_t i = 0, n = list ? ck_config_size(value) : 1; language >= 0 && i < n; i++) {
         const char *text = NULL;
-        if (ck_string(list ? ck_config_at(value, i) : value, NULL, &text, err) || (text && text[0] && add_text(r, p, language, text, err)))
+        if (ck_string(list ? ck_config_at(value, i) : value, NULL, &text, err) ||
+            (text && text[0] && add_text(r, p, language, text, err)))
             return -1;
     }
     return language < 0 ? -1 : 0;
@@ -147,7 +148,8 @@ static int read_object(reader *r, const ck_config *c, oc_err *err)
 {
     const char *image = NULL, *group = NULL;
     dt_pair *p = new_pair(r, err);
-    if (!p || ck_config_need(c, "image", "a path", err) || ck_string(c, "image", &image, err) || ck_string(c, "group", &group, err))
+    if (!p || ck_config_need(c, "image", "a path", err) || ck_string(c, "image", &image, err) ||
+        ck_string(c, "group", &group, err))
         return -1;
     p->image = bs_join(r->folder, image);
     if (!p->image || (group && (p->group = number_of(&r->groups, group)) < 0))

@@ -14,10 +14,10 @@ typedef struct dt_texts {
 } dt_texts;
 
 typedef struct dt_pair {
-    char *image;                  /* path, joined with the data file's folder */
+    char *image;                     /* path, joined with the data file's folder */
     dt_texts language[DT_LANGUAGES]; /* [i] belongs to dt_pairs.language[i]; may be empty */
-    int texts;                    /* in all languages */
-    long group;                   /* pairs of one group mean the same; -1: a group of its own */
+    int texts;                       /* in all languages */
+    long group;                      /* pairs of one group mean the same; -1: a group of its own */
 } dt_pair;
 
 typedef struct dt_pairs {

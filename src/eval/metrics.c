@@ -15,7 +15,8 @@ static bool belong(const long *a, const long *b, int keys)
     return false;
 }
 
-void ev_ranks(const float *scores, long rows, long cols, const long *row_keys, const long *col_keys, int keys, long *rank, long *right)
+void ev_ranks(const float *scores, long rows, long cols, const long *row_keys, const long *col_keys, int keys, long *rank,
+              long *right)
 {
     for (long i = 0; i < rows; i++) {
         const float *s = scores + i * cols;

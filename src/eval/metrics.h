@@ -9,7 +9,8 @@
 /* For each row of scores [rows, cols]: rank[i] = the place, from 1, of the first right column when columns are ordered by falling score;
  * 0 when no column is right. right[i] (may be NULL) = how many columns are right. Row i and column j belong together when
  * one of their `keys` numbers is the same and not negative; row_keys [rows, keys], col_keys [cols, keys]. */
-void ev_ranks(const float *scores, long rows, long cols, const long *row_keys, const long *col_keys, int keys, long *rank, long *right);
+void ev_ranks(const float *scores, long rows, long cols, const long *row_keys, const long *col_keys, int keys, long *rank,
+              long *right);
 
 /* The share of ranks from 1 to k; 0 for n = 0. */
 double ev_recall(const long *rank, long n, long k);

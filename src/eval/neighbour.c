@@ -106,7 +106,7 @@ int ev_neighbour_features(const oc_picture *in, float *features, oc_err *err)
 
 /* Pictures with their names; those that could not be read have gone. */
 typedef struct gallery {
-    float *features;         /* [n, EV_FEATURES] */
+    float *features; /* [n, EV_FEATURES] */
     const char **name;
     long n;
 } gallery;
@@ -139,7 +139,8 @@ static void refuse(ev_talk *talk, const char *why)
         talk->refused(talk->arg, why);
 }
 
-static int gallery_fill(gallery *g, const dt_pairs *pairs, int language, const oc_options *options, bs_pool *pool, ev_talk *talk, oc_err *err)
+static int gallery_fill(gallery *g, const dt_pairs *pairs, int language, const oc_options *options, bs_pool *pool, ev_talk *talk,
+                        oc_err *err)
 {
     enum { PART = 256 };
     oc_err *errors = bs_alloc(PART * sizeof *errors, "a batch of pictures", err);
@@ -167,8 +168,8 @@ static int gallery_fill(gallery *g, const dt_pairs *pairs, int language, const o
     return g->n ? 0 : bs_err(err, "no picture could be read and has a text in '%s'", pairs->language[language]);
 }
 
-static int gallery_init(gallery *g, const dt_pairs *pairs, const char *language, const oc_options *options, bs_pool *pool, ev_talk *talk,
-                        oc_err *err)
+static int gallery_init(gallery *g, const dt_pairs *pairs, const char *language, const oc_options *options, bs_pool *pool,
+                        ev_talk *talk, oc_err *err)
 {
     int k = dt_language(pairs, language);
     *g = (gallery){0};
@@ -204,8 +205,8 @@ static long place_of(long name, const long *nearest, long n, const long *train_n
     return 0;
 }
 
-static int find_places(kn_work *work, const gallery *train, const gallery *data, const long *train_name, const long *data_name, long *place,
-                       oc_err *err)
+static int find_places(kn_work *work, const gallery *train, const gallery *data, const long *train_name, const long *data_name,
+                       long *place, oc_err *err)
 {
     enum { ROWS = 128 };
     long nearest[EV_NEAREST], k = train->n < EV_NEAREST ? train->n : EV_NEAREST;
@@ -233,7 +234,8 @@ static int number_names(const gallery *train, const gallery *data, long *ids, lo
         return -1;
     memcpy(all, train->name, (size_t)train->n * sizeof *all);
     memcpy(all + train->n, data->name, (size_t)data->n * sizeof *all);
-    int result = ev_ids(train->name, train->n, ids, train_names, err) || ev_ids(all, train->n + data->n, ids, &distinct, err) ? -1 : 0;
+    int result =
+        ev_ids(train->name, train->n, ids, train_names, err) || ev_ids(all, train->n + data->n, ids, &distinct, err) ? -1 : 0;
     bs_free(all);
     return result;
 }
@@ -245,7 +247,8 @@ static int judge(kn_work *work, const gallery *train, const gallery *data, ev_ne
     int result = -1;
     if (place && !number_names(train, data, ids, &names, err) &&
         !find_places(work, train, data, ids, ids + train->n, place, err)) {
-        *out = (ev_neighbour){ev_recall(place, data->n, 1), ev_recall(place, data->n, 5), 1 / (double)names, names, data->n, train->n};
+        *out = (ev_neighbour){
+            ev_recall(place, data->n, 1), ev_recall(place, data->n, 5), 1 / (double)names, names, data->n, train->n};
         result = 0;
     }
     bs_free(ids);
@@ -253,8 +256,8 @@ static int judge(kn_work *work, const gallery *train, const gallery *data, ev_ne
     return result;
 }
 
-int ev_neighbour_run(const dt_pairs *train, const dt_pairs *data, const char *language, const oc_options *options, ev_neighbour *out,
-                     ev_talk *talk, oc_err *err)
+int ev_neighbour_run(const dt_pairs *train, const dt_pairs *data, const char *language, const oc_options *options,
+                     ev_neighbour *out, ev_talk *talk, oc_err *err)
 {
     ev_talk silent = {0};
     gallery known = {0}, asked = {0};

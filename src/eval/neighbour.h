@@ -8,14 +8,14 @@
 #include "vectors.h"
 
 enum {
-    EV_SIDE = 32,            /* pictures are cut to what is not white and brought to this size */
-    EV_CELL = 4,             /* pixels along a side of a cell */
+    EV_SIDE = 32, /* pictures are cut to what is not white and brought to this size */
+    EV_CELL = 4,  /* pixels along a side of a cell */
     EV_GRID = EV_SIDE / EV_CELL,
     EV_ORIENTATIONS = 8,
     EV_HOG = EV_ORIENTATIONS * EV_GRID * EV_GRID,
     EV_COLOUR = EV_GRID * EV_GRID * 3,
     EV_FEATURES = EV_HOG + EV_COLOUR,
-    EV_NEAREST = 40,         /* neighbours looked at; the first five distinct names among them are the answer */
+    EV_NEAREST = 40, /* neighbours looked at; the first five distinct names among them are the answer */
 };
 
 /* features [EV_FEATURES], of length 1: square roots of the gradients' strength in 8 unsigned orientations and 8 x 8 cells, and 0.7 times
@@ -29,7 +29,7 @@ typedef struct ev_neighbour {
 
 /* Names every picture of `data` after its neighbours in `train`. A picture's name is its first text in `language` ("text"), as it
  * stands in the file. threads as in oc_options. */
-int ev_neighbour_run(const dt_pairs *train, const dt_pairs *data, const char *language, const oc_options *options, ev_neighbour *out,
-                     ev_talk *talk, oc_err *err);
+int ev_neighbour_run(const dt_pairs *train, const dt_pairs *data, const char *language, const oc_options *options,
+                     ev_neighbour *out, ev_talk *talk, oc_err *err);
 
 #endif

@@ -7,8 +7,8 @@
 
 const int ev_ks[EV_KS] = {1, 5, 10};
 
-static int one_direction(kn_work *work, const float *queries, const float *answers, long n, long width, const long *keys, long *rank,
-                         long *right, ev_direction *out, oc_err *err)
+static int one_direction(kn_work *work, const float *queries, const float *answers, long n, long width, const long *keys,
+                         long *rank, long *right, ev_direction *out, oc_err *err)
 {
     if (ev_rank_vectors(work, queries, n, answers, n, width, keys, keys, 2, rank, right, err))
         return -1;
@@ -18,8 +18,8 @@ static int one_direction(kn_work *work, const float *queries, const float *answe
     return out->median_rank < 0 ? -1 : 0;
 }
 
-int ev_retrieval_of(kn_work *work, const float *pictures, const float *texts, long n, long width, const long *keys, ev_retrieval *out,
-                    oc_err *err)
+int ev_retrieval_of(kn_work *work, const float *pictures, const float *texts, long n, long width, const long *keys,
+                    ev_retrieval *out, oc_err *err)
 {
     int result = -1;
     long *rank = bs_alloc((size_t)n * sizeof *rank, "ranks", err), *right = bs_alloc((size_t)n * sizeof *right, "ranks", err);
@@ -59,8 +59,9 @@ static int part_init(part *p, const dt_pairs *pairs, const float *rows, const bo
 {
     size_t n = (size_t)pairs->n, vector = (size_t)width * sizeof(float);
     long distinct;
-    *p = (part){bs_alloc(n * sizeof *p->text, "texts", err), bs_alloc(n * vector, "pictures", err), bs_alloc(n * vector, "texts", err),
-                bs_alloc(n * 2 * sizeof *p->keys, "keys", err), bs_alloc(n * sizeof *p->id, "keys", err), 0};
+    *p = (part){bs_alloc(n * sizeof *p->text, "texts", err), bs_alloc(n * vector, "pictures", err),
+                bs_alloc(n * vector, "texts", err),          bs_alloc(n * 2 * sizeof *p->keys, "keys", err),
+                bs_alloc(n * sizeof *p->id, "keys", err),    0};
     if (!p->text || !p->pictures || !p->texts || !p->keys || !p->id)
         return -1;
     for (long i = 0; i < pairs->n; i++) {
@@ -80,8 +81,8 @@ static int part_init(part *p, const dt_pairs *pairs, const float *rows, const bo
     return 0;
 }
 
-int ev_retrieval_run(oc_session *s, const dt_pairs *pairs, const float *rows, const bool *ok, int language, ev_retrieval *out, ev_talk *talk,
-                     oc_err *err)
+int ev_retrieval_run(oc_session *s, const dt_pairs *pairs, const float *rows, const bool *ok, int language, ev_retrieval *out,
+                     ev_talk *talk, oc_err *err)
 {
     long width = oc_embedding_width(s->engine);
     part p;

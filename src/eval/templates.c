@@ -7,14 +7,20 @@
 static const char *const plain[] = {"{}"};
 
 static const char *const photo[] = {
-    "a photo of {}",          "a photo of one {}",       "a close look at {}",   "a snapshot that shows {}",
-    "{} seen from nearby",    "{} in the distance",      "a dark photo of {}",   "a bright photo of {}",
-    "a blurred photo of {}",  "a sharp photo of {}",     "part of {}",           "many {} in one photo",
+    "a photo of {}",         "a photo of one {}",   "a close look at {}", "a snapshot that shows {}",
+    "{} seen from nearby",   "{} in the distance",  "a dark photo of {}", "a bright photo of {}",
+    "a blurred photo of {}", "a sharp photo of {}", "part of {}",         "many {} in one photo",
 };
 
 static const char *const drawing[] = {
-    "{}",                     "a drawing of {}",         "an icon of {}",        "a small picture of {}",
-    "a simple sketch of {}",  "a coloured drawing of {}", "clip art of {}",      "a symbol that stands for {}",
+    "{}",
+    "a drawing of {}",
+    "an icon of {}",
+    "a small picture of {}",
+    "a simple sketch of {}",
+    "a coloured drawing of {}",
+    "clip art of {}",
+    "a symbol that stands for {}",
 };
 
 static const char *const photo_zh[] = {
@@ -25,7 +31,10 @@ static const char *const drawing_zh[] = {
     "{}", "{}的图画", "{}的图标", "一幅{}的小图", "简笔画：{}", "彩色的{}图案", "代表{}的符号",
 };
 
-#define SET(name) {#name, name, (int)(sizeof name / sizeof name[0])}
+#define SET(name) \
+    { \
+#name, name, (int)(sizeof name / sizeof name[0]) \
+    }
 static const ev_template_set sets[] = {SET(plain), SET(photo), SET(drawing), SET(photo_zh), SET(drawing_zh)};
 #undef SET
 

@@ -176,12 +176,13 @@ done:
 
 void ev_scores(kn_work *work, const float *a, long m, const float *b, long n, long width, float *scores)
 {
-    kn_gemm g = {.m = m, .n = n, .k = width, .a = a, .lda = width, .b = b, .ldb = width, .tb = true, .c = scores, .ldc = n, .alpha = 1};
+    kn_gemm g = {
+        .m = m, .n = n, .k = width, .a = a, .lda = width, .b = b, .ldb = width, .tb = true, .c = scores, .ldc = n, .alpha = 1};
     kn_gemm_run(work, &g);
 }
 
-int ev_rank_vectors(kn_work *work, const float *a, long m, const float *b, long n, long width, const long *a_keys, const long *b_keys,
-                    int keys, long *rank, long *right, oc_err *err)
+int ev_rank_vectors(kn_work *work, const float *a, long m, const float *b, long n, long width, const long *a_keys,
+                    const long *b_keys, int keys, long *rank, long *right, oc_err *err)
 {
     enum { ROWS = 256 };
     size_t floats;

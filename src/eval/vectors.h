@@ -10,8 +10,8 @@ typedef struct ev_talk {
     void (*progress)(void *arg, const char *what, long done, long all);
     void (*refused)(void *arg, const char *why); /* one picture that is left out, and the reason with its path */
     void *arg;
-    long failed;             /* pictures that were left out */
-    long cut;                /* texts longer than the model's context */
+    long failed; /* pictures that were left out */
+    long cut;    /* texts longer than the model's context */
 } ev_talk;
 
 /* rows [n, width of the embedding], each of length 1. Pictures are read by the session's threads, one batch at a time.
@@ -28,7 +28,7 @@ int ev_class_vectors(oc_session *s, const char *const *names, long n, const char
 /* scores [m, n] = a [m, width] times b [n, width] transposed: cosines, when the rows are of length 1. */
 void ev_scores(kn_work *work, const float *a, long m, const float *b, long n, long width, float *scores);
 /* ev_ranks of the scores of a against b, some rows at a time, so that the whole matrix is never in memory. */
-int ev_rank_vectors(kn_work *work, const float *a, long m, const float *b, long n, long width, const long *a_keys, const long *b_keys,
-                    int keys, long *rank, long *right, oc_err *err);
+int ev_rank_vectors(kn_work *work, const float *a, long m, const float *b, long n, long width, const long *a_keys,
+                    const long *b_keys, int keys, long *rank, long *right, oc_err *err);
 
 #endif

@@ -54,8 +54,8 @@ void ev_classes_clear(ev_classes *c)
 }
 
 /* Ranks of all pictures, those that cannot be judged among them, and then the figures of those that can. */
-static int judge(oc_session *s, const ev_classes *c, const float *names, long n, const float *rows, const bool *ok, ev_zeroshot *out,
-                 oc_err *err)
+static int judge(oc_session *s, const ev_classes *c, const float *names, long n, const float *rows, const bool *ok,
+                 ev_zeroshot *out, oc_err *err)
 {
     int result = -1;
     long kept = 0;
@@ -83,8 +83,8 @@ done:
     return result;
 }
 
-int ev_zeroshot_run(oc_session *s, const dt_pairs *pairs, const float *rows, const bool *ok, int language, const char *const *templates,
-                    int count, ev_zeroshot *out, ev_talk *talk, oc_err *err)
+int ev_zeroshot_run(oc_session *s, const dt_pairs *pairs, const float *rows, const bool *ok, int language,
+                    const char *const *templates, int count, ev_zeroshot *out, ev_talk *talk, oc_err *err)
 {
     ev_classes c;
     float *names = NULL;

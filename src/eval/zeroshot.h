@@ -7,8 +7,8 @@
 /* The classes of pairs in one language. A group is called what its first pair with a text in that language is called; a pair without a group
  * has its own first text for a name. Equal names are one class: no model could tell them apart. Classes are in the order of their names' bytes. */
 typedef struct ev_classes {
-    const char **name;       /* [n], owned by the pairs */
-    long *of;                /* [pairs->n] a pair's class, -1 where nothing names it in this language */
+    const char **name; /* [n], owned by the pairs */
+    long *of;          /* [pairs->n] a pair's class, -1 where nothing names it in this language */
     long n;
 } ev_classes;
 
@@ -22,7 +22,7 @@ typedef struct ev_zeroshot {
 } ev_zeroshot;
 
 /* rows, ok: from ev_embed_pairs. Fails when no picture that could be read has a class in that language. */
-int ev_zeroshot_run(oc_session *s, const dt_pairs *pairs, const float *rows, const bool *ok, int language, const char *const *templates,
-                    int count, ev_zeroshot *out, ev_talk *talk, oc_err *err);
+int ev_zeroshot_run(oc_session *s, const dt_pairs *pairs, const float *rows, const bool *ok, int language,
+                    const char *const *templates, int count, ev_zeroshot *out, ev_talk *talk, oc_err *err);
 
 #endif

@@ -6,12 +6,12 @@
 
 /* Each decoder fills out and *orientation (EXIF's 1..8; 1 when the file says none), or fails with *out in a
  * state that im_raster_clear takes. options is never NULL here. */
-int im_jpeg_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n,
-                   const im_decode_options *options, oc_err *err);
-int im_png_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n,
-                  const im_decode_options *options, oc_err *err);
-int im_webp_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n,
-                   const im_decode_options *options, oc_err *err);
+int im_jpeg_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options,
+                   oc_err *err);
+int im_png_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options,
+                  oc_err *err);
+int im_webp_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options,
+                   oc_err *err);
 
 /* Refuses sizes that a header must not ask for; then im_raster_alloc takes the memory. */
 int im_check_size(uint64_t width, uint64_t height, const im_decode_options *options, oc_err *err);

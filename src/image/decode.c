@@ -15,14 +15,13 @@ int im_check_size(uint64_t width, uint64_t height, const im_decode_options *opti
 {
     uint64_t max = options->max_pixels ? options->max_pixels : default_max_pixels;
     if (width < 1 || height < 1)
-        return bs_err(err, "its header says %llu x %llu pixels", (unsigned long long)width,
-                      (unsigned long long)height);
+        return bs_err(err, "its header says %llu x %llu pixels", (unsigned long long)width, (unsigned long long)height);
     if (width > IM_MAX_SIDE || height > IM_MAX_SIDE)
-        return bs_err(err, "its header says %llu x %llu pixels, expected at most %d a side",
-                      (unsigned long long)width, (unsigned long long)height, IM_MAX_SIDE);
+        return bs_err(err, "its header says %llu x %llu pixels, expected at most %d a side", (unsigned long long)width,
+                      (unsigned long long)height, IM_MAX_SIDE);
     if (width * height > max)
-        return bs_err(err, "its header says %llu x %llu pixels, more than the limit of %llu",
-                      (unsigned long long)width, (unsigned long long)height, (unsigned long long)max);
+        return bs_err(err, "its header says %llu x %llu pixels, more than the limit of %llu", (unsigned long long)width,
+                      (unsigned long long)height, (unsigned long long)max);
     return 0;
 }
 
@@ -111,8 +110,8 @@ const char *im_format(const uint8_t *bytes, size_t n)
 
 /* ---- decoding ----------------------------------------------------------------------------------------- */
 
-static int dispatch(im_raster *out, int *orientation, const uint8_t *bytes, size_t n,
-                    const im_decode_options *options, oc_err *err)
+static int dispatch(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options,
+                    oc_err *err)
 {
     const char *format = im_format(bytes, n);
     if (n == 0)
@@ -133,8 +132,7 @@ int im_decode(im_raster *out, const void *bytes, size_t n, const im_decode_optio
     static const im_decode_options defaults;
     int orientation = 1;
     memset(out, 0, sizeof *out);
-    if (dispatch(out, &orientation, bytes, n, options ? options : &defaults, err) ||
-        im_turn_upright(out, orientation, err)) {
+    if (dispatch(out, &orientation, bytes, n, options ? options : &defaults, err) || im_turn_upright(out, orientation, err)) {
         im_raster_clear(out);
         return -1;
     }

@@ -101,14 +101,11 @@ static int choose_colours(jpeg_job *job)
 {
     switch (job->c.num_components) {
     case 1:
-    case 3:
-        job->c.out_color_space = JCS_RGB;
-        return 0;
+    case 3: job->c.out_color_space = JCS_RGB; return 0;
     case 4:
         job->c.out_color_space = JCS_CMYK; /* YCCK too: libjpeg goes half the way */
         return 0;
-    default:
-        return bs_err(job->err, "%d colour components, expected 1, 3 or 4", job->c.num_components);
+    default: return bs_err(job->err, "%d colour components, expected 1, 3 or 4", job->c.num_components);
     }
 }
 
@@ -130,8 +127,7 @@ static void cmyk_to_rgb(uint8_t *line, int width)
 /* Lines of 4 bytes a pixel do not fit in the raster, so they come through one of their own. */
 static void read_lines(jpeg_job *job)
 {
-    JSAMPARRAY line =
-        job->c.mem->alloc_sarray((j_common_ptr)&job->c, JPOOL_IMAGE, job->c.output_width * 4, 1);
+    JSAMPARRAY line = job->c.mem->alloc_sarray((j_common_ptr)&job->c, JPOOL_IMAGE, job->c.output_width * 4, 1);
     size_t row = (size_t)job->out->width * 3;
     while (job->c.output_scanline < job->c.output_height) {
         JSAMPROW to = job->out->rgb + job->c.output_scanline * row;
@@ -163,8 +159,8 @@ static int decode(jpeg_job *job, const uint8_t *bytes, size_t n)
     return 0;
 }
 
-int im_jpeg_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n,
-                   const im_decode_options *options, oc_err *err)
+int im_jpeg_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options,
+                   oc_err *err)
 {
     jpeg_job job = {.options = options, .out = out, .orientation = orientation, .err = err};
     int result = decode(&job, bytes, n);

@@ -38,8 +38,7 @@ static void on_read(png_structp png, png_bytep to, size_t n)
 
 static bool is_gray16(const png_job *job)
 {
-    return png_get_color_type(job->png, job->info) == PNG_COLOR_TYPE_GRAY &&
-           png_get_bit_depth(job->png, job->info) == 16;
+    return png_get_color_type(job->png, job->info) == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(job->png, job->info) == 16;
 }
 
 /* Asks libpng for RGB of 8 bits. 16-bit samples keep their high byte, but for plain grey: gray16_to_rgb. */
@@ -115,10 +114,8 @@ static png_key transparent_colour(png_job *job)
     if (!png_get_tRNS(job->png, job->info, &alpha, &n, &colour))
         return key;
     switch (png_get_color_type(job->png, job->info)) {
-    case PNG_COLOR_TYPE_PALETTE:
-        return palette_key(job, alpha, n);
-    case PNG_COLOR_TYPE_RGB:
-        return (png_key){true, {(uint8_t)colour->red, (uint8_t)colour->green, (uint8_t)colour->blue}};
+    case PNG_COLOR_TYPE_PALETTE: return palette_key(job, alpha, n);
+    case PNG_COLOR_TYPE_RGB: return (png_key){true, {(uint8_t)colour->red, (uint8_t)colour->green, (uint8_t)colour->blue}};
     case PNG_COLOR_TYPE_GRAY:
         if (depth == 16)
             return (png_key){true, {(uint8_t)colour->gray, 0, 0}};
@@ -127,8 +124,7 @@ static png_key transparent_colour(png_job *job)
         key.found = true;
         memset(key.rgb, colour->gray > 255 ? 255 : colour->gray, 3);
         return key;
-    default:
-        return key;
+    default: return key;
     }
 }
 
@@ -146,8 +142,7 @@ static int check_layout(png_job *job)
 {
     size_t want = (size_t)png_get_image_width(job->png, job->info) * (is_gray16(job) ? 2 : 3);
     if (png_get_rowbytes(job->png, job->info) != want)
-        return bs_err(job->err, "its rows become %zu bytes, expected %zu",
-                      (size_t)png_get_rowbytes(job->png, job->info), want);
+        return bs_err(job->err, "its rows become %zu bytes, expected %zu", (size_t)png_get_rowbytes(job->png, job->info), want);
     return 0;
 }
 
@@ -188,10 +183,7 @@ static int decode(png_job *job)
 
 /* ---- orientation -------------------------------------------------------------------------------------- */
 
-static size_t be32(const uint8_t *p)
-{
-    return (size_t)p[0] << 24 | (size_t)p[1] << 16 | (size_t)p[2] << 8 | p[3];
-}
+static size_t be32(const uint8_t *p) { return (size_t)p[0] << 24 | (size_t)p[1] << 16 | (size_t)p[2] << 8 | p[3]; }
 
 static bool is_xmp(im_bytes data)
 {
@@ -218,8 +210,7 @@ static int png_orientation(const uint8_t *bytes, size_t n)
     return im_orientation(exif, xmp);
 }
 
-int im_png_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n,
-                  const im_decode_options *options, oc_err *err)
+int im_png_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options, oc_err *err)
 {
     png_job job = {.bytes = bytes, .n = n, .options = options, .out = out, .err = err};
     int result = -1;

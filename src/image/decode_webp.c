@@ -9,17 +9,12 @@
 static const char *status_name(VP8StatusCode status)
 {
     switch (status) {
-    case VP8_STATUS_OUT_OF_MEMORY:
-        return "out of memory";
-    case VP8_STATUS_BITSTREAM_ERROR:
-        return "damaged data";
-    case VP8_STATUS_UNSUPPORTED_FEATURE:
-        return "a feature that it does not support";
+    case VP8_STATUS_OUT_OF_MEMORY: return "out of memory";
+    case VP8_STATUS_BITSTREAM_ERROR: return "damaged data";
+    case VP8_STATUS_UNSUPPORTED_FEATURE: return "a feature that it does not support";
     case VP8_STATUS_NOT_ENOUGH_DATA:
-    case VP8_STATUS_SUSPENDED:
-        return "the file is truncated";
-    default:
-        return "the file cannot be read";
+    case VP8_STATUS_SUSPENDED: return "the file is truncated";
+    default: return "the file cannot be read";
     }
 }
 
@@ -34,8 +29,8 @@ static int decode_frame(im_raster *out, const WebPIterator *frame, oc_err *err)
         return bs_err(err, "libwebp says: %s", status_name(status));
     int width = config.input.width, height = config.input.height, x = frame->x_offset, y = frame->y_offset;
     if (x < 0 || y < 0 || width > out->width - x || height > out->height - y)
-        return bs_err(err, "its first frame is %d x %d at %d, %d, outside of %d x %d", width, height, x, y,
-                      out->width, out->height);
+        return bs_err(err, "its first frame is %d x %d at %d, %d, outside of %d x %d", width, height, x, y, out->width,
+                      out->height);
     size_t row = (size_t)out->width * 3, start = (size_t)y * row + (size_t)x * 3;
     config.output.colorspace = MODE_RGB;
     config.output.is_external_memory = 1;
@@ -78,8 +73,8 @@ static int decode_first(im_raster *out, WebPDemuxer *demuxer, const im_decode_op
     return result;
 }
 
-int im_webp_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n,
-                   const im_decode_options *options, oc_err *err)
+int im_webp_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options,
+                   oc_err *err)
 {
     WebPData data = {bytes, n};
     WebPDemuxState state;

@@ -21,7 +21,7 @@ void im_raster_clear(im_raster *r);
 /* Zero means the default of each field. */
 typedef struct im_decode_options {
     uint64_t max_pixels; /* larger pictures are refused from their header; 0: 178956970, where Pillow stops */
-    int min_side; /* > 0: a JPEG may come at 1/2, 1/4 or 1/8 as long as its shorter side keeps this many
+    int min_side;        /* > 0: a JPEG may come at 1/2, 1/4 or 1/8 as long as its shorter side keeps this many
                    * pixels (faster, not equal to Pillow); 0: always full size */
 } im_decode_options;
 
@@ -60,8 +60,7 @@ typedef struct im_window {
  * (libImaging's Resample.c). Older Pillows differ only where the height shrinks by more than twice as many
  * pixels as the width: they never begin with the vertical pass. Fails on sides out of range, a window
  * outside, no memory. */
-int im_resize_window(uint8_t *out, im_window window, const im_raster *in, int width, int height,
-                     im_filter filter, oc_err *err);
+int im_resize_window(uint8_t *out, im_window window, const im_raster *in, int width, int height, im_filter filter, oc_err *err);
 
 /* The whole of it; out has height * width * 3 bytes. */
 int im_resize(uint8_t *out, const im_raster *in, int width, int height, im_filter filter, oc_err *err);

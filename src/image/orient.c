@@ -84,8 +84,7 @@ int im_orientation(im_bytes exif, im_bytes xmp)
 
 /* Copies one tile; the steps are between source pixels, in bytes. Tiles keep both sides in the cache when
  * rows become columns. */
-static void copy_tile(uint8_t *to, size_t to_row, const uint8_t *from, ptrdiff_t step_x, ptrdiff_t step_y,
-                      int width, int height)
+static void copy_tile(uint8_t *to, size_t to_row, const uint8_t *from, ptrdiff_t step_x, ptrdiff_t step_y, int width, int height)
 {
     for (int y = 0; y < height; y++) {
         uint8_t *t = to + (size_t)y * to_row;
@@ -117,8 +116,8 @@ static void turn(im_raster *to, const im_raster *from, bool swap, bool flip_x, b
         for (int x = 0; x < to->width; x += TILE) {
             int width = to->width - x < TILE ? to->width - x : TILE;
             int height = to->height - y < TILE ? to->height - y : TILE;
-            copy_tile(to->rgb + (size_t)y * row + (size_t)x * 3, row, corner + x * step_x + y * step_y,
-                      step_x, step_y, width, height);
+            copy_tile(to->rgb + (size_t)y * row + (size_t)x * 3, row, corner + x * step_x + y * step_y, step_x, step_y, width,
+                      height);
         }
 }
 

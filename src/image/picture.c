@@ -3,8 +3,7 @@
 
 #include "image.h"
 
-int oc_picture_decode(oc_picture *picture, const void *bytes, size_t n, const char *name,
-                      const oc_options *options)
+int oc_picture_decode(oc_picture *picture, const void *bytes, size_t n, const char *name, const oc_options *options)
 {
     im_decode_options decode = {.max_pixels = options ? options->max_pixels : 0};
     im_raster raster;

@@ -87,8 +87,8 @@ static int make_plan(im_plan *plan, const im_processor *p, const oc_picture *in,
 {
     im_size size = resized_size(p, (im_size){in->height, in->width});
     if (size.height < 1 || size.width < 1 || size.height > IM_MAX_RESIZED || size.width > IM_MAX_RESIZED)
-        return bs_err(err, "%d x %d pixels would be resized to %lld x %lld, expected sides of 1 to %d",
-                      in->width, in->height, (long long)size.width, (long long)size.height, IM_MAX_RESIZED);
+        return bs_err(err, "%d x %d pixels would be resized to %lld x %lld, expected sides of 1 to %d", in->width, in->height,
+                      (long long)size.width, (long long)size.height, IM_MAX_RESIZED);
     *plan = (im_plan){.width = (int)size.width, .height = (int)size.height};
     plan->out_width = p->do_center_crop ? p->crop_width : plan->width;
     plan->out_height = p->do_center_crop ? p->crop_height : plan->height;
@@ -96,8 +96,8 @@ static int make_plan(im_plan *plan, const im_processor *p, const oc_picture *in,
     crop_side(plan->width, plan->out_width, p->crop_rounds, &w->x, &w->width, &plan->left);
     crop_side(plan->height, plan->out_height, p->crop_rounds, &w->y, &w->height, &plan->top);
     if ((int64_t)plan->out_width * plan->out_height > IM_MAX_RESIZED)
-        return bs_err(err, "%d x %d pixels would be resized to %d x %d, more than %d pixels", in->width,
-                      in->height, plan->out_width, plan->out_height, IM_MAX_RESIZED);
+        return bs_err(err, "%d x %d pixels would be resized to %d x %d, more than %d pixels", in->width, in->height,
+                      plan->out_width, plan->out_height, IM_MAX_RESIZED);
     return 0;
 }
 
@@ -109,8 +109,7 @@ bool im_processor_fixed_size(const im_processor *p, int *height, int *width)
     return crop || exact;
 }
 
-int im_processor_output_size(const im_processor *p, const oc_picture *in, int *height, int *width,
-                             oc_err *err)
+int im_processor_output_size(const im_processor *p, const oc_picture *in, int *height, int *width, oc_err *err)
 {
     im_plan plan = {0};
     if (make_plan(&plan, p, in, err))
@@ -153,16 +152,14 @@ int im_processor_run(const im_processor *p, const oc_picture *in, float *out, oc
     if (make_plan(&plan, p, in, err))
         return -1;
     im_raster raster = {in->width, in->height, in->rgb};
-    uint8_t *rgb =
-        bs_alloc((size_t)plan.window.width * (size_t)plan.window.height * 3, "a resized picture", err);
+    uint8_t *rgb = bs_alloc((size_t)plan.window.width * (size_t)plan.window.height * 3, "a resized picture", err);
     int result = -1;
     if (!rgb || im_resize_window(rgb, plan.window, &raster, plan.width, plan.height, p->resample, err))
         goto done;
     for (int c = 0; c < 3; c++) {
         float table[256];
         make_table(table, p, c);
-        write_plane(out + (size_t)c * (size_t)plan.out_width * (size_t)plan.out_height, &plan, rgb + c,
-                    table);
+        write_plane(out + (size_t)c * (size_t)plan.out_width * (size_t)plan.out_height, &plan, rgb + c, table);
     }
     result = 0;
 done:

@@ -48,8 +48,7 @@ int im_processor_check(const im_processor *p, const char *path, oc_err *err);
 /* The height and width of what im_processor_run writes. They are the same for every picture when
  * im_processor_fixed_size says so (crop or exact size), else they follow the picture's shape. */
 bool im_processor_fixed_size(const im_processor *p, int *height, int *width);
-int im_processor_output_size(const im_processor *p, const oc_picture *in, int *height, int *width,
-                             oc_err *err);
+int im_processor_output_size(const im_processor *p, const oc_picture *in, int *height, int *width, oc_err *err);
 
 /* Writes float32 [3, height, width] with sizes as above: red, green, blue planes of
  * (pixel * rescale_factor - mean) / std. Where the crop is larger than the resized picture the pixels are 0

@@ -91,8 +91,8 @@ static int check_sizes(const im_processor *p, const char *path, oc_err *err)
     if (p->do_resize && p->rule != IM_SIZE_SHORTEST &&
         (check_side(p->height, path, "size.height", err) || check_side(p->width, path, "size.width", err)))
         return -1;
-    if (p->do_center_crop && (check_side(p->crop_height, path, "crop_size.height", err) ||
-                              check_side(p->crop_width, path, "crop_size.width", err)))
+    if (p->do_center_crop &&
+        (check_side(p->crop_height, path, "crop_size.height", err) || check_side(p->crop_width, path, "crop_size.width", err)))
         return -1;
     return 0;
 }
@@ -102,15 +102,12 @@ int im_processor_check(const im_processor *p, const char *path, oc_err *err)
     if (check_sizes(p, path, err))
         return -1;
     if (p->resample > IM_HAMMING)
-        return bs_err(err, "cannot use '%s': resample is %d, expected 0 to %d", path, (int)p->resample,
-                      IM_HAMMING);
+        return bs_err(err, "cannot use '%s': resample is %d, expected 0 to %d", path, (int)p->resample, IM_HAMMING);
     if (p->do_rescale && !(p->rescale_factor > 0 && p->rescale_factor <= 1000))
-        return bs_err(err, "cannot use '%s': rescale_factor is %g, expected a number in (0, 1000]", path,
-                      p->rescale_factor);
+        return bs_err(err, "cannot use '%s': rescale_factor is %g, expected a number in (0, 1000]", path, p->rescale_factor);
     for (int c = 0; p->do_normalize && c < 3; c++) {
         if (!(fabs(p->mean[c]) <= 1e6))
-            return bs_err(err, "cannot use '%s': image_mean holds %g, expected at most 1e6", path,
-                          p->mean[c]);
+            return bs_err(err, "cannot use '%s': image_mean holds %g, expected at most 1e6", path, p->mean[c]);
         if (!(p->std[c] >= 1e-6 && p->std[c] <= 1e6))
             return bs_err(err, "cannot use '%s': image_std holds %g, expected 1e-6 to 1e6", path, p->std[c]);
     }
@@ -219,8 +216,7 @@ static int get_size_object(const im_fields *f, const json_t *size, im_processor 
     q.height = q.width = q.shortest = q.longest = 0;
     bool within = field(&in, "max_height") || field(&in, "max_width");
     if (get_side(&in, "shortest_edge", &q.shortest) || get_side(&in, "longest_edge", &q.longest) ||
-        get_side(&in, within ? "max_height" : "height", &q.height) ||
-        get_side(&in, within ? "max_width" : "width", &q.width))
+        get_side(&in, within ? "max_height" : "height", &q.height) || get_side(&in, within ? "max_width" : "width", &q.width))
         return -1;
     if (!q.shortest && !(q.height && q.width))
         return wrong(f, "size", "shortest_edge, height and width, or max_height and max_width");
@@ -299,10 +295,10 @@ static int read_fields(im_processor *p, const im_fields *f)
     if (pad) /* LLaVA's square of the mean colour; without it the answers would be wrong in silence */
         return bs_err(f->err, "cannot use '%s': do_pad is true, which is not supported", f->path);
     if (get_bool(f, "do_resize", &p->do_resize) || get_bool(f, "do_center_crop", &p->do_center_crop) ||
-        get_bool(f, "do_rescale", &p->do_rescale) || get_bool(f, "do_normalize", &p->do_normalize) ||
-        get_size(f, d->square, p) || get_pair(f, "crop_size", &p->crop_height, &p->crop_width) ||
-        get_resample(f, p) || get_number(f, "rescale_factor", &p->rescale_factor) ||
-        get_triple(f, "image_mean", p->mean) || get_triple(f, "image_std", p->std))
+        get_bool(f, "do_rescale", &p->do_rescale) || get_bool(f, "do_normalize", &p->do_normalize) || get_size(f, d->square, p) ||
+        get_pair(f, "crop_size", &p->crop_height, &p->crop_width) || get_resample(f, p) ||
+        get_number(f, "rescale_factor", &p->rescale_factor) || get_triple(f, "image_mean", p->mean) ||
+        get_triple(f, "image_std", p->std))
         return -1;
     return im_processor_check(p, f->path, f->err);
 }
@@ -428,8 +424,8 @@ int im_processor_parse(im_processor *p, const char *text, size_t n, const char *
 }
 
 /* 1: read, 0: the folder has no such file, -1: it has and it is wrong. */
-static int try_file(im_processor *p, const char *dir, const char *file,
-                    int (*read)(im_processor *, const im_fields *), oc_err *err)
+static int try_file(im_processor *p, const char *dir, const char *file, int (*read)(im_processor *, const im_fields *),
+                    oc_err *err)
 {
     char *path = bs_join(dir, file);
     json_t *root = NULL;
@@ -463,6 +459,5 @@ int im_processor_read(im_processor *p, const char *model_dir, oc_err *err)
         if (found)
             return found > 0 ? 0 : -1;
     }
-    return bs_err(err, "cannot find how '%s' prepares its pictures: expected preprocessor_config.json in it",
-                  model_dir);
+    return bs_err(err, "cannot find how '%s' prepares its pictures: expected preprocessor_config.json in it", model_dir);
 }

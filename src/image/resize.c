@@ -149,8 +149,7 @@ static uint8_t round_to_byte(int64_t sum)
 /* ---- horizontal pass ---------------------------------------------------------------------------------- */
 
 /* n is a multiple of LANES. */
-static int64_t weighted_sum(const int16_t *restrict pixels, const int16_t *restrict low,
-                            const int16_t *restrict high, int n)
+static int64_t weighted_sum(const int16_t *restrict pixels, const int16_t *restrict low, const int16_t *restrict high, int n)
 {
     int32_t sum_low = 0, sum_high = 0;
     for (int i = 0; i < n; i++) {
@@ -171,8 +170,7 @@ static void split_planes(int16_t *planes, size_t room, const uint8_t *rgb, int n
 }
 
 /* `rows` rows, of which `in` is column `column` and which lie stride bytes apart, become t->n pixels each. */
-static int horizontal(uint8_t *out, const uint8_t *in, size_t stride, int column, int rows,
-                      const pass_taps *t, oc_err *err)
+static int horizontal(uint8_t *out, const uint8_t *in, size_t stride, int column, int rows, const pass_taps *t, oc_err *err)
 {
     int begin = t->first[0], end = pass_end(t);
     size_t room = (size_t)(end - begin + t->room); /* the last output reads on into zeros */
@@ -266,8 +264,7 @@ static int across_first(resize_job *job)
     size_t row = (size_t)job->window.width * 3, stride = (size_t)job->in->width * 3;
     uint8_t *middle = bs_alloc((size_t)(end - begin) * row, "a picture half resized", job->err);
     int result = -1;
-    if (middle && !horizontal(middle, job->in->rgb + (size_t)begin * stride, stride, 0, end - begin,
-                              &job->across, job->err)) {
+    if (middle && !horizontal(middle, job->in->rgb + (size_t)begin * stride, stride, 0, end - begin, &job->across, job->err)) {
         vertical(job->out, middle, row, begin, row, &job->down);
         result = 0;
     }
@@ -312,8 +309,8 @@ static bool is_down_first(const im_raster *in, int width, int height)
     return down > 0 && down > 2 * across;
 }
 
-static int resample(uint8_t *out, im_window window, const im_raster *in, int width, int height,
-                    const filter_shape *shape, oc_err *err)
+static int resample(uint8_t *out, im_window window, const im_raster *in, int width, int height, const filter_shape *shape,
+                    oc_err *err)
 {
     resize_job job = {.out = out, .window = window, .in = in, .err = err};
     int result = -1;
@@ -331,21 +328,17 @@ done:
     return result;
 }
 
-static bool in_range(int width, int height, int max)
-{
-    return width >= 1 && height >= 1 && width <= max && height <= max;
-}
+static bool in_range(int width, int height, int max) { return width >= 1 && height >= 1 && width <= max && height <= max; }
 
-int im_resize_window(uint8_t *out, im_window window, const im_raster *in, int width, int height,
-                     im_filter filter, oc_err *err)
+int im_resize_window(uint8_t *out, im_window window, const im_raster *in, int width, int height, im_filter filter, oc_err *err)
 {
     if (!in_range(in->width, in->height, IM_MAX_SIDE) || !in_range(width, height, IM_MAX_RESIZED))
-        return bs_err(err, "cannot resize %d x %d pixels to %d x %d: expected sides of 1 to %d, and to %d",
-                      in->width, in->height, width, height, IM_MAX_SIDE, IM_MAX_RESIZED);
-    if (window.x < 0 || window.y < 0 || window.width < 1 || window.height < 1 ||
-        window.width > width - window.x || window.height > height - window.y)
-        return bs_err(err, "cannot resize: the window %d x %d at %d, %d is outside of %d x %d", window.width,
-                      window.height, window.x, window.y, width, height);
+        return bs_err(err, "cannot resize %d x %d pixels to %d x %d: expected sides of 1 to %d, and to %d", in->width, in->height,
+                      width, height, IM_MAX_SIDE, IM_MAX_RESIZED);
+    if (window.x < 0 || window.y < 0 || window.width < 1 || window.height < 1 || window.width > width - window.x ||
+        window.height > height - window.y)
+        return bs_err(err, "cannot resize: the window %d x %d at %d, %d is outside of %d x %d", window.width, window.height,
+                      window.x, window.y, width, height);
     if (filter == IM_NEAREST)
         return nearest(out, window, in, width, height, err);
     if ((unsigned)filter > IM_HAMMING)

@@ -46,8 +46,8 @@ typedef struct ix_names {
 typedef struct ix_scan {
     ix_file *files;
     long n;
-    ix_names blind;  /* folders that could not be read: what the database knows of them is kept */
-    long troubles;   /* lines that were said */
+    ix_names blind;   /* folders that could not be read: what the database knows of them is kept */
+    long troubles;    /* lines that were said */
     long unsupported; /* pictures of kinds that are not decoded (.heic .gif ...) */
 } ix_scan;
 
@@ -71,18 +71,18 @@ char *ix_find(const char *from, oc_err *err);
 /* ---- bringing it up to date -------------------------------------------------------------------------------------------- */
 
 typedef struct ix_options {
-    bool retry;     /* pictures that failed before, too, though they have not changed */
-    bool fast;      /* JPEGs at reduced scale */
+    bool retry; /* pictures that failed before, too, though they have not changed */
+    bool fast;  /* JPEGs at reduced scale */
     ix_talk talk;
 } ix_options;
 
 typedef struct ix_report {
     long added, changed, removed, failed; /* changed: also those encoded again for another model */
-    long reencoded;   /* of `changed`, those whose file is as it was */
-    long failed_before; /* left alone: they failed in an earlier run and are as they were */
-    long troubles;    /* folders and links that could not be read */
+    long reencoded;                       /* of `changed`, those whose file is as it was */
+    long failed_before;                   /* left alone: they failed in an earlier run and are as they were */
+    long troubles;                        /* folders and links that could not be read */
     long unsupported;
-    bool stopped;     /* Ctrl-C: what was done is kept */
+    bool stopped; /* Ctrl-C: what was done is kept */
 } ix_report;
 
 /* Makes the database say what the folder holds now. Decodes on the session's threads, so many pictures at once as it has. */
@@ -91,13 +91,13 @@ int ix_update(ix_library *l, oc_session *s, const ix_options *o, ix_report *repo
 /* ---- search ------------------------------------------------------------------------------------------------------------- */
 
 typedef struct ix_hit {
-    char *path;      /* below the root */
-    float score;     /* cosine */
+    char *path;       /* below the root */
+    float score;      /* cosine */
     float deviations; /* how many standard deviations above the mean of all pictures */
 } ix_hit;
 
 typedef struct ix_hits {
-    ix_hit *p;       /* best first; equal scores by path */
+    ix_hit *p; /* best first; equal scores by path */
     int n;
 } ix_hits;
 
@@ -108,7 +108,8 @@ typedef struct ix_counts {
 /* The model's name that the database's vectors came from, for messages; "" when there are none. `same` pictures have this id. */
 int ix_vectors_of(ix_library *l, const char id[IX_ID], ix_counts *counts, char name[256], oc_err *err);
 /* The exact best `top` of all vectors with this id for each of n queries [n, width]; hits[n], cleared by the caller. */
-int ix_search(ix_library *l, oc_session *s, const char id[IX_ID], const float *queries, int n, int top, ix_hits *hits, oc_err *err);
+int ix_search(ix_library *l, oc_session *s, const char id[IX_ID], const float *queries, int n, int top, ix_hits *hits,
+              oc_err *err);
 void ix_hits_clear(ix_hits *h);
 
 #endif

@@ -90,7 +90,8 @@ char *ix_find(const char *from, oc_err *err)
         }
         free(path);
     }
-    bs_err(err, "no database '%s' here or in a folder above: make one with `ocelli index DIR`, or name it with --db", IX_DEFAULT_NAME);
+    bs_err(err, "no database '%s' here or in a folder above: make one with `ocelli index DIR`, or name it with --db",
+           IX_DEFAULT_NAME);
     return NULL;
 }
 
@@ -139,14 +140,15 @@ done:
 static int look_inside(ix_library *l, oc_err *err)
 {
     int64_t application, version, tables;
-    if (ix_db_number(l, "PRAGMA application_id", &application, 0, err) || ix_db_number(l, "PRAGMA user_version", &version, 0, err) ||
+    if (ix_db_number(l, "PRAGMA application_id", &application, 0, err) ||
+        ix_db_number(l, "PRAGMA user_version", &version, 0, err) ||
         ix_db_number(l, "SELECT count(*) FROM sqlite_master", &tables, 0, err))
         return -1;
     if (application == APPLICATION && version == IX_SCHEMA)
         return 1;
     if (application == APPLICATION)
-        return bs_err(err, "cannot use the database '%s': it has version %lld, this Ocelli knows version %d", l->path, (long long)version,
-                      IX_SCHEMA);
+        return bs_err(err, "cannot use the database '%s': it has version %lld, this Ocelli knows version %d", l->path,
+                      (long long)version, IX_SCHEMA);
     return tables ? bs_err(err, "cannot use the database '%s': it is SQLite, but not an index of Ocelli", l->path) : 0;
 }
 
@@ -168,7 +170,9 @@ static int open_for_writing(ix_library *l, const char *folder, oc_err *err)
     char *real = realpath(folder, NULL);
     bool same = real && !strcmp(real, l->root);
     free(real);
-    return same ? 0 : bs_err(err, "the database '%s' is of the folder '%s', not of '%s': name another with --db", l->path, l->root, folder);
+    return same ? 0
+                : bs_err(err, "the database '%s' is of the folder '%s', not of '%s': name another with --db", l->path, l->root,
+                         folder);
 }
 
 /* A file: URI of a path, in which a few bytes mean something else. */

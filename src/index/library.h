@@ -8,8 +8,8 @@
 
 struct ix_library {
     sqlite3 *db;
-    char *path; /* as given, for errors */
-    char *root; /* absolute */
+    char *path;  /* as given, for errors */
+    char *root;  /* absolute */
     bool writes; /* it was opened for writing, and could be */
 };
 

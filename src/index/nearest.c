@@ -21,12 +21,12 @@ typedef struct search {
     const float *queries;
     int n;
     long width, seen;
-    best *best;        /* [n] */
-    float *vectors;    /* [BLOCK, width] */
-    float *scores;     /* [n, BLOCK] */
-    bs_buf paths;      /* of a block, each with its 0 */
+    best *best;         /* [n] */
+    float *vectors;     /* [BLOCK, width] */
+    float *scores;      /* [n, BLOCK] */
+    bs_buf paths;       /* of a block, each with its 0 */
     size_t path[BLOCK]; /* where each starts */
-    int rows;          /* in the block */
+    int rows;           /* in the block */
 } search;
 
 /* ---- the heap ------------------------------------------------------------------------------------------------------- */
@@ -61,7 +61,8 @@ static void rise(ix_hit *p, int i)
 
 static int offer(best *b, float score, const char *path, oc_err *err)
 {
-    if (b->n == b->top && !(b->top && worse(b->p[0].score, b->p[0].path, &(ix_hit){.score = score, .path = (char *)(uintptr_t)path})))
+    if (b->n == b->top &&
+        !(b->top && worse(b->p[0].score, b->p[0].path, &(ix_hit){.score = score, .path = (char *)(uintptr_t)path})))
         return 0;
     if (b->n < b->top && (b->n & (b->n - 1)) == 0) { /* full at every power of two */
         ix_hit *p = realloc(b->p, (size_t)(b->n ? b->n * 2 : 1) * sizeof *p);
@@ -93,8 +94,17 @@ static int better_first(const void *a, const void *b)
 
 static int score_block(search *s, oc_err *err)
 {
-    kn_gemm g = {.m = s->n, .n = s->rows, .k = s->width, .a = s->queries, .lda = s->width, .b = s->vectors, .ldb = s->width, .tb = true,
-                 .c = s->scores, .ldc = BLOCK, .alpha = 1};
+    kn_gemm g = {.m = s->n,
+                 .n = s->rows,
+                 .k = s->width,
+                 .a = s->queries,
+                 .lda = s->width,
+                 .b = s->vectors,
+                 .ldb = s->width,
+                 .tb = true,
+                 .c = s->scores,
+                 .ldc = BLOCK,
+                 .alpha = 1};
     kn_gemm_run(s->s->work, &g);
     for (int q = 0; q < s->n; q++)
         for (int i = 0; i < s->rows; i++) {
@@ -118,8 +128,8 @@ static int take_row(search *s, sqlite3_stmt *row, oc_err *err)
     const char *path = (const char *)sqlite3_column_text(row, 0);
     const void *vector = sqlite3_column_blob(row, 1);
     if (!path || !vector || sqlite3_column_bytes(row, 1) != s->width * (long)sizeof(float))
-        return bs_err(err, "cannot use the database '%s': the vector of '%s' has %d bytes, %ld are expected", s->l->path, path ? path : "",
-                      sqlite3_column_bytes(row, 1), s->width * (long)sizeof(float));
+        return bs_err(err, "cannot use the database '%s': the vector of '%s' has %d bytes, %ld are expected", s->l->path,
+                      path ? path : "", sqlite3_column_bytes(row, 1), s->width * (long)sizeof(float));
     memcpy(s->vectors + s->rows * s->width, vector, (size_t)s->width * sizeof(float));
     s->path[s->rows++] = s->paths.n;
     if (bs_buf_put(&s->paths, path, strlen(path) + 1, err))
@@ -129,7 +139,8 @@ static int take_row(search *s, sqlite3_stmt *row, oc_err *err)
 
 static int read_rows(search *s, const char id[IX_ID], oc_err *err)
 {
-    sqlite3_stmt *row = ix_db_prepare(s->l, "SELECT path, vector FROM picture WHERE model = (SELECT id FROM model WHERE fingerprint = ?)", err);
+    sqlite3_stmt *row =
+        ix_db_prepare(s->l, "SELECT path, vector FROM picture WHERE model = (SELECT id FROM model WHERE fingerprint = ?)", err);
     int step = SQLITE_DONE, result = row ? 0 : -1;
     if (row)
         sqlite3_bind_text(row, 1, id, -1, SQLITE_STATIC);
@@ -157,7 +168,8 @@ static void finish(const search *s, best *b, ix_hits *hits)
     b->n = 0;
 }
 
-int ix_search(ix_library *l, oc_session *session, const char id[IX_ID], const float *queries, int n, int top, ix_hits *hits, oc_err *err)
+int ix_search(ix_library *l, oc_session *session, const char id[IX_ID], const float *queries, int n, int top, ix_hits *hits,
+              oc_err *err)
 {
     int result = -1;
     memset(hits, 0, (size_t)n * sizeof *hits);
@@ -206,8 +218,8 @@ int ix_vectors_of(ix_library *l, const char id[IX_ID], ix_counts *counts, char n
 {
     *counts = (ix_counts){0};
     name[0] = 0;
-    sqlite3_stmt *row = ix_db_prepare(l, "SELECT m.fingerprint, m.name, count(*) FROM picture p JOIN model m ON p.model = m.id GROUP BY m.id",
-                                      err);
+    sqlite3_stmt *row = ix_db_prepare(
+        l, "SELECT m.fingerprint, m.name, count(*) FROM picture p JOIN model m ON p.model = m.id GROUP BY m.id", err);
     int step = SQLITE_DONE;
     while (row && (step = sqlite3_step(row)) == SQLITE_ROW) {
         const char *fingerprint = (const char *)sqlite3_column_text(row, 0), *of = (const char *)sqlite3_column_text(row, 1);

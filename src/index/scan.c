@@ -31,10 +31,7 @@ typedef struct walk {
 
 /* Room for one more element: arrays here may be full at every power of two. (One that shrinks and grows past it again is merely cut to what it
  * needs.) */
-static void *grow(void *p, long n, size_t each)
-{
-    return n & (n - 1) ? p : realloc(p, (size_t)(n ? n * 2 : 1) * each);
-}
+static void *grow(void *p, long n, size_t each) { return n & (n - 1) ? p : realloc(p, (size_t)(n ? n * 2 : 1) * each); }
 
 static int push(ix_names *names, char *name, oc_err *err)
 {
@@ -121,7 +118,8 @@ static bool is_picture(const char *name)
 
 static bool is_other_picture(const char *name)
 {
-    static const char *const endings[] = {".heic", ".heif", ".avif", ".jxl", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".jp2", NULL};
+    static const char *const endings[] = {".heic", ".heif", ".avif", ".jxl", ".gif", ".bmp",
+                                          ".tif",  ".tiff", ".svg",  ".jp2", NULL};
     return one_of(name, endings);
 }
 

@@ -73,7 +73,8 @@ static int plan(update *u, oc_err *err)
     u->gone = bs_calloc((size_t)rows + 1, sizeof *u->gone, "the list of pictures", err);
     if (!u->todo || !u->gone)
         return -1;
-    sqlite3_stmt *row = ix_db_prepare(u->l, "SELECT id, path, size, mtime_ns, model, error IS NOT NULL FROM picture ORDER BY path", err);
+    sqlite3_stmt *row =
+        ix_db_prepare(u->l, "SELECT id, path, size, mtime_ns, model, error IS NOT NULL FROM picture ORDER BY path", err);
     int result = row ? walk_rows(u, row, err) : -1;
     sqlite3_finalize(row);
     return result;
@@ -104,8 +105,10 @@ static int know_model(update *u, oc_err *err)
     const oc_engine *e = u->s->engine;
     if (ix_model_id(e, id, err))
         return -1;
-    sqlite3_stmt *put = ix_db_prepare(u->l, "INSERT INTO model(fingerprint, name, width) VALUES(?1, ?2, ?3)"
-                                            " ON CONFLICT(fingerprint) DO UPDATE SET name = ?2 RETURNING id, width", err);
+    sqlite3_stmt *put = ix_db_prepare(u->l,
+                                      "INSERT INTO model(fingerprint, name, width) VALUES(?1, ?2, ?3)"
+                                      " ON CONFLICT(fingerprint) DO UPDATE SET name = ?2 RETURNING id, width",
+                                      err);
     if (!put)
         return -1;
     sqlite3_bind_text(put, 1, id, -1, SQLITE_STATIC);
@@ -130,9 +133,9 @@ typedef struct batch {
     update *u;
     const task *task;
     int n;
-    float *rows;       /* [max_batch, width] */
-    oc_err *errors;    /* one a picture; "" when it was read */
-    bool *unread;      /* the file itself could not be read, which no change of it will show */
+    float *rows;    /* [max_batch, width] */
+    oc_err *errors; /* one a picture; "" when it was read */
+    bool *unread;   /* the file itself could not be read, which no change of it will show */
 } batch;
 
 static int decode(const batch *b, const char *path, oc_picture *picture, oc_err *err, bool *unread)
@@ -219,9 +222,11 @@ static int store(batch *b, sqlite3_stmt *put, int i, const float *vector, oc_err
 
 static int store_all(batch *b, oc_err *err)
 {
-    sqlite3_stmt *put = ix_db_prepare(b->u->l,
-        "INSERT INTO picture(path, size, mtime_ns, model, vector, error) VALUES(?1, ?2, ?3, ?4, ?5, ?6)"
-        " ON CONFLICT(path) DO UPDATE SET size = ?2, mtime_ns = ?3, model = ?4, vector = ?5, error = ?6", err);
+    sqlite3_stmt *put =
+        ix_db_prepare(b->u->l,
+                      "INSERT INTO picture(path, size, mtime_ns, model, vector, error) VALUES(?1, ?2, ?3, ?4, ?5, ?6)"
+                      " ON CONFLICT(path) DO UPDATE SET size = ?2, mtime_ns = ?3, model = ?4, vector = ?5, error = ?6",
+                      err);
     int width = oc_embedding_width(b->u->s->engine), kept = 0, result = put ? ix_db_run(b->u->l, "BEGIN IMMEDIATE", err) : -1;
     for (int i = 0; !result && i < b->n; i++)
         result = store(b, put, i, b->errors[i].text[0] ? NULL : b->rows + (long)kept++ * width, err);
@@ -287,7 +292,8 @@ static void tell_plan(const update *u)
     if (again)
         tell(u, "the database has vectors of another model: all its pictures are encoded again (%ld)", again);
     if (u->r->failed_before)
-        tell(u, "pictures left alone because they failed before and have not changed: %ld (--retry tries them)", u->r->failed_before);
+        tell(u, "pictures left alone because they failed before and have not changed: %ld (--retry tries them)",
+             u->r->failed_before);
     if (u->r->unsupported)
         tell(u, "pictures left out because Ocelli reads only JPEG, PNG and WebP: %ld", u->r->unsupported);
 }

@@ -32,15 +32,15 @@ typedef struct kn_table {
     void (*act)(kn_act f, long n, const float *x, float *y);
     void (*act_backward)(kn_act f, long n, const float *x, const float *dy, float *dx);
 
-    void (*add)(long n, const float *a, const float *b, float *y);   /* y = a + b; y may be a or b */
-    void (*mul)(long n, const float *a, const float *b, float *y);   /* y = a * b; y may be a or b */
+    void (*add)(long n, const float *a, const float *b, float *y);     /* y = a + b; y may be a or b */
+    void (*mul)(long n, const float *a, const float *b, float *y);     /* y = a * b; y may be a or b */
     void (*mul_add)(long n, const float *a, const float *b, float *y); /* y += a * b */
-    void (*axpy)(long n, float s, const float *x, float *y);         /* y += s x */
-    void (*scale)(long n, float s, const float *x, float *y);        /* y = s x; y may be x */
+    void (*axpy)(long n, float s, const float *x, float *y);           /* y += s x */
+    void (*scale)(long n, float s, const float *x, float *y);          /* y = s x; y may be x */
     float (*dot)(long n, const float *a, const float *b);
     float (*sum)(long n, const float *x);
-    double (*sum_squares)(long n, const float *x);                   /* added up in double */
-    float (*max)(long n, const float *x);                            /* -inf for n = 0; NaN when one is */
+    double (*sum_squares)(long n, const float *x); /* added up in double */
+    float (*max)(long n, const float *x);          /* -inf for n = 0; NaN when one is */
 
     /* y = (x - mean) * rstd * w + b over each row of d; mean and rstd (1 / sqrt(var + eps)) are kept, one a row, unless NULL.
      * The mean is subtracted before squares are summed. b may be NULL. Ba, Kiros, Hinton 2016. */
@@ -103,7 +103,7 @@ typedef struct kn_gemm {
     bool accumulate;
     const float *bias, *residual;
     kn_act act;
-    bool bf16;               /* operands may be rounded to bf16 (sums stay fp32) where the CPU multiplies those faster */
+    bool bf16; /* operands may be rounded to bf16 (sums stay fp32) where the CPU multiplies those faster */
 } kn_gemm;
 
 /* Packed operands and the like: one workspace an engine session, made once, so that nothing is allocated while a model runs. */

@@ -16,7 +16,7 @@ typedef struct one_block {
     int heads, stride, offset;
     bool causal, training;
     float eps, momentum, theta, smoothing, scale;
-    tn_linear_w linear;          /* linear and convolution, with lora_A and lora_B beside */
+    tn_linear_w linear; /* linear and convolution, with lora_A and lora_B beside */
     tn_param lora_a, lora_b;
     tn_norm_w norm;
     tn_batch_norm_w batch_norm;
@@ -26,10 +26,10 @@ typedef struct one_block {
 typedef struct blocks {
     int n;
     one_block *block;
-    tn_lora *lora;               /* by parameter id, filled while a forward runs */
+    tn_lora *lora; /* by parameter id, filled while a forward runs */
 } blocks;
 
-enum { MOST_PARAMS = 8 };        /* of one block */
+enum { MOST_PARAMS = 8 }; /* of one block */
 
 static void destroy(void *p)
 {
@@ -44,8 +44,8 @@ static void destroy(void *p)
 static int read_block(const ck_config *c, one_block *b, oc_err *err)
 {
     const char *name = NULL, *op = NULL;
-    if (ck_config_need(c, "name", "a string", err) || ck_config_need(c, "op", "a string", err) || ck_string(c, "name", &name, err) ||
-        ck_string(c, "op", &op, err))
+    if (ck_config_need(c, "name", "a string", err) || ck_config_need(c, "op", "a string", err) ||
+        ck_string(c, "name", &name, err) || ck_string(c, "op", &op, err))
         return -1;
     if (strlen(name) >= sizeof b->name - 20 || strlen(op) >= sizeof b->op)
         return ck_config_wrong(c, "name", err, "a shorter name");
@@ -221,8 +221,12 @@ static tn_t batch_norm(run *r)
 static tn_t lora_linear(run *r)
 {
     one_block *b = r->b;
-    r->lora[b->linear.weight.id] = (tn_lora){.r = (int)b->lora_a.shape[0], .scale = b->scale, .a = b->lora_a.v, .b = b->lora_b.v,
-                                             .ga = tn_grad_of(r->cx, &b->lora_a), .gb = tn_grad_of(r->cx, &b->lora_b)};
+    r->lora[b->linear.weight.id] = (tn_lora){.r = (int)b->lora_a.shape[0],
+                                             .scale = b->scale,
+                                             .a = b->lora_a.v,
+                                             .b = b->lora_b.v,
+                                             .ga = tn_grad_of(r->cx, &b->lora_a),
+                                             .gb = tn_grad_of(r->cx, &b->lora_b)};
     if (b->lora_a.rank != 2 || b->lora_b.rank != 2 || b->lora_a.shape[1] != b->linear.weight.shape[1] ||
         b->lora_b.shape[0] != b->linear.weight.shape[0] || b->lora_b.shape[1] != b->lora_a.shape[0])
         return tn_fail(r->cx, "block '%s': the factors do not fit the weight", b->name);
@@ -253,9 +257,18 @@ static const struct {
     const char *op;
     tn_t (*run)(run *r);
 } ops[] = {
-    {"attention", attention}, {"multi_head_attention", multi_head_attention}, {"sinusoidal_position", sinusoid},
-    {"rope", rope}, {"layer_norm", layer_norm}, {"rms_norm", rms_norm}, {"batch_norm", batch_norm}, {"softmax", softmax},
-    {"l2_normalize", l2_normalize}, {"cross_entropy", cross_entropy}, {"conv2d", conv2d}, {"lora_linear", lora_linear},
+    {"attention", attention},
+    {"multi_head_attention", multi_head_attention},
+    {"sinusoidal_position", sinusoid},
+    {"rope", rope},
+    {"layer_norm", layer_norm},
+    {"rms_norm", rms_norm},
+    {"batch_norm", batch_norm},
+    {"softmax", softmax},
+    {"l2_normalize", l2_normalize},
+    {"cross_entropy", cross_entropy},
+    {"conv2d", conv2d},
+    {"lora_linear", lora_linear},
 };
 
 static tn_t run_block(run *r)

@@ -40,7 +40,7 @@ typedef struct clip {
     int projection_dim;
     tn_linear_w visual_projection; /* [projection, width], no bias */
     tn_linear_w text_projection;
-    tn_param logit_scale;          /* scalar */
+    tn_param logit_scale; /* scalar */
 } clip;
 
 /* ---- configuration ------------------------------------------------------------------------------------------ */
@@ -139,8 +139,14 @@ failed:
 static void sizes(const void *p, md_sizes *s)
 {
     const clip *m = p;
-    *s = (md_sizes){.image_size = m->vision.image_size, .channels = m->vision.channels, .max_tokens = m->text.positions,
-                    .vocab = m->text.vocab, .embedding = m->projection_dim, .bos = m->text.bos, .eos = m->text.eos, .pad = m->text.pad};
+    *s = (md_sizes){.image_size = m->vision.image_size,
+                    .channels = m->vision.channels,
+                    .max_tokens = m->text.positions,
+                    .vocab = m->text.vocab,
+                    .embedding = m->projection_dim,
+                    .bos = m->text.bos,
+                    .eos = m->text.eos,
+                    .pad = m->text.pad};
 }
 
 /* ---- weights ------------------------------------------------------------------------------------------------- */
@@ -153,15 +159,16 @@ static void visit(void *p, tn_visitor *v)
     long side = s->image_size / s->patch_size;
     tn_visit(v, &m->logit_scale, "logit_scale", TN_NO_DECAY, 0, 0, 0, 0, 0);
     tn_visit(v, &t->token_embedding, "text_model.embeddings.token_embedding.weight", 0, 2, t->vocab, t->shape.width, 0, 0);
-    tn_visit(v, &t->position_embedding, "text_model.embeddings.position_embedding.weight", 0, 2, t->positions, t->shape.width, 0, 0);
+    tn_visit(v, &t->position_embedding, "text_model.embeddings.position_embedding.weight", 0, 2, t->positions, t->shape.width, 0,
+             0);
     bl_visit_layers(v, t->layer, t->layers, "text_model.encoder.layers.", &t->shape);
     tn_visit_norm(v, &t->final_layer_norm, "text_model.final_layer_norm", t->shape.width, true);
     tn_visit(v, &s->class_embedding, "vision_model.embeddings.class_embedding", 0, 1, s->shape.width, 0, 0, 0);
     tn_visit(v, &s->patch_embedding.weight, "vision_model.embeddings.patch_embedding.weight", 0, 4, s->shape.width, s->channels,
              s->patch_size, s->patch_size);
     s->patch_embedding.bias.id = -1;
-    tn_visit(v, &s->position_embedding, "vision_model.embeddings.position_embedding.weight", 0, 2, side * side + 1, s->shape.width, 0,
-             0);
+    tn_visit(v, &s->position_embedding, "vision_model.embeddings.position_embedding.weight", 0, 2, side * side + 1,
+             s->shape.width, 0, 0);
     tn_visit_norm(v, &s->pre_layrnorm, "vision_model.pre_layrnorm", s->shape.width, true);
     bl_visit_layers(v, s->layer, s->layers, "vision_model.encoder.layers.", &s->shape);
     tn_visit_norm(v, &s->post_layernorm, "vision_model.post_layernorm", s->shape.width, true);
@@ -208,8 +215,8 @@ static void init(const void *p, const char *name, long n, float *values, bs_rng 
 /* ---- forward --------------------------------------------------------------------------------------------------- */
 
 typedef struct tower {
-    tn_t hidden;             /* last_hidden_state [B, T, width] */
-    tn_t pooled;             /* the class token's or the end token's row, normed [B, width] */
+    tn_t hidden; /* last_hidden_state [B, T, width] */
+    tn_t pooled; /* the class token's or the end token's row, normed [B, width] */
 } tower;
 
 static tower vision_model(tn_ctx *cx, const clip_vision *s, const md_batch *b)

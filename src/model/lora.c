@@ -47,9 +47,10 @@ static int bind_target(md_lora *l, const md_model *m, const char *folder, const 
         return bs_err(err, "cannot load the adapter '%s': '%s' is not plain LoRA", folder, t->module);
     if (t->a->rank != 2 || t->b->rank != 2 || t->a->shape[0] != t->rank || t->a->shape[1] != p->shape[1] ||
         t->b->shape[0] != p->shape[0] || t->b->shape[1] != t->rank)
-        return bs_err(err, "cannot load the adapter '%s': '%s' has factors [%ld,%ld] and [%ld,%ld], the model wants [%d,%ld] and [%ld,%d]",
-                      folder, t->module, (long)t->a->shape[0], (long)t->a->shape[1], (long)t->b->shape[0], (long)t->b->shape[1],
-                      t->rank, p->shape[1], p->shape[0], t->rank);
+        return bs_err(
+            err, "cannot load the adapter '%s': '%s' has factors [%ld,%ld] and [%ld,%ld], the model wants [%d,%ld] and [%ld,%d]",
+            folder, t->module, (long)t->a->shape[0], (long)t->a->shape[1], (long)t->b->shape[0], (long)t->b->shape[1], t->rank,
+            p->shape[1], p->shape[0], t->rank);
     float *a, *b;
     if (alloc_factors(&l->by_id[id], p, t->rank, t->scale * (double)scale, &a, &b, err))
         return -1;
@@ -63,7 +64,8 @@ int md_lora_open(md_lora *l, const md_model *m, const char *folder, float scale,
     if (alloc_set(l, m, err) || ck_adapter_open(&file, folder, err))
         goto done;
     if (file.saved_n) {
-        bs_err(err, "cannot load the adapter '%s': it replaces the whole weight '%s', which is not supported", folder, file.saved[0].name);
+        bs_err(err, "cannot load the adapter '%s': it replaces the whole weight '%s', which is not supported", folder,
+               file.saved[0].name);
         goto done;
     }
     for (int i = 0; i < file.targets_n; i++)
@@ -92,7 +94,8 @@ int md_lora_create(md_lora *l, const md_model *m, ck_adapter_config *config, uin
         if (!module_of(&m->slots[id], module, sizeof module) || !ck_adapter_targets(&l->config, module))
             continue;
         float *a, *b;
-        if (alloc_factors(&l->by_id[id], p, ck_adapter_rank(&l->config, module), ck_adapter_scale(&l->config, module), &a, &b, err))
+        if (alloc_factors(&l->by_id[id], p, ck_adapter_rank(&l->config, module), ck_adapter_scale(&l->config, module), &a, &b,
+                          err))
             goto failed;
         bs_rng rng;
         bs_rng_seed(&rng, seed, (uint64_t)id);

@@ -129,8 +129,8 @@ static int check_shape(const md_model *m, const md_slot *s, const ck_tensor *t, 
 static int take_shape(md_model *m, md_slot *s, const ck_tensor *t, oc_err *err)
 {
     if (t->rank > TN_MAX_RANK)
-        return bs_err(err, "cannot load '%s': tensor '%s' has %d dimensions, expected at most %d", ck_path(m->store), s->name, t->rank,
-                      TN_MAX_RANK);
+        return bs_err(err, "cannot load '%s': tensor '%s' has %d dimensions, expected at most %d", ck_path(m->store), s->name,
+                      t->rank, TN_MAX_RANK);
     s->p->rank = t->rank;
     for (int i = 0; i < t->rank; i++)
         s->p->shape[i] = (long)t->shape[i];

@@ -17,8 +17,8 @@ typedef struct md_value {
     int rank;
     long shape[TN_MAX_RANK];
     long count;
-    float *f;                /* when !is_int */
-    int *i;                  /* when is_int */
+    float *f; /* when !is_int */
+    int *i;   /* when is_int */
 } md_value;
 
 typedef struct md_values {
@@ -34,7 +34,7 @@ const md_value *md_values_find(const md_values *values, const char *name);
 /* Everything a forward needs, made by a family's `prepare`; model functions read no values but these. The arrays are the
  * batch's own (md_batch_clear) but for pixel_values and `values`, which the caller keeps. Only what is given is set. */
 typedef struct md_batch {
-    long images;             /* B */
+    long images;               /* B */
     const float *pixel_values; /* [B, channels, height, width] */
     long channels, height, width;
     long texts, length;      /* B, T */
@@ -47,9 +47,9 @@ typedef struct md_batch {
     const float *text_target, *image_target;
     /* What each picture should find among the other pictures [images, images], a row of zeros where it has no partner; NULL: no such loss. */
     const float *partner_target;
-    float partner_weight;    /* of that loss */
+    float partner_weight;        /* of that loss */
     bool want_loss, want_hidden; /* loss; the towers' own outputs */
-    const md_values *values; /* all inputs, for families without pictures and texts */
+    const md_values *values;     /* all inputs, for families without pictures and texts */
 } md_batch;
 void md_batch_clear(md_batch *b);
 
@@ -59,11 +59,11 @@ enum { MD_MAX_OUTPUTS = 256 };
 typedef struct md_outputs {
     struct {
         char name[96];
-        tn_t value;          /* of a name that starts with "grad.", its gradient is meant */
-        bool scalar;         /* one element, shape [] */
+        tn_t value;  /* of a name that starts with "grad.", its gradient is meant */
+        bool scalar; /* one element, shape [] */
     } item[MD_MAX_OUTPUTS];
     int n;
-    tn_t loss;               /* rank 0: none */
+    tn_t loss; /* rank 0: none */
 } md_outputs;
 void md_emit(tn_ctx *cx, md_outputs *out, tn_t value, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
@@ -74,18 +74,18 @@ void md_emit_scalar(tn_ctx *cx, md_outputs *out, tn_t value, const char *name);
 enum { MD_EMBEDS_IMAGES = 1, MD_EMBEDS_TEXTS = 2 };
 
 typedef struct md_sizes {
-    long image_size;         /* pixels of a side; 0: takes no pictures */
+    long image_size; /* pixels of a side; 0: takes no pictures */
     long channels;
-    long max_tokens;         /* 0: takes no texts */
+    long max_tokens; /* 0: takes no texts */
     long vocab;
-    long embedding;          /* width of an embedding; 0: none */
-    int bos, eos, pad;       /* token ids; -1: none */
+    long embedding;    /* width of an embedding; 0: none */
+    int bos, eos, pad; /* token ids; -1: none */
 } md_sizes;
 
 typedef struct md_family {
-    const char *model_type;                /* config.json's */
-    const char *const *architectures;      /* accepted ones, ends with NULL */
-    unsigned can;                          /* MD_EMBEDS_.. */
+    const char *model_type;           /* config.json's */
+    const char *const *architectures; /* accepted ones, ends with NULL */
+    unsigned can;                     /* MD_EMBEDS_.. */
     /* The struct of configuration and weights, from config.json; defaults for what it leaves out. */
     void *(*create)(const ck_config *config, oc_err *err);
     void (*destroy)(void *m);
@@ -116,18 +116,18 @@ typedef struct md_slot {
     tn_param *p;
     unsigned flags;
     long count;
-    float *own;              /* values that the model holds itself; NULL: used in place in the file */
+    float *own; /* values that the model holds itself; NULL: used in place in the file */
 } md_slot;
 
 typedef struct md_model {
     const md_family *family;
-    void *m;                 /* the family's struct */
-    md_slot *slots;          /* by parameter id */
+    void *m;        /* the family's struct */
+    md_slot *slots; /* by parameter id */
     int n;
-    ck_store *store;         /* NULL for a fresh model */
+    ck_store *store; /* NULL for a fresh model */
     char *folder;
     ck_config *config;
-    size_t weights_bytes;    /* as held: in place plus own */
+    size_t weights_bytes; /* as held: in place plus own */
     long parameters;
 } md_model;
 
@@ -151,7 +151,7 @@ int md_save(const md_model *m, const char *path, ck_dtype dtype, const float *co
 
 /* One adapter bound to a model: factors by parameter id, widened to fp32. Immutable once loaded; a trainer owns its own. */
 typedef struct md_lora {
-    tn_lora *by_id;          /* [model->n] */
+    tn_lora *by_id; /* [model->n] */
     int n;
     ck_adapter_config config;
 } md_lora;
@@ -163,27 +163,26 @@ void md_lora_clear(md_lora *l);
 /* W + scale * B A for parameter id into out [out, in]; false when the adapter leaves it alone. */
 bool md_lora_merged(const md_lora *l, const md_model *m, int id, float *out);
 
-
 /* ---- what learns ------------------------------------------------------------------------------------------------ */
 
 /* One tensor that gets a gradient: a weight of the model, or a factor of an adapter. */
 typedef struct md_trainable {
-    char name[600];          /* as the file that keeps it spells it */
-    float *value;            /* NULL while the model's weights are used in place */
-    float *grad;             /* zeroed by md_trainables_zero */
+    char name[600]; /* as the file that keeps it spells it */
+    float *value;   /* NULL while the model's weights are used in place */
+    float *grad;    /* zeroed by md_trainables_zero */
     long count;
-    long rows;               /* of a linear layer's weight [rows, count / rows]; 0: any other tensor */
-    bool decay;              /* weight decay applies */
+    long rows;  /* of a linear layer's weight [rows, count / rows]; 0: any other tensor */
+    bool decay; /* weight decay applies */
 } md_trainable;
 
 typedef struct md_trainables {
     md_trainable *p;
     int n;
-    float **grads;           /* by parameter id, for a context; all NULL with an adapter */
-    float **buffers;         /* by parameter id: running statistics, own copies that start at the model's */
+    float **grads;   /* by parameter id, for a context; all NULL with an adapter */
+    float **buffers; /* by parameter id: running statistics, own copies that start at the model's */
     int slots;
-    float *memory;           /* all gradients in one piece, so that their norm is one sum */
-    long total;              /* its floats */
+    float *memory; /* all gradients in one piece, so that their norm is one sum */
+    long total;    /* its floats */
 } md_trainables;
 
 /* Everything of m that is no buffer or, when lora is given, only its factors. */

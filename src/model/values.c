@@ -14,7 +14,8 @@ static int read_ints(md_value *v, const ck_tensor *t, const char *path, oc_err *
             return -1;
         for (long i = 0; i < n; i++) {
             if (piece[i] < INT_MIN || piece[i] > INT_MAX)
-                return bs_err(err, "'%s': tensor '%s' holds %lld, expected integers of 32 bits", path, v->name, (long long)piece[i]);
+                return bs_err(err, "'%s': tensor '%s' holds %lld, expected integers of 32 bits", path, v->name,
+                              (long long)piece[i]);
             v->i[at + i] = (int)piece[i];
         }
     }

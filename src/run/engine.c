@@ -88,7 +88,8 @@ static int open_parts(oc_engine *e, const char *folder, oc_err *err)
         if (!e->tokenizer)
             return -1;
         if (tx_vocab_size(e->tokenizer) > e->sizes.vocab)
-            return bs_err(err, "'%s': the tokenizer has %d ids, the model only %ld", folder, tx_vocab_size(e->tokenizer), e->sizes.vocab);
+            return bs_err(err, "'%s': the tokenizer has %d ids, the model only %ld", folder, tx_vocab_size(e->tokenizer),
+                          e->sizes.vocab);
     }
     return 0;
 }
@@ -220,7 +221,8 @@ static int embed(oc_session *s, const md_batch *b, tn_t (*fn)(tn_ctx *, const vo
     if (s->cx.failed)
         return bs_err(err, "%s", s->cx.err.text);
     if (!all_finite(y.v, n))
-        return md_check_finite(e->model, err) ? -1 : bs_err(err, "the model '%s' gives values that are not finite", e->model->folder);
+        return md_check_finite(e->model, err) ? -1
+                                              : bs_err(err, "the model '%s' gives values that are not finite", e->model->folder);
     memcpy(rows, y.v, n * sizeof *rows);
     return 0;
 }
@@ -238,7 +240,7 @@ typedef struct pixel_work {
     const oc_picture *pictures;
     float *out;
     size_t each;
-    oc_err *errors;          /* one a picture */
+    oc_err *errors; /* one a picture */
 } pixel_work;
 
 static void make_pixels(void *arg, long begin, long end, int worker)

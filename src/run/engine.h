@@ -24,9 +24,9 @@ struct oc_session {
     void *arena;
     size_t arena_bytes;
     tn_ctx cx;
-    float *pixels;           /* [max_batch, 3, height, width] */
+    float *pixels; /* [max_batch, 3, height, width] */
     int cut;
-    bool raw;                /* rows as the projection gives them, not of length 1 */
+    bool raw; /* rows as the projection gives them, not of length 1 */
 };
 
 /* Where a model named on the command line lies: a folder as it is, else NAME beside the program's data. free() it. */

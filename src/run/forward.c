@@ -39,7 +39,8 @@ static int open_all(job *j, oc_err *err)
     if (!j->model || (a->lora && md_lora_open(&j->lora, j->model, a->lora, a->lora_scale != 0 ? a->lora_scale : 1, err)) ||
         md_values_read(&j->inputs, a->in, err))
         return -1;
-    if (a->grad ? md_trainables_open(&j->train, j->model, a->lora ? &j->lora : NULL, err) : md_buffers_open(&j->train, j->model, err))
+    if (a->grad ? md_trainables_open(&j->train, j->model, a->lora ? &j->lora : NULL, err)
+                : md_buffers_open(&j->train, j->model, err))
         return -1;
     j->batch.want_loss = a->grad;
     j->batch.want_hidden = true;

@@ -6,11 +6,11 @@
 #include "../model/model.h"
 
 typedef struct rn_forward_args {
-    const char *model;       /* folder */
-    const char *in, *out;    /* safetensors files */
-    const char *lora;        /* adapter folder or NULL */
-    float lora_scale;        /* 0: 1 */
-    bool grad;               /* also the loss and "grad.NAME" of everything that can learn */
+    const char *model;    /* folder */
+    const char *in, *out; /* safetensors files */
+    const char *lora;     /* adapter folder or NULL */
+    float lora_scale;     /* 0: 1 */
+    bool grad;            /* also the loss and "grad.NAME" of everything that can learn */
     int threads;
 } rn_forward_args;
 

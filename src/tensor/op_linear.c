@@ -8,29 +8,60 @@ typedef struct linear_record {
     tn_t x, y, residual;
     const tn_linear_w *l;
     const tn_lora *lora;
-    float *h;            /* x A^T [rows, r] */
+    float *h; /* x A^T [rows, r] */
 } linear_record;
 
 /* y = x W^T (+ b), written or, for the second product of LoRA, added. */
 static kn_gemm forward_gemm(const tn_ctx *cx, const float *x, long rows, long in, const float *w, long out, float *y)
 {
-    return (kn_gemm){.m = rows, .n = out, .k = in, .a = x, .lda = in, .b = w, .ldb = in, .tb = true, .c = y, .ldc = out, .alpha = 1,
+    return (kn_gemm){.m = rows,
+                     .n = out,
+                     .k = in,
+                     .a = x,
+                     .lda = in,
+                     .b = w,
+                     .ldb = in,
+                     .tb = true,
+                     .c = y,
+                     .ldc = out,
+                     .alpha = 1,
                      .bf16 = cx->bf16};
 }
 
 /* dx += s * dy W: [rows, out] x [out, in]. */
 static void input_gradient(tn_ctx *cx, const float *dy, long rows, long out, const float *w, long in, float s, float *dx)
 {
-    kn_gemm g = {.m = rows, .n = in, .k = out, .a = dy, .lda = out, .b = w, .ldb = in, .c = dx, .ldc = in, .alpha = s,
-                 .accumulate = true, .bf16 = cx->bf16};
+    kn_gemm g = {.m = rows,
+                 .n = in,
+                 .k = out,
+                 .a = dy,
+                 .lda = out,
+                 .b = w,
+                 .ldb = in,
+                 .c = dx,
+                 .ldc = in,
+                 .alpha = s,
+                 .accumulate = true,
+                 .bf16 = cx->bf16};
     kn_gemm_run(cx->work, &g);
 }
 
 /* dw += s * dy^T x: [out, rows] x [rows, in]. */
 static void weight_gradient(tn_ctx *cx, const float *dy, long rows, long out, const float *x, long in, float s, float *dw)
 {
-    kn_gemm g = {.m = out, .n = in, .k = rows, .a = dy, .lda = out, .ta = true, .b = x, .ldb = in, .c = dw, .ldc = in, .alpha = s,
-                 .accumulate = true, .bf16 = cx->bf16};
+    kn_gemm g = {.m = out,
+                 .n = in,
+                 .k = rows,
+                 .a = dy,
+                 .lda = out,
+                 .ta = true,
+                 .b = x,
+                 .ldb = in,
+                 .c = dw,
+                 .ldc = in,
+                 .alpha = s,
+                 .accumulate = true,
+                 .bf16 = cx->bf16};
     kn_gemm_run(cx->work, &g);
 }
 
@@ -41,7 +72,15 @@ static void lora_backward(tn_ctx *cx, linear_record *r)
     float *dh = tn_bytes(cx, (size_t)(rows * lo->r) * sizeof *dh);
     if (!dh)
         return;
-    kn_gemm g = {.m = rows, .n = lo->r, .k = out, .a = r->y.g, .lda = out, .b = lo->b, .ldb = lo->r, .c = dh, .ldc = lo->r,
+    kn_gemm g = {.m = rows,
+                 .n = lo->r,
+                 .k = out,
+                 .a = r->y.g,
+                 .lda = out,
+                 .b = lo->b,
+                 .ldb = lo->r,
+                 .c = dh,
+                 .ldc = lo->r,
                  .alpha = lo->scale};
     kn_gemm_run(cx->work, &g);
     if (lo->gb)
@@ -202,7 +241,7 @@ typedef struct conv_record {
     tn_t x, y;
     const tn_linear_w *l;
     conv s;
-    float *columns;      /* [b*oh*ow, c*kh*kw] */
+    float *columns; /* [b*oh*ow, c*kh*kw] */
 } conv_record;
 
 typedef struct unfold_work {
@@ -273,12 +312,18 @@ tn_t tn_conv2d(tn_ctx *cx, tn_t x, const tn_linear_w *l, long stride)
     if (cx->failed)
         return (tn_t){0};
     if (x.rank != 4 || w->rank != 4 || x.shape[1] != w->shape[1] || x.shape[2] < w->shape[2] || x.shape[3] < w->shape[3])
-        return tn_fail(cx, "conv2d: a picture of %ld x %ld x %ld does not fit a kernel of %ld x %ld x %ld", x.shape[1], x.shape[2],
-                       x.shape[3], w->shape[1], w->shape[2], w->shape[3]);
+        return tn_fail(cx, "conv2d: a picture of %ld x %ld x %ld does not fit a kernel of %ld x %ld x %ld", x.shape[1],
+                       x.shape[2], x.shape[3], w->shape[1], w->shape[2], w->shape[3]);
     if (stride < 1 || (tn_has(&l->bias) && (l->bias.rank != 1 || l->bias.shape[0] != w->shape[0])))
         return tn_fail(cx, "conv2d: a stride of %ld, a bias of %ld for %ld channels", stride, l->bias.shape[0], w->shape[0]);
-    conv s = {.b = x.shape[0], .c = x.shape[1], .h = x.shape[2], .w = x.shape[3], .o = w->shape[0], .kh = w->shape[2],
-              .kw = w->shape[3], .stride = stride};
+    conv s = {.b = x.shape[0],
+              .c = x.shape[1],
+              .h = x.shape[2],
+              .w = x.shape[3],
+              .o = w->shape[0],
+              .kh = w->shape[2],
+              .kw = w->shape[3],
+              .stride = stride};
     s.oh = (s.h - s.kh) / stride + 1;
     s.ow = (s.w - s.kw) / stride + 1;
     long rows = s.b * s.oh * s.ow, width = s.c * s.kh * s.kw;

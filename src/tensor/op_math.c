@@ -12,7 +12,8 @@ typedef struct unary_record {
     float s;
 } unary_record;
 
-static tn_t record_unary(tn_ctx *cx, tn_t x, tn_t y, void (*backward)(tn_ctx *, tn_record *), kn_act f, const tn_param *p, float s)
+static tn_t record_unary(tn_ctx *cx, tn_t x, tn_t y, void (*backward)(tn_ctx *, tn_record *), kn_act f, const tn_param *p,
+                         float s)
 {
     unary_record *r = y.grad ? tn_push(cx, sizeof *r, backward) : NULL;
     if (r)
@@ -176,8 +177,8 @@ typedef struct xent_record {
     tn_t x, y;
     const int *target;
     float smoothing;
-    long counted;        /* rows that are not ignored */
-    float *row;          /* gradient of one row */
+    long counted; /* rows that are not ignored */
+    float *row;   /* gradient of one row */
 } xent_record;
 
 enum { IGNORE = -100 };
@@ -216,7 +217,8 @@ tn_t tn_cross_entropy(tn_ctx *cx, tn_t logits, const int *target, float smoothin
     }
     xent_record *r = y.grad ? tn_push(cx, sizeof *r, xent_backward) : NULL;
     if (r)
-        *r = (xent_record){.head = r->head, .x = logits, .y = y, .target = target, .smoothing = smoothing, .counted = counted, .row = row};
+        *r = (xent_record){
+            .head = r->head, .x = logits, .y = y, .target = target, .smoothing = smoothing, .counted = counted, .row = row};
     return y;
 }
 
@@ -225,7 +227,7 @@ typedef struct soft_record {
     tn_t x, y;
     const float *target;
     bool others_only;
-    float *row;          /* one row */
+    float *row; /* one row */
 } soft_record;
 
 static float row_sum(const kn_table *kn, long n, const float *t) { return kn->sum(n, t) > 0.5f ? 1 : 0; }

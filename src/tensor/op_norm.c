@@ -10,7 +10,7 @@ typedef struct norm_record {
     tn_record head;
     tn_t x, y;
     const tn_norm_w *n;
-    float *mean, *rstd;  /* [rows]; RMS norm has no mean */
+    float *mean, *rstd; /* [rows]; RMS norm has no mean */
 } norm_record;
 
 typedef struct norm_work {
@@ -93,7 +93,7 @@ typedef struct batch_norm_record {
     tn_record head;
     tn_t x, y;
     const tn_batch_norm_w *n;
-    float *mean, *rstd;  /* [C] that the forward used */
+    float *mean, *rstd; /* [C] that the forward used */
     bool training;
 } batch_norm_record;
 
@@ -204,7 +204,7 @@ tn_t tn_batch_norm(tn_ctx *cx, tn_t x, const tn_batch_norm_w *n, float momentum,
 typedef struct l2_record {
     tn_record head;
     tn_t x, y;
-    float *length;       /* [rows] */
+    float *length; /* [rows] */
 } l2_record;
 
 static void l2_backward(tn_ctx *cx, tn_record *self)

@@ -45,7 +45,7 @@ typedef struct add_record {
     tn_record head;
     tn_t a, b, y;
     const tn_param *p;
-    long k;              /* elements of p that repeat */
+    long k; /* elements of p that repeat */
 } add_record;
 
 static void add_backward(tn_ctx *cx, tn_record *self)

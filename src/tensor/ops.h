@@ -30,11 +30,11 @@ tn_t tn_l2_normalize(tn_ctx *cx, tn_t x);
 
 /* ---- attention: op_attention.c ---- */
 typedef struct tn_attention_args {
-    long heads, kv_heads;         /* kv_heads 0: the same */
-    float scale;                  /* 0: 1 / sqrt(width of a key) */
-    bool causal;                  /* query i sees keys j <= i + Tk - Tq */
-    const uint8_t *key_mask;      /* [B, Tk], 1 keeps; NULL keeps all. Must live as long as the tape */
-    bool head_major;              /* q, k, v, y are [B, H, T, d] instead of [B, T, H*d] */
+    long heads, kv_heads;    /* kv_heads 0: the same */
+    float scale;             /* 0: 1 / sqrt(width of a key) */
+    bool causal;             /* query i sees keys j <= i + Tk - Tq */
+    const uint8_t *key_mask; /* [B, Tk], 1 keeps; NULL keeps all. Must live as long as the tape */
+    bool head_major;         /* q, k, v, y are [B, H, T, d] instead of [B, T, H*d] */
 } tn_attention_args;
 /* softmax(scale q k^T + mask) v; a row with every key hidden gives zeros. */
 tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *args);
@@ -55,12 +55,12 @@ tn_t tn_add_sinusoid(tn_ctx *cx, tn_t x);
 tn_t tn_prepend(tn_ctx *cx, const tn_param *p, tn_t x);
 /* Row index[b] of each sequence: x [B, T, D] -> [B, D]; index NULL: row 0. Kept by the caller as long as the tape. */
 tn_t tn_select(tn_ctx *cx, tn_t x, const int *index);
-tn_t tn_transpose(tn_ctx *cx, tn_t x); /* [M, N] -> [N, M] */
+tn_t tn_transpose(tn_ctx *cx, tn_t x);      /* [M, N] -> [N, M] */
 tn_t tn_channels_first(tn_ctx *cx, tn_t x); /* [B, H, W, C] -> [B, C, H, W] */
 
 /* ---- elementwise and losses: op_math.c ---- */
 tn_t tn_act(tn_ctx *cx, tn_t x, kn_act f);
-tn_t tn_softmax(tn_ctx *cx, tn_t x);               /* over the last dimension */
+tn_t tn_softmax(tn_ctx *cx, tn_t x); /* over the last dimension */
 tn_t tn_scale(tn_ctx *cx, tn_t x, float s);
 tn_t tn_scale_exp(tn_ctx *cx, tn_t x, const tn_param *log_scale); /* exp(p) * x, p a scalar */
 tn_t tn_sum2(tn_ctx *cx, tn_t a, float sa, tn_t b, float sb);     /* sa a + sb b, equal shapes */

@@ -72,10 +72,7 @@ void tn_visit_norm(tn_visitor *v, tn_norm_w *n, const char *name, long d, bool b
 
 bool tn_has(const tn_param *p) { return p->id >= 0; }
 
-float *tn_grad_of(const tn_ctx *cx, const tn_param *p)
-{
-    return cx->tape && cx->grads && tn_has(p) ? cx->grads[p->id] : NULL;
-}
+float *tn_grad_of(const tn_ctx *cx, const tn_param *p) { return cx->tape && cx->grads && tn_has(p) ? cx->grads[p->id] : NULL; }
 
 const tn_lora *tn_lora_of(const tn_ctx *cx, const tn_param *p)
 {

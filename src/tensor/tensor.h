@@ -17,21 +17,21 @@ enum { TN_MAX_RANK = 5 };
 
 /* A value, passed by copy. Row-major float32. */
 typedef struct tn_t {
-    float *v;                /* NULL in PLAN, after a failure, and for "no value" (rank 0) */
-    float *g;                /* gradient of the loss, same shape; NULL in PLAN and when `grad` is false */
-    bool grad;               /* does a gradient flow to it? */
+    float *v;  /* NULL in PLAN, after a failure, and for "no value" (rank 0) */
+    float *g;  /* gradient of the loss, same shape; NULL in PLAN and when `grad` is false */
+    bool grad; /* does a gradient flow to it? */
     int rank;
     long shape[TN_MAX_RANK];
 } tn_t;
 
-long tn_size(tn_t x);        /* number of elements */
-long tn_last(tn_t x);        /* the last dimension */
-long tn_rows(tn_t x);        /* all the others multiplied */
+long tn_size(tn_t x); /* number of elements */
+long tn_last(tn_t x); /* the last dimension */
+long tn_rows(tn_t x); /* all the others multiplied */
 
 /* A weight: immutable values that belong to the engine (or to the trainer), found everywhere else by its id. */
 typedef struct tn_param {
     const float *v;
-    int id;                  /* index in the model's table; -1: absent (an optional one) */
+    int id; /* index in the model's table; -1: absent (an optional one) */
     int rank;
     long shape[TN_MAX_RANK];
 } tn_param;
@@ -42,7 +42,7 @@ typedef struct tn_linear_w { /* nn.Linear */
 } tn_linear_w;
 
 typedef struct tn_norm_w {
-    tn_param weight, bias;   /* [d]; RMSNorm has no bias */
+    tn_param weight, bias; /* [d]; RMSNorm has no bias */
 } tn_norm_w;
 
 /* ---- naming every weight once ---------------------------------------------------------------------------- */
@@ -72,8 +72,8 @@ void tn_visit_norm(tn_visitor *v, tn_norm_w *n, const char *name, long d, bool b
 typedef struct tn_lora {
     int r;
     float scale;
-    const float *a, *b;      /* [r, in], [out, r] */
-    float *ga, *gb;          /* their gradients; NULL: frozen */
+    const float *a, *b; /* [r, in], [out, r] */
+    float *ga, *gb;     /* their gradients; NULL: frozen */
 } tn_lora;
 
 /* ---- context ------------------------------------------------------------------------------------------------ */
@@ -86,23 +86,23 @@ typedef void tn_tap_fn(void *arg, const char *name, tn_t x);
 
 typedef struct tn_ctx {
     tn_mode mode;
-    bool tape;               /* TRAIN, or PLAN on its behalf: gradients are kept */
-    bool bf16;               /* products of weights and activations may round their operands to bf16 */
-    bool training;           /* batch norm looks at the batch; apart from the tape */
-    kn_work *work;           /* kernels, threads, scratch; not owned. NULL in PLAN */
+    bool tape;     /* TRAIN, or PLAN on its behalf: gradients are kept */
+    bool bf16;     /* products of weights and activations may round their operands to bf16 */
+    bool training; /* batch norm looks at the batch; apart from the tape */
+    kn_work *work; /* kernels, threads, scratch; not owned. NULL in PLAN */
     const kn_table *kn;
     bs_pool *pool;
-    int threads;             /* PLAN counts scratch for as many */
+    int threads; /* PLAN counts scratch for as many */
 
-    char *base;              /* arena; not owned */
+    char *base; /* arena; not owned */
     size_t cap, used, peak;
     size_t backward_scratch; /* the most that one backward needs on top */
     tn_record *last;         /* newest record on the tape */
 
-    float *const *grads;     /* by parameter id; NULL (all or one): frozen. Values are added to */
-    float *const *buffers;   /* by parameter id: batch norm's statistics to update; NULL: leave them */
-    const tn_lora *lora;     /* by parameter id; NULL: none */
-    tn_tap_fn *tap;          /* NULL: nobody listens */
+    float *const *grads;   /* by parameter id; NULL (all or one): frozen. Values are added to */
+    float *const *buffers; /* by parameter id: batch norm's statistics to update; NULL: leave them */
+    const tn_lora *lora;   /* by parameter id; NULL: none */
+    tn_tap_fn *tap;        /* NULL: nobody listens */
     void *tap_arg;
 
     bool failed;
@@ -117,7 +117,7 @@ void tn_run(tn_ctx *cx, kn_work *work, void *base, size_t cap, bool train);
 /* Forgets all values and the tape; keeps memory, gradients and adapters. Clears a failure. */
 void tn_reset(tn_ctx *cx);
 
-bool tn_live(const tn_ctx *cx);              /* does arithmetic happen? */
+bool tn_live(const tn_ctx *cx); /* does arithmetic happen? */
 /* Fails the context; returns a tensor of rank 0. */
 tn_t tn_fail(tn_ctx *cx, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -158,7 +158,7 @@ void tn_backward_needs(tn_ctx *cx, size_t n);
 int tn_backward(tn_ctx *cx);
 void tn_seed(tn_ctx *cx, tn_t x, const float *g); /* g NULL: ones */
 
-float *tn_grad_of(const tn_ctx *cx, const tn_param *p);  /* NULL: frozen */
+float *tn_grad_of(const tn_ctx *cx, const tn_param *p);         /* NULL: frozen */
 const tn_lora *tn_lora_of(const tn_ctx *cx, const tn_param *p); /* NULL: none */
 bool tn_has(const tn_param *p);
 /* A weight as a value; its gradient goes where the parameter's goes. */

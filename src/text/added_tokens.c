@@ -54,10 +54,7 @@ void tx_added_close(tx_added *a)
 }
 
 /* The id that a new token gets where none is given: behind the model's, behind all added so far. */
-static int32_t next_id(const tx_added *a, const tx_model *m)
-{
-    return a->size > m->vocab.size ? a->size : m->vocab.size;
-}
+static int32_t next_id(const tx_added *a, const tx_model *m) { return a->size > m->vocab.size ? a->size : m->vocab.size; }
 
 int tx_added_put(tx_added *a, const tx_model *m, const char *s, size_t n, tx_added_token token, oc_err *err)
 {
@@ -124,8 +121,7 @@ static int fill_form(entry *e, const tx_normalizer *z, oc_err *err)
     bool moved;
     free(e->form);
     e->form = NULL;
-    if (e->token.normalized ? tx_normalize(z, e->content, e->n, &form, &moved, err)
-                            : bs_buf_put(&form, e->content, e->n, err)) {
+    if (e->token.normalized ? tx_normalize(z, e->content, e->n, &form, &moved, err) : bs_buf_put(&form, e->content, e->n, err)) {
         bs_buf_clear(&form);
         return -1;
     }
@@ -154,9 +150,7 @@ int tx_added_ready(tx_added *a, const tx_normalizer *z, oc_err *err)
         if (a->entries[i].token.single_word && !a->word && !(a->word = tx_word_regex_open("\\w", err)))
             return -1;
     }
-    return fill_ids(a, err) || fill_finder(a, &a->raw, false, err) || fill_finder(a, &a->normal, true, err)
-               ? -1
-               : 0;
+    return fill_ids(a, err) || fill_finder(a, &a->raw, false, err) || fill_finder(a, &a->normal, true, err) ? -1 : 0;
 }
 
 int32_t tx_added_get(const tx_added *a, const char *s, size_t n)
@@ -221,13 +215,11 @@ static int is_word(const tx_added *a, const char *s, size_t n, bool *word, oc_er
 }
 
 /* Whether [at, end) has no letter, digit or underscore right before or behind it. */
-static int stands_alone(const tx_added *a, const char *s, size_t n, size_t at, size_t end, bool *alone,
-                        oc_err *err)
+static int stands_alone(const tx_added *a, const char *s, size_t n, size_t at, size_t end, bool *alone, oc_err *err)
 {
     bool before = false, behind = false;
     size_t last = at > 0 ? char_before(s, at) : 0;
-    if ((at > 0 && is_word(a, s + last, at - last, &before, err)) ||
-        (end < n && is_word(a, s + end, n - end, &behind, err)))
+    if ((at > 0 && is_word(a, s + last, at - last, &before, err)) || (end < n && is_word(a, s + end, n - end, &behind, err)))
         return -1;
     *alone = !before && !behind;
     return 0;
@@ -251,8 +243,7 @@ static void widen(const entry *e, const char *s, size_t n, size_t done, size_t *
     }
 }
 
-static int cut_with(const tx_added *a, const finder *f, const char *s, size_t n, bool head, tx_pieces *out,
-                    oc_err *err)
+static int cut_with(const tx_added *a, const finder *f, const char *s, size_t n, bool head, tx_pieces *out, oc_err *err)
 {
     size_t done = 0, i = 0;
     while (f->start[256] > 0 && i < n) {
@@ -278,8 +269,7 @@ static int cut_with(const tx_added *a, const finder *f, const char *s, size_t n,
     return done < n ? tx_pieces_put(out, s + done, n - done, -1, head && done == 0, err) : 0;
 }
 
-int tx_added_cut(const tx_added *a, const tx_normalizer *z, const char *s, size_t n, tx_pieces *out,
-                 oc_err *err)
+int tx_added_cut(const tx_added *a, const tx_normalizer *z, const char *s, size_t n, tx_pieces *out, oc_err *err)
 {
     tx_pieces raw = {0};
     bs_buf text = {0};

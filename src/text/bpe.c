@@ -43,13 +43,11 @@ static int32_t need_token(const tx_model *m, const char *s, size_t n, size_t ran
 {
     int32_t id = tx_vocab_get(&m->vocab, s, n);
     if (id < 0)
-        bs_err(err, "model BPE: merge %zu needs the token '%.*s', which the vocabulary lacks", rank, (int)n,
-               s);
+        bs_err(err, "model BPE: merge %zu needs the token '%.*s', which the vocabulary lacks", rank, (int)n, s);
     return id;
 }
 
-static int put_merge(tx_model *m, size_t rank, const char *a, size_t an, const char *b, size_t bn,
-                     oc_err *err)
+static int put_merge(tx_model *m, size_t rank, const char *a, size_t an, const char *b, size_t bn, oc_err *err)
 {
     bpe *own = m->own;
     bs_buf joined = {0};
@@ -79,8 +77,7 @@ static int read_merge(tx_model *m, size_t rank, const json_t *o, oc_err *err)
 {
     const json_t *a = json_array_get(o, 0), *b = json_array_get(o, 1);
     if (json_array_size(o) == 2 && json_is_string(a) && json_is_string(b))
-        return put_merge(m, rank, json_string_value(a), json_string_length(a), json_string_value(b),
-                         json_string_length(b), err);
+        return put_merge(m, rank, json_string_value(a), json_string_length(a), json_string_value(b), json_string_length(b), err);
     const char *s = json_string_value(o), *space = s ? memchr(s, ' ', json_string_length(o)) : NULL;
     size_t n = s ? json_string_length(o) : 0;
     if (!space || memchr(space + 1, ' ', (size_t)(s + n - space - 1)))
@@ -130,8 +127,7 @@ static int read_options(tx_model *m, const json_t *o, oc_err *err)
     size_t n;
     const json_t *dropout = json_object_get(o, "dropout");
     if (json_is_number(dropout) && json_number_value(dropout) > 0)
-        return bs_err(err, "model BPE: a dropout of %g makes the ids random, which is not done here",
-                      json_number_value(dropout));
+        return bs_err(err, "model BPE: a dropout of %g makes the ids random, which is not done here", json_number_value(dropout));
     if (tx_json_bool(o, "model BPE", "fuse_unk", false, &b->fuse_unk, err) ||
         tx_json_bool(o, "model BPE", "byte_fallback", false, &b->byte_fallback, err) ||
         tx_json_bool(o, "model BPE", "ignore_merges", false, &b->ignore_merges, err) ||
@@ -189,10 +185,7 @@ typedef struct candidate {
     int32_t at, id;
 } candidate;
 
-static bool before(const candidate *a, const candidate *b)
-{
-    return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
-}
+static bool before(const candidate *a, const candidate *b) { return a->rank != b->rank ? a->rank < b->rank : a->at < b->at; }
 
 static void push(candidate *heap, size_t *n, candidate c)
 {
@@ -327,8 +320,7 @@ static int bpe_word(const tx_model *m, const char *s, size_t n, tx_scratch *scra
             return tx_ids_put(out, id, err);
     }
     /* With byte fallback each byte may be a symbol, those of prefix and suffix too. */
-    size_t most =
-        n + tx_utf8_count(s, n) * (b->byte_fallback ? b->prefix_n : 0) + (b->byte_fallback ? b->suffix_n : 0);
+    size_t most = n + tx_utf8_count(s, n) * (b->byte_fallback ? b->prefix_n : 0) + (b->byte_fallback ? b->suffix_n : 0);
     if (most > INT32_MAX / 4)
         return bs_err(err, "a text of %zu bytes without a break is too long for BPE", n);
     symbols word = {.p = tx_scratch_get(scratch, 0, most, sizeof(symbol), err)};

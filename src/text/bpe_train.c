@@ -88,8 +88,7 @@ static int count_line(trainer *t, const char *s, size_t n, bs_buf text[2], tx_pi
 {
     bool moved;
     text[0].n = 0;
-    if (tx_utf8_clean(&text[0], s, n, false, err) ||
-        tx_normalize(t->normalizer, text[0].p, text[0].n, &text[1], &moved, err))
+    if (tx_utf8_clean(&text[0], s, n, false, err) || tx_normalize(t->normalizer, text[0].p, text[0].n, &text[1], &moved, err))
         return -1;
     tx_pieces_reset(&pieces[0]);
     if (tx_pieces_put(&pieces[0], text[1].p, text[1].n, -1, true, err) ||
@@ -173,8 +172,7 @@ static int add_special(trainer *t, bool first, oc_err *err)
         if (add_token(t, o->special[i], strlen(o->special[i]), err))
             return -1;
     /* CLIP's end of text has the largest id: old checkpoints find it by that. */
-    return clip && (add_token(t, "<|startoftext|>", 15, err) || add_token(t, "<|endoftext|>", 13, err)) ? -1
-                                                                                                        : 0;
+    return clip && (add_token(t, "<|startoftext|>", 15, err) || add_token(t, "<|endoftext|>", 13, err)) ? -1 : 0;
 }
 
 static int spell_word(trainer *t, int32_t at, oc_err *err)
@@ -204,8 +202,7 @@ static size_t slot_of(const trainer *t, int32_t left, int32_t right)
 {
     uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
     size_t at = (size_t)(h ^ h >> 32) & (t->n_slots - 1);
-    while (t->slots[at] >= 0 &&
-           (t->pairs[t->slots[at]].left != left || t->pairs[t->slots[at]].right != right))
+    while (t->slots[at] >= 0 && (t->pairs[t->slots[at]].left != left || t->pairs[t->slots[at]].right != right))
         at = (at + 1) & (t->n_slots - 1);
     return at;
 }
@@ -324,12 +321,10 @@ static int merge_word(trainer *t, int32_t at, int32_t left, int32_t right, int32
             s[out++] = s[i];
             continue;
         }
-        if (out > 0 &&
-            (change_pair(t, s[out - 1], left, -1, at, err) || change_pair(t, s[out - 1], id, 1, at, err)))
+        if (out > 0 && (change_pair(t, s[out - 1], left, -1, at, err) || change_pair(t, s[out - 1], id, 1, at, err)))
             return -1;
         i++;
-        if (i + 1 < w->n &&
-            (change_pair(t, right, s[i + 1], -1, at, err) || change_pair(t, id, s[i + 1], 1, at, err)))
+        if (i + 1 < w->n && (change_pair(t, right, s[i + 1], -1, at, err) || change_pair(t, id, s[i + 1], 1, at, err)))
             return -1;
         s[out++] = id;
     }
@@ -344,8 +339,7 @@ static int32_t joined_token(trainer *t, int32_t left, int32_t right, oc_err *err
     size_t a, b;
     const char *first = tx_vocab_name(&t->tokens, left, &a), *second = tx_vocab_name(&t->tokens, right, &b);
     int32_t id = -1;
-    if (!bs_buf_put(&name, first, a, err) && !bs_buf_put(&name, second, b, err) &&
-        !add_token(t, name.p, name.n, err))
+    if (!bs_buf_put(&name, first, a, err) && !bs_buf_put(&name, second, b, err) && !add_token(t, name.p, name.n, err))
         id = tx_vocab_get(&t->tokens, name.p, name.n);
     bs_buf_clear(&name);
     return id;
@@ -436,9 +430,7 @@ static int put_merge(const trainer *t, size_t i, bs_buf *text, oc_err *err)
     size_t a, b;
     const char *left = tx_vocab_name(&t->tokens, t->merges[i].left, &a),
                *right = tx_vocab_name(&t->tokens, t->merges[i].right, &b);
-    return bs_buf_put(text, left, a, err) || bs_buf_put(text, " ", 1, err) || bs_buf_put(text, right, b, err)
-               ? -1
-               : 0;
+    return bs_buf_put(text, left, a, err) || bs_buf_put(text, " ", 1, err) || bs_buf_put(text, right, b, err) ? -1 : 0;
 }
 
 /* "a b" rather than ["a", "b"]: names have no spaces here, and every version reads it. */
@@ -469,8 +461,7 @@ static int write_text(const char *dir, const char *name, const char *s, size_t n
 static int write_json(const char *dir, const char *name, json_t *o, oc_err *err)
 {
     char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
-    int result =
-        text ? write_text(dir, name, text, strlen(text), err) : bs_err(err, "out of memory: '%s'", name);
+    int result = text ? write_text(dir, name, text, strlen(text), err) : bs_err(err, "out of memory: '%s'", name);
     free(text);
     json_decref(o);
     return result;
@@ -488,17 +479,14 @@ static int write_merges(const trainer *t, const char *dir, oc_err *err)
     return result;
 }
 
-static const char *bos_name(const trainer *t)
-{
-    return t->options->style == TX_STYLE_CLIP ? "<|startoftext|>" : "<|endoftext|>";
-}
+static const char *bos_name(const trainer *t) { return t->options->style == TX_STYLE_CLIP ? "<|startoftext|>" : "<|endoftext|>"; }
 
 static json_t *tokenizer_json(const trainer *t, oc_err *err)
 {
     bool clip = t->options->style == TX_STYLE_CLIP;
     const char *eos = "<|endoftext|>", *bos = bos_name(t);
-    json_t *o = tx_classic_frame(t->options->style, tx_vocab_get(&t->tokens, bos, strlen(bos)),
-                                 tx_vocab_get(&t->tokens, eos, 13), bos, eos, err);
+    json_t *o = tx_classic_frame(t->options->style, tx_vocab_get(&t->tokens, bos, strlen(bos)), tx_vocab_get(&t->tokens, eos, 13),
+                                 bos, eos, err);
     json_t *added = json_object_get(o, "added_tokens");
     for (size_t i = 0; i < t->options->n_special; i++) {
         const char *name = t->options->special[i];
@@ -517,8 +505,8 @@ static json_t *special_json(const trainer *t, bool config)
 {
     bool clip = t->options->style == TX_STYLE_CLIP;
     int32_t most = t->options->max_length ? t->options->max_length : clip ? 77 : 1024;
-    json_t *o = json_pack("{s:s, s:s, s:s}", "bos_token", bos_name(t), "eos_token", "<|endoftext|>",
-                          "unk_token", "<|endoftext|>");
+    json_t *o =
+        json_pack("{s:s, s:s, s:s}", "bos_token", bos_name(t), "eos_token", "<|endoftext|>", "unk_token", "<|endoftext|>");
     if (clip)
         json_object_set_new(o, "pad_token", json_string("<|endoftext|>"));
     if (t->options->n_special) {
@@ -589,16 +577,14 @@ static int check_options(const tx_train_options *o, oc_err *err)
     bool clip = o->style == TX_STYLE_CLIP;
     int32_t least = (clip ? 512 + 2 : 256 + 1) + (int32_t)o->n_special;
     if (o->n_special > 1 << 20 || o->size < least || o->size > TX_MAX_ID)
-        return bs_err(err, "cannot train a tokenizer of %d ids: bytes and special tokens alone take %d",
-                      o->size, least);
+        return bs_err(err, "cannot train a tokenizer of %d ids: bytes and special tokens alone take %d", o->size, least);
     for (size_t i = 0; i < o->n_special; i++)
         if (!o->special[i][0] || tx_utf8_valid(o->special[i], strlen(o->special[i])) != strlen(o->special[i]))
             return bs_err(err, "cannot train a tokenizer: special token %zu is empty or not valid UTF-8", i);
     return 0;
 }
 
-int32_t tx_train_bpe(const char *const *files, size_t n_files, const tx_train_options *options,
-                     const char *out_dir, oc_err *err)
+int32_t tx_train_bpe(const char *const *files, size_t n_files, const tx_train_options *options, const char *out_dir, oc_err *err)
 {
     trainer t = {0};
     bool clip = options->style == TX_STYLE_CLIP;

@@ -7,14 +7,14 @@
 
 json_t *tx_added_token_json(const char *name, int32_t id)
 {
-    return json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", id, "content", name, "single_word", 0,
-                     "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1);
+    return json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", id, "content", name, "single_word", 0, "lstrip", 0, "rstrip", 0,
+                     "normalized", 0, "special", 1);
 }
 
 static json_t *byte_level(int prefix_space)
 {
-    return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", prefix_space,
-                     "trim_offsets", 1, "use_regex", 1);
+    return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", prefix_space, "trim_offsets", 1,
+                     "use_regex", 1);
 }
 
 /* CLIP (Radford et al. 2021, simple_tokenizer.py) as transformers converts it. */
@@ -22,30 +22,27 @@ static json_t *clip_frame(int32_t bos, int32_t eos, const char *bos_name, const 
 {
     static const char pattern[] = "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|["
                                   "\\p{N}]|[^\\s\\p{L}\\p{N}]+";
-    json_t *normalizer =
-        json_pack("{s:s, s:[{s:s}, {s:s, s:{s:s}, s:s}, {s:s}]}", "type", "Sequence", "normalizers", "type",
-                  "NFC", "type", "Replace", "pattern", "Regex", "\\s+", "content", " ", "type", "Lowercase");
-    json_t *split = json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", pattern,
-                              "behavior", "Removed", "invert", 1);
-    json_t *post = json_pack("{s:s, s:[s, i], s:[s, i], s:b, s:b}", "type", "RobertaProcessing", "sep",
-                             eos_name, eos, "cls", bos_name, bos, "trim_offsets", 0, "add_prefix_space", 0);
-    return json_pack("{s:s, s:n, s:n, s:[o, o], s:o, s:{s:s, s:[o, o]}, s:o, s:o}", "version", "1.0",
-                     "truncation", "padding", "added_tokens", tx_added_token_json(bos_name, bos),
-                     tx_added_token_json(eos_name, eos), "normalizer", normalizer, "pre_tokenizer", "type",
-                     "Sequence", "pretokenizers", split, byte_level(0), "post_processor", post, "decoder",
-                     byte_level(1));
+    json_t *normalizer = json_pack("{s:s, s:[{s:s}, {s:s, s:{s:s}, s:s}, {s:s}]}", "type", "Sequence", "normalizers", "type",
+                                   "NFC", "type", "Replace", "pattern", "Regex", "\\s+", "content", " ", "type", "Lowercase");
+    json_t *split =
+        json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", pattern, "behavior", "Removed", "invert", 1);
+    json_t *post = json_pack("{s:s, s:[s, i], s:[s, i], s:b, s:b}", "type", "RobertaProcessing", "sep", eos_name, eos, "cls",
+                             bos_name, bos, "trim_offsets", 0, "add_prefix_space", 0);
+    return json_pack("{s:s, s:n, s:n, s:[o, o], s:o, s:{s:s, s:[o, o]}, s:o, s:o}", "version", "1.0", "truncation", "padding",
+                     "added_tokens", tx_added_token_json(bos_name, bos), tx_added_token_json(eos_name, eos), "normalizer",
+                     normalizer, "pre_tokenizer", "type", "Sequence", "pretokenizers", split, byte_level(0), "post_processor",
+                     post, "decoder", byte_level(1));
 }
 
 static json_t *gpt2_frame(int32_t eos, const char *eos_name)
 {
-    return json_pack("{s:s, s:n, s:n, s:[o], s:n, s:o, s:{s:s, s:b, s:b, s:b}, s:o}", "version", "1.0",
-                     "truncation", "padding", "added_tokens", tx_added_token_json(eos_name, eos),
-                     "normalizer", "pre_tokenizer", byte_level(0), "post_processor", "type", "ByteLevel",
-                     "add_prefix_space", 1, "trim_offsets", 0, "use_regex", 1, "decoder", byte_level(1));
+    return json_pack("{s:s, s:n, s:n, s:[o], s:n, s:o, s:{s:s, s:b, s:b, s:b}, s:o}", "version", "1.0", "truncation", "padding",
+                     "added_tokens", tx_added_token_json(eos_name, eos), "normalizer", "pre_tokenizer", byte_level(0),
+                     "post_processor", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 0, "use_regex", 1, "decoder",
+                     byte_level(1));
 }
 
-json_t *tx_classic_frame(tx_style style, int32_t bos, int32_t eos, const char *bos_name, const char *eos_name,
-                         oc_err *err)
+json_t *tx_classic_frame(tx_style style, int32_t bos, int32_t eos, const char *bos_name, const char *eos_name, oc_err *err)
 {
     json_t *o = style == TX_STYLE_CLIP ? clip_frame(bos, eos, bos_name, eos_name) : gpt2_frame(eos, eos_name);
     if (!o)
@@ -55,9 +52,9 @@ json_t *tx_classic_frame(tx_style style, int32_t bos, int32_t eos, const char *b
 
 json_t *tx_bpe_json(const char *unk, const char *suffix, json_t *vocab, json_t *merges)
 {
-    return json_pack("{s:s, s:n, s:s?, s:s, s:s, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout",
-                     "unk_token", unk, "continuing_subword_prefix", "", "end_of_word_suffix", suffix,
-                     "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges", merges);
+    return json_pack("{s:s, s:n, s:s?, s:s, s:s, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token", unk,
+                     "continuing_subword_prefix", "", "end_of_word_suffix", suffix, "fuse_unk", 0, "byte_fallback", 0,
+                     "ignore_merges", 0, "vocab", vocab, "merges", merges);
 }
 
 /* ---- reading the two files --------------------------------------------------------------------------- */
@@ -78,8 +75,7 @@ static json_t *read_merges(const char *path, oc_err *err)
             continue;
         json_t *merge = json_stringn(line, n);
         if (!merge || json_array_append_new(list, merge)) {
-            bs_err(err, "cannot read '%s': line '%.*s' is not valid UTF-8", path, (int)(n < 40 ? n : 40),
-                   line);
+            bs_err(err, "cannot read '%s': line '%.*s' is not valid UTF-8", path, (int)(n < 40 ? n : 40), line);
             json_decref(list);
             list = NULL;
         }
@@ -131,10 +127,9 @@ static int apply_options(json_t *o, const json_t *config, const char *bos, int32
     if (json_is_true(json_object_get(config, "add_prefix_space")))
         bad = json_object_set_new(o, "pre_tokenizer", byte_level(1));
     if (json_is_true(json_object_get(config, "add_bos_token"))) {
-        json_t *post = json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}], s:{s:{s:s, s:[i], s:[s]}}}",
-                                 "type", "TemplateProcessing", "single", "SpecialToken", "id", bos, "type_id",
-                                 0, "Sequence", "id", "A", "type_id", 0, "special_tokens", bos, "id", bos,
-                                 "ids", bos_id, "tokens", bos);
+        json_t *post = json_pack("{s:s, s:[{s:{s:s, s:i}}, {s:{s:s, s:i}}], s:{s:{s:s, s:[i], s:[s]}}}", "type",
+                                 "TemplateProcessing", "single", "SpecialToken", "id", bos, "type_id", 0, "Sequence", "id", "A",
+                                 "type_id", 0, "special_tokens", bos, "id", bos, "ids", bos_id, "tokens", bos);
         bad = bad || json_object_set_new(o, "post_processor", post);
     }
     return bad ? bs_err(err, "out of memory: a tokenizer's description") : 0;
@@ -153,13 +148,10 @@ static json_t *assemble(json_t *vocab, json_t *merges, const json_t *config, oc_
         bs_err(err, "the vocabulary lacks the special token '%s'", json_is_integer(bos_id) ? eos : bos);
         return NULL;
     }
-    json_t *o = tx_classic_frame(style, (int32_t)json_integer_value(bos_id),
-                                 (int32_t)json_integer_value(eos_id), bos, eos, err);
-    json_t *model =
-        tx_bpe_json(clip ? eos : NULL, clip ? "</w>" : "", json_incref(vocab), json_incref(merges));
+    json_t *o = tx_classic_frame(style, (int32_t)json_integer_value(bos_id), (int32_t)json_integer_value(eos_id), bos, eos, err);
+    json_t *model = tx_bpe_json(clip ? eos : NULL, clip ? "</w>" : "", json_incref(vocab), json_incref(merges));
     int32_t first = (int32_t)json_integer_value(bos_id);
-    if (!o || !model || json_object_set_new(o, "model", model) ||
-        (!clip && apply_options(o, config, bos, first, err))) {
+    if (!o || !model || json_object_set_new(o, "model", model) || (!clip && apply_options(o, config, bos, first, err))) {
         bs_err(err, "out of memory: a tokenizer's description");
         json_decref(o);
         return NULL;
@@ -167,11 +159,9 @@ static json_t *assemble(json_t *vocab, json_t *merges, const json_t *config, oc_
     return o;
 }
 
-static json_t *read_byte_bpe(const char *vocab_path, const char *merges_path, const json_t *config,
-                             oc_err *err)
+static json_t *read_byte_bpe(const char *vocab_path, const char *merges_path, const json_t *config, oc_err *err)
 {
-    json_t *vocab = tx_json_read(vocab_path, false, err),
-           *merges = vocab ? read_merges(merges_path, err) : NULL;
+    json_t *vocab = tx_json_read(vocab_path, false, err), *merges = vocab ? read_merges(merges_path, err) : NULL;
     json_t *o = merges ? assemble(vocab, merges, config, err) : NULL;
     json_decref(vocab);
     json_decref(merges);
@@ -215,9 +205,9 @@ static bool config_bool(const json_t *config, const char *key, bool fallback)
 static json_t *bert_normalizer(const json_t *config)
 {
     const json_t *accents = json_object_get(config, "strip_accents");
-    json_t *o = json_pack("{s:s, s:b, s:b, s:b}", "type", "BertNormalizer", "clean_text", 1,
-                          "handle_chinese_chars", config_bool(config, "tokenize_chinese_chars", true),
-                          "lowercase", config_bool(config, "do_lower_case", true));
+    json_t *o =
+        json_pack("{s:s, s:b, s:b, s:b}", "type", "BertNormalizer", "clean_text", 1, "handle_chinese_chars",
+                  config_bool(config, "tokenize_chinese_chars", true), "lowercase", config_bool(config, "do_lower_case", true));
     if (o && json_is_boolean(accents))
         json_object_set_new(o, "strip_accents", json_boolean(json_is_true(accents)));
     return o;
@@ -242,13 +232,11 @@ static json_t *read_bert(const char *path, const json_t *config, oc_err *err)
     }
     if (!vocab)
         goto done;
-    o = json_pack(
-        "{s:O, s:o, s:{s:s}, s:{s:s, s:[s, i], s:[s, i]}, s:{s:s, s:s, s:b}, s:{s:s, s:s, s:s, s:i, s:O}}",
-        "added_tokens", added, "normalizer", bert_normalizer(config), "pre_tokenizer", "type",
-        "BertPreTokenizer", "post_processor", "type", "BertProcessing", "sep", names[3], ids[3], "cls",
-        names[2], ids[2], "decoder", "type", "WordPiece", "prefix", "##", "cleanup", 1, "model", "type",
-        "WordPiece", "unk_token", names[1], "continuing_subword_prefix", "##", "max_input_chars_per_word",
-        100, "vocab", vocab);
+    o = json_pack("{s:O, s:o, s:{s:s}, s:{s:s, s:[s, i], s:[s, i]}, s:{s:s, s:s, s:b}, s:{s:s, s:s, s:s, s:i, s:O}}",
+                  "added_tokens", added, "normalizer", bert_normalizer(config), "pre_tokenizer", "type", "BertPreTokenizer",
+                  "post_processor", "type", "BertProcessing", "sep", names[3], ids[3], "cls", names[2], ids[2], "decoder", "type",
+                  "WordPiece", "prefix", "##", "cleanup", 1, "model", "type", "WordPiece", "unk_token", names[1],
+                  "continuing_subword_prefix", "##", "max_input_chars_per_word", 100, "vocab", vocab);
     if (!o)
         bs_err(err, "out of memory: a tokenizer's description");
 done:
@@ -260,8 +248,7 @@ done:
 json_t *tx_classic_json(const char *dir, const json_t *config, oc_err *err)
 {
     json_t *o = NULL;
-    char *vocab = bs_join(dir, "vocab.json"), *merges = bs_join(dir, "merges.txt"),
-         *lines = bs_join(dir, "vocab.txt");
+    char *vocab = bs_join(dir, "vocab.json"), *merges = bs_join(dir, "merges.txt"), *lines = bs_join(dir, "vocab.txt");
     if (!vocab || !merges || !lines)
         bs_err(err, "out of memory: the names of '%s'", dir);
     else if (bs_is_file(vocab) && bs_is_file(merges))

@@ -24,10 +24,7 @@ struct tx_decoder {
 };
 
 /* A token may become empty on the way, yet it still counts as the first or the last. */
-static int put_token(tx_pieces *out, const char *s, size_t n, oc_err *err)
-{
-    return tx_pieces_put(out, s, n, 0, false, err);
-}
+static int put_token(tx_pieces *out, const char *s, size_t n, oc_err *err) { return tx_pieces_put(out, s, n, 0, false, err); }
 
 static const char *token(const tx_pieces *in, size_t i) { return in->text.p + in->p[i].at; }
 
@@ -134,10 +131,7 @@ static int replace_all(bs_buf *b, const char *what, const char *with, oc_err *er
     const char *hit;
     int result = 0;
     while (!result && (hit = memmem(b->p + at, b->n - at, what, what_n))) {
-        result =
-            bs_buf_put(&out, b->p + at, (size_t)(hit - b->p) - at, err) || bs_buf_put(&out, with, with_n, err)
-                ? -1
-                : 0;
+        result = bs_buf_put(&out, b->p + at, (size_t)(hit - b->p) - at, err) || bs_buf_put(&out, with, with_n, err) ? -1 : 0;
         at = (size_t)(hit - b->p) + what_n;
     }
     if (!result)
@@ -150,9 +144,9 @@ static int replace_all(bs_buf *b, const char *what, const char *with, oc_err *er
 /* English as BERT's decoder tidies it. */
 static int tidy(bs_buf *b, oc_err *err)
 {
-    static const char *const rules[][2] = {
-        {" .", "."},   {" ?", "?"},           {" !", "!"},   {" ,", ","},     {" ' ", "'"},   {" n't", "n't"},
-        {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    static const char *const rules[][2] = {{" .", "."},   {" ?", "?"},     {" !", "!"},    {" ,", ","},
+                                           {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},  {" do not", " don't"},
+                                           {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
         if (replace_all(b, rules[i][0], rules[i][1], err))
             return -1;
@@ -207,9 +201,7 @@ static int metaspace(const step *z, const tx_pieces *in, tx_pieces *out, oc_err 
         for (size_t k = 0; k < in->p[i].n;) {
             uint32_t c;
             size_t length = tx_utf8_get(s + k, in->p[i].n - k, &c);
-            int bad = c != z->mark ? bs_buf_put(&out->text, s + k, length, err)
-                      : drop       ? 0
-                                   : bs_buf_put(&out->text, " ", 1, err);
+            int bad = c != z->mark ? bs_buf_put(&out->text, s + k, length, err) : drop ? 0 : bs_buf_put(&out->text, " ", 1, err);
             if (bad)
                 return -1;
             k += length;
@@ -228,8 +220,7 @@ static int replace(const step *z, const tx_pieces *in, tx_pieces *out, oc_err *e
         result = put_token(out, "", 0, err) || tx_regex_cut(z->pattern, s, in->p[i].n, &spans, err) ? -1 : 0;
         for (size_t k = 0; k < spans.n && !result; k++) {
             const tx_span *p = &spans.p[k];
-            result = p->hit ? bs_buf_put(&out->text, z->text, z->n, err)
-                            : bs_buf_put(&out->text, s + p->at, p->end - p->at, err);
+            result = p->hit ? bs_buf_put(&out->text, z->text, z->n, err) : bs_buf_put(&out->text, s + p->at, p->end - p->at, err);
         }
         if (!result)
             out->p[out->n - 1].n = out->text.n - out->p[out->n - 1].at;
@@ -245,11 +236,9 @@ static int strip(const step *z, const tx_pieces *in, tx_pieces *out, oc_err *err
         size_t from = 0, end = in->p[i].n;
         char mark[4];
         size_t mark_n = tx_utf8_put(z->mark, mark);
-        for (json_int_t k = 0; k < z->start && end - from >= mark_n && memcmp(s + from, mark, mark_n) == 0;
-             k++)
+        for (json_int_t k = 0; k < z->start && end - from >= mark_n && memcmp(s + from, mark, mark_n) == 0; k++)
             from += mark_n;
-        for (json_int_t k = 0;
-             k < z->stop && end - from >= mark_n && memcmp(s + end - mark_n, mark, mark_n) == 0; k++)
+        for (json_int_t k = 0; k < z->stop && end - from >= mark_n && memcmp(s + end - mark_n, mark, mark_n) == 0; k++)
             end -= mark_n;
         if (put_token(out, s + from, end - from, err))
             return -1;
@@ -259,8 +248,7 @@ static int strip(const step *z, const tx_pieces *in, tx_pieces *out, oc_err *err
 
 /* ---- reading ----------------------------------------------------------------------------------------- */
 
-static int keep_text(step *z, const json_t *o, const char *where, const char *key, const char *fallback,
-                     oc_err *err)
+static int keep_text(step *z, const json_t *o, const char *where, const char *key, const char *fallback, oc_err *err)
 {
     const char *s;
     size_t n;
@@ -308,12 +296,9 @@ static int read_strip(step *z, const json_t *o, oc_err *err)
     size_t n;
     z->run = strip;
     if (tx_json_need_text(o, "decoder Strip", "content", &s, &n, err) ||
-        tx_json_int(o, "decoder Strip", "start", 0, &z->start, err) ||
-        tx_json_int(o, "decoder Strip", "stop", 0, &z->stop, err))
+        tx_json_int(o, "decoder Strip", "start", 0, &z->start, err) || tx_json_int(o, "decoder Strip", "stop", 0, &z->stop, err))
         return -1;
-    return n && tx_utf8_get(s, n, &z->mark) == n
-               ? 0
-               : bs_err(err, "decoder Strip: 'content' must be one character");
+    return n && tx_utf8_get(s, n, &z->mark) == n ? 0 : bs_err(err, "decoder Strip: 'content' must be one character");
 }
 
 static const struct {

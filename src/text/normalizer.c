@@ -64,8 +64,7 @@ static int replace(const step *z, const char *s, size_t n, bs_buf *out, bool *mo
         *moved = true;
     for (size_t i = 0; i < spans.n && !result; i++) {
         const tx_span *p = &spans.p[i];
-        result =
-            p->hit ? bs_buf_put(out, z->text, z->n, err) : bs_buf_put(out, s + p->at, p->end - p->at, err);
+        result = p->hit ? bs_buf_put(out, z->text, z->n, err) : bs_buf_put(out, s + p->at, p->end - p->at, err);
     }
     tx_spans_clear(&spans);
     return result;
@@ -128,11 +127,9 @@ static int nmt(const step *z, const char *s, size_t n, bs_buf *out, bool *moved,
     for (size_t i = 0; i < n;) {
         uint32_t c;
         size_t length = tx_utf8_get(s + i, n - i, &c);
-        bool drop =
-            (c >= 1 && c <= 8) || c == 0xb || (c >= 0xe && c <= 0x1f) || c == 0x7f || c == 0x8f || c == 0x9f;
-        bool blank = c == 9 || c == 0xa || c == 0xc || c == 0xd || c == 0x1680 ||
-                     (c >= 0x200b && c <= 0x200f) || c == 0x2028 || c == 0x2029 || c == 0x2581 ||
-                     c == 0xfeff || c == 0xfffd;
+        bool drop = (c >= 1 && c <= 8) || c == 0xb || (c >= 0xe && c <= 0x1f) || c == 0x7f || c == 0x8f || c == 0x9f;
+        bool blank = c == 9 || c == 0xa || c == 0xc || c == 0xd || c == 0x1680 || (c >= 0x200b && c <= 0x200f) || c == 0x2028 ||
+                     c == 0x2029 || c == 0x2581 || c == 0xfeff || c == 0xfffd;
         *moved = *moved || (drop && i == 0);
         if (!drop && (blank ? bs_buf_put(out, " ", 1, err) : bs_buf_put(out, s + i, length, err)))
             return -1;
@@ -165,8 +162,7 @@ static int bert_clean(const step *z, const char *s, size_t n, bs_buf *out, bool 
         if (z->clean && tx_is_space(c))
             bad = bs_buf_put(out, " ", 1, err);
         else if (z->chinese && is_chinese(c))
-            bad = bs_buf_put(out, " ", 1, err) || bs_buf_put(out, p, length, err) ||
-                  bs_buf_put(out, " ", 1, err);
+            bad = bs_buf_put(out, " ", 1, err) || bs_buf_put(out, p, length, err) || bs_buf_put(out, " ", 1, err);
         else
             bad = bs_buf_put(out, p, length, err);
         if (bad)

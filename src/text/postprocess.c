@@ -49,15 +49,12 @@ static int read_cls_sep(const json_t *o, const char *type, tx_ids *before, tx_id
 
 static int put_special(const json_t *o, const char *name, tx_ids *ids, oc_err *err)
 {
-    const json_t *list =
-        name ? json_object_get(json_object_get(json_object_get(o, "special_tokens"), name), "ids") : NULL;
+    const json_t *list = name ? json_object_get(json_object_get(json_object_get(o, "special_tokens"), name), "ids") : NULL;
     if (!json_is_array(list))
-        return bs_err(err, "post_processor TemplateProcessing: the special token '%s' has no ids",
-                      name ? name : "");
+        return bs_err(err, "post_processor TemplateProcessing: the special token '%s' has no ids", name ? name : "");
     for (size_t i = 0; i < json_array_size(list); i++) {
         int32_t id;
-        if (good_id(json_array_get(list, i), "post_processor TemplateProcessing", &id, err) ||
-            tx_ids_put(ids, id, err))
+        if (good_id(json_array_get(list, i), "post_processor TemplateProcessing", &id, err) || tx_ids_put(ids, id, err))
             return -1;
     }
     return 0;
@@ -71,13 +68,10 @@ static int read_template(const json_t *o, tx_ids *before, tx_ids *after, oc_err 
         const json_t *item = json_array_get(single, i), *special = json_object_get(item, "SpecialToken");
         if (json_object_get(item, "Sequence"))
             texts++;
-        else if (put_special(o, json_string_value(json_object_get(special, "id")), texts ? after : before,
-                             err))
+        else if (put_special(o, json_string_value(json_object_get(special, "id")), texts ? after : before, err))
             return -1;
     }
-    return texts == 1
-               ? 0
-               : bs_err(err, "post_processor TemplateProcessing: 'single' must be a list with the text once");
+    return texts == 1 ? 0 : bs_err(err, "post_processor TemplateProcessing: 'single' must be a list with the text once");
 }
 
 static int read_one(const json_t *o, tx_ids *before, tx_ids *after, oc_err *err)
@@ -100,10 +94,10 @@ int tx_postprocess_open(tx_postprocess *z, const json_t *o, oc_err *err)
     int result = tx_json_flatten(o, "post_processor", "processors", &list, err);
     for (size_t i = 0; i < list.n && !result; i++) {
         tx_ids before = {0}, after = {0};
-        result = read_one(list.p[i], &before, &after, err) || put_front(&z->before, &before, err) ||
-                         put_back(&z->after, &after, err)
-                     ? -1
-                     : 0;
+        result =
+            read_one(list.p[i], &before, &after, err) || put_front(&z->before, &before, err) || put_back(&z->after, &after, err)
+                ? -1
+                : 0;
         tx_ids_clear(&before);
         tx_ids_clear(&after);
     }

@@ -9,8 +9,7 @@ typedef enum behaviour { REMOVED, ISOLATED, MERGED_WITH_PREVIOUS, MERGED_WITH_NE
 
 typedef struct step step;
 /* Cuts one piece that is text and appends what comes of it. */
-typedef int cut_fn(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out,
-                   oc_err *err);
+typedef int cut_fn(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out, oc_err *err);
 
 struct step {
     cut_fn *cut;
@@ -76,8 +75,7 @@ static int put_spans(tx_spans *spans, behaviour how, const char *s, bool head, t
     return 0;
 }
 
-static int cut_pattern(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out,
-                       oc_err *err)
+static int cut_pattern(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out, oc_err *err)
 {
     if (tx_regex_cut(z->pattern, s, n, spans, err))
         return -1;
@@ -95,8 +93,7 @@ static int class_spans(const step *z, const char *s, size_t n, tx_spans *spans, 
         uint32_t c;
         size_t length = tx_utf8_get(s + i, n - i, &c);
         if (z->is ? z->is(c) : c == z->mark) {
-            if ((i > done && tx_spans_put(spans, done, i, false, err)) ||
-                tx_spans_put(spans, i, i + length, true, err))
+            if ((i > done && tx_spans_put(spans, done, i, false, err)) || tx_spans_put(spans, i, i + length, true, err))
                 return -1;
             done = i + length;
         }
@@ -105,14 +102,12 @@ static int class_spans(const step *z, const char *s, size_t n, tx_spans *spans, 
     return done < n ? tx_spans_put(spans, done, n, false, err) : 0;
 }
 
-static int cut_class(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out,
-                     oc_err *err)
+static int cut_class(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out, oc_err *err)
 {
     return class_spans(z, s, n, spans, err) ? -1 : put_spans(spans, z->behaviour, s, head, out, err);
 }
 
-static int cut_fixed(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out,
-                     oc_err *err)
+static int cut_fixed(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out, oc_err *err)
 {
     (void)spans;
     for (size_t i = 0, from = 0; i < n; from = i) {
@@ -143,8 +138,7 @@ static int put_bytes_piece(const char *s, size_t n, bool head, tx_pieces *out, o
     return 0;
 }
 
-static int cut_bytes(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out,
-                     oc_err *err)
+static int cut_bytes(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out, oc_err *err)
 {
     bs_buf with_space = {0};
     int result = -1;
@@ -161,8 +155,7 @@ static int cut_bytes(const step *z, const char *s, size_t n, bool head, tx_spans
     if (tx_regex_cut(z->pattern, s, n, spans, err))
         goto done;
     for (size_t i = 0; i < spans->n; i++)
-        if (put_bytes_piece(s + spans->p[i].at, spans->p[i].end - spans->p[i].at, head && spans->p[i].at == 0,
-                            out, err))
+        if (put_bytes_piece(s + spans->p[i].at, spans->p[i].end - spans->p[i].at, head && spans->p[i].at == 0, out, err))
             goto done;
     result = 0;
 done:
@@ -170,8 +163,7 @@ done:
     return result;
 }
 
-static int cut_metaspace(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out,
-                         oc_err *err)
+static int cut_metaspace(const step *z, const char *s, size_t n, bool head, tx_spans *spans, tx_pieces *out, oc_err *err)
 {
     bs_buf text = {0};
     int result = -1;
@@ -185,10 +177,8 @@ static int cut_metaspace(const step *z, const char *s, size_t n, bool head, tx_s
         if (s[i] == ' ' ? bs_buf_put(&text, mark, mark_n, err) : bs_buf_put(&text, s + i, 1, err))
             goto done;
     if (z->split)
-        result = class_spans(z, text.p, text.n, spans, err) ||
-                         put_spans(spans, MERGED_WITH_NEXT, text.p, head, out, err)
-                     ? -1
-                     : 0;
+        result =
+            class_spans(z, text.p, text.n, spans, err) || put_spans(spans, MERGED_WITH_NEXT, text.p, head, out, err) ? -1 : 0;
     else
         result = tx_pieces_put(out, text.p, text.n, -1, head, err);
 done:
@@ -198,11 +188,9 @@ done:
 
 /* ---- reading ----------------------------------------------------------------------------------------- */
 
-static int read_behaviour(const json_t *o, const char *where, const char *fallback, behaviour *out,
-                          oc_err *err)
+static int read_behaviour(const json_t *o, const char *where, const char *fallback, behaviour *out, oc_err *err)
 {
-    static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext",
-                                        "Contiguous"};
+    static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
     const char *s;
     size_t n;
     if (tx_json_text(o, where, "behavior", &s, &n, err))
@@ -228,8 +216,7 @@ static int read_split(step *z, const json_t *o, oc_err *err)
 
 static int read_byte_level(step *z, const json_t *o, oc_err *err)
 {
-    static const char gpt2[] =
-        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    static const char gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
     bool use_regex;
     z->cut = cut_bytes;
     if (tx_json_bool(o, "pre_tokenizer ByteLevel", "add_prefix_space", true, &z->prefix_space, err) ||
@@ -301,18 +288,15 @@ static int read_fixed(step *z, const json_t *o, oc_err *err)
     return z->length > 0 ? 0 : bs_err(err, "pre_tokenizer FixedLength: 'length' must be above 0");
 }
 
-int tx_metaspace_read(const json_t *o, const char *where, uint32_t *mark, int *scheme, bool *split,
-                      oc_err *err)
+int tx_metaspace_read(const json_t *o, const char *where, uint32_t *mark, int *scheme, bool *split, oc_err *err)
 {
     static const char *const names[] = {"always", "first", "never"};
     const char *s;
     size_t n;
     bool prefix;
     *scheme = -1;
-    if (one_char(o, where, "replacement", mark, err) ||
-        tx_json_text(o, where, "prepend_scheme", &s, &n, err) ||
-        tx_json_bool(o, where, "add_prefix_space", true, &prefix, err) ||
-        tx_json_bool(o, where, "split", true, split, err))
+    if (one_char(o, where, "replacement", mark, err) || tx_json_text(o, where, "prepend_scheme", &s, &n, err) ||
+        tx_json_bool(o, where, "add_prefix_space", true, &prefix, err) || tx_json_bool(o, where, "split", true, split, err))
         return -1;
     for (int i = 0; i < 3; i++)
         if (strcmp(s ? s : "always", names[i]) == 0)
@@ -409,8 +393,7 @@ static int run_step(const step *z, const tx_pieces *in, tx_pieces *out, tx_spans
     for (size_t i = 0; i < in->n; i++) {
         const tx_piece *p = &in->p[i];
         const char *s = in->text.p + p->at;
-        int bad = p->id >= 0 ? tx_pieces_put(out, s, p->n, p->id, p->head, err)
-                             : z->cut(z, s, p->n, p->head, spans, out, err);
+        int bad = p->id >= 0 ? tx_pieces_put(out, s, p->n, p->id, p->head, err) : z->cut(z, s, p->n, p->head, spans, out, err);
         if (bad)
             return -1;
     }

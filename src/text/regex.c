@@ -63,8 +63,7 @@ static int put_young(rewriter *w, const char *category)
     size_t n = strlen(category);
     for (size_t i = 0; i < tx_young_category_n; i++) {
         const tx_category *y = &tx_young_category[i];
-        if (strncmp(y->name, category, n) == 0 &&
-            bs_buf_printf(w->out, w->err, "\\x{%x}-\\x{%x}", y->first, y->last))
+        if (strncmp(y->name, category, n) == 0 && bs_buf_printf(w->out, w->err, "\\x{%x}-\\x{%x}", y->first, y->last))
             return -1;
     }
     return 0;
@@ -72,9 +71,8 @@ static int put_young(rewriter *w, const char *category)
 
 static bool is_category(const char *name)
 {
-    static const char *const all[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc",
-                                      "Me", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps",
-                                      "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So"};
+    static const char *const all[] = {"L", "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl", "No",
+                                      "P", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So"};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (strcmp(all[i], name) == 0)
             return true;
@@ -126,14 +124,11 @@ static int property(rewriter *w, bool negated, bool in_class)
         /* The ideographs that Unicode 15 added, as above. */
         static const char *const young = "\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}";
         if (in_class)
-            return negated                                  ? refuse(w, "\\P{Han} inside a class")
-                   : put(w, "\\p{sc:Han}") || put(w, young) ? -1
-                                                            : 0;
+            return negated ? refuse(w, "\\P{Han} inside a class") : put(w, "\\p{sc:Han}") || put(w, young) ? -1 : 0;
         return put(w, negated ? "[^\\p{sc:Han}" : "[\\p{sc:Han}") || put(w, young) || put(w, "]") ? -1 : 0;
     }
     if (!is_category(name)) /* by a script's name PCRE2 means its extensions as well */
-        return bs_buf_printf(w->out, w->err, "\\%c{%s%s}", negated ? 'P' : 'p', is_script(name) ? "sc:" : "",
-                             name);
+        return bs_buf_printf(w->out, w->err, "\\%c{%s%s}", negated ? 'P' : 'p', is_script(name) ? "sc:" : "", name);
     if (in_class && negated)
         return refuse(w, "\\P{...} inside a class");
     if (!in_class && put(w, negated ? "[^" : "["))
@@ -259,8 +254,7 @@ static int repeat(rewriter *w)
     if (i < w->n && w->s[i] == '?' && !memchr(w->s + w->at, ',', i - w->at))
         return refuse(w, "{n}?");
     bool open_start = w->s[w->at + 1] == ',';
-    if ((open_start && put(w, "{0")) ||
-        bs_buf_put(w->out, w->s + w->at + open_start, i - w->at - open_start, w->err))
+    if ((open_start && put(w, "{0")) || bs_buf_put(w->out, w->s + w->at + open_start, i - w->at - open_start, w->err))
         return -1;
     w->at = i;
     if (i >= w->n || w->s[i] != '+')
@@ -292,11 +286,7 @@ static int rewrite(rewriter *w)
             w->open[w->depth++] = w->out->n;
         else if (c == '\\' || c == '[')
             w->atom = w->out->n;
-        int bad = c == '\\'  ? escape(w, false)
-                  : c == '[' ? bracket(w)
-                  : c == '(' ? group(w)
-                  : c == '{' ? repeat(w)
-                             : plain(w);
+        int bad = c == '\\' ? escape(w, false) : c == '[' ? bracket(w) : c == '(' ? group(w) : c == '{' ? repeat(w) : plain(w);
         if (bad)
             return -1;
     }
@@ -314,8 +304,7 @@ static pcre2_code *compile(const bs_buf *pattern, oc_err *err)
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
     if (context) {
         pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-        re = pcre2_compile((PCRE2_SPTR)pattern->p, pattern->n, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &code,
-                           &at, context);
+        re = pcre2_compile((PCRE2_SPTR)pattern->p, pattern->n, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &code, &at, context);
         if (!re)
             pcre2_get_error_message(code, why, sizeof why);
     }
@@ -351,15 +340,9 @@ static tx_regex *open_regex(const char *pattern, size_t n, bool rust, oc_err *er
     return re;
 }
 
-tx_regex *tx_regex_open(const char *pattern, size_t n, oc_err *err)
-{
-    return open_regex(pattern, n, false, err);
-}
+tx_regex *tx_regex_open(const char *pattern, size_t n, oc_err *err) { return open_regex(pattern, n, false, err); }
 
-tx_regex *tx_word_regex_open(const char *pattern, oc_err *err)
-{
-    return open_regex(pattern, strlen(pattern), true, err);
-}
+tx_regex *tx_word_regex_open(const char *pattern, oc_err *err) { return open_regex(pattern, strlen(pattern), true, err); }
 
 tx_regex *tx_literal_open(const char *text, size_t n, oc_err *err)
 {
@@ -431,8 +414,7 @@ static int cut_literal(const tx_regex *re, const char *s, size_t n, tx_spans *ou
 }
 
 /* One match from `from` on: 1 and [at, end), 0 when there is none, -1. */
-static int find(const tx_regex *re, const char *s, size_t n, size_t from, void *match, size_t *at,
-                size_t *end, oc_err *err)
+static int find(const tx_regex *re, const char *s, size_t n, size_t from, void *match, size_t *at, size_t *end, oc_err *err)
 {
     int got = pcre2_match(re->code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK, match, NULL);
     if (got == PCRE2_ERROR_JIT_STACKLIMIT)
@@ -442,8 +424,7 @@ static int find(const tx_regex *re, const char *s, size_t n, size_t from, void *
     if (got < 0) {
         PCRE2_UCHAR why[128] = "";
         pcre2_get_error_message(got, why, sizeof why);
-        return bs_err(err, "a pattern of the tokenizer failed on a text of %zu bytes: %s", n,
-                      (const char *)why);
+        return bs_err(err, "a pattern of the tokenizer failed on a text of %zu bytes: %s", n, (const char *)why);
     }
     const PCRE2_SIZE *pair = pcre2_get_ovector_pointer(match);
     *at = pair[0];

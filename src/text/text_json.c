@@ -40,8 +40,7 @@ int tx_json_bool(const json_t *o, const char *where, const char *key, bool fallb
     return 0;
 }
 
-int tx_json_int(const json_t *o, const char *where, const char *key, json_int_t fallback, json_int_t *out,
-                oc_err *err)
+int tx_json_int(const json_t *o, const char *where, const char *key, json_int_t fallback, json_int_t *out, oc_err *err)
 {
     const json_t *v = field(o, key);
     if (v && !json_is_integer(v))
@@ -60,8 +59,7 @@ int tx_json_text(const json_t *o, const char *where, const char *key, const char
     return 0;
 }
 
-int tx_json_need_text(const json_t *o, const char *where, const char *key, const char **s, size_t *n,
-                      oc_err *err)
+int tx_json_need_text(const json_t *o, const char *where, const char *key, const char **s, size_t *n, oc_err *err)
 {
     if (tx_json_text(o, where, key, s, n, err))
         return -1;
@@ -76,8 +74,7 @@ const char *tx_json_type(const json_t *o, const char *where, oc_err *err)
     return type;
 }
 
-static int flatten(const json_t *o, const char *where, const char *list_key, int depth, tx_json_list *out,
-                   oc_err *err)
+static int flatten(const json_t *o, const char *where, const char *list_key, int depth, tx_json_list *out, oc_err *err)
 {
     if (!o || json_is_null(o))
         return 0;
@@ -92,8 +89,7 @@ static int flatten(const json_t *o, const char *where, const char *list_key, int
     }
     const json_t *list = json_object_get(o, list_key);
     if (!json_is_array(list) || depth == MAX_NESTING)
-        return bs_err(err, "%s: a Sequence must have a list '%s', nested at most %d times", where, list_key,
-                      MAX_NESTING);
+        return bs_err(err, "%s: a Sequence must have a list '%s', nested at most %d times", where, list_key, MAX_NESTING);
     for (size_t i = 0; i < json_array_size(list); i++)
         if (flatten(json_array_get(list, i), where, list_key, depth + 1, out, err))
             return -1;

@@ -55,12 +55,7 @@ bool tx_is_nonspacing(uint32_t c); /* category Mn, what BertNormalizer removes *
 /* Appends the lower case of each character by itself (no final sigma rule), as Rust's char::to_lowercase. */
 int tx_lowercase(bs_buf *b, const char *s, size_t n, oc_err *err);
 
-typedef enum tx_form {
-    TX_NFD = 0,
-    TX_NFC = 1,
-    TX_NFKD = 2,
-    TX_NFKC = 3
-} tx_form; /* bit 0: compose, bit 1: compatibility */
+typedef enum tx_form { TX_NFD = 0, TX_NFC = 1, TX_NFKD = 2, TX_NFKC = 3 } tx_form; /* bit 0: compose, bit 1: compatibility */
 int tx_unicode_form(bs_buf *b, const char *s, size_t n, tx_form form, oc_err *err);
 
 /* The byte-level alphabet of GPT-2: a printable character for each byte, and back (-1: not in the alphabet).
@@ -74,13 +69,11 @@ int tx_put_byte_chars(bs_buf *b, const char *s, size_t n, oc_err *err);
 /* Fields of an object; `where` is what the error calls the object. A field that is absent or null gives the
  * default; one of the wrong type is an error. */
 int tx_json_bool(const json_t *o, const char *where, const char *key, bool fallback, bool *out, oc_err *err);
-int tx_json_int(const json_t *o, const char *where, const char *key, json_int_t fallback, json_int_t *out,
-                oc_err *err);
+int tx_json_int(const json_t *o, const char *where, const char *key, json_int_t fallback, json_int_t *out, oc_err *err);
 /* NULL and no error when the field is absent or null. */
 int tx_json_text(const json_t *o, const char *where, const char *key, const char **s, size_t *n, oc_err *err);
 /* As above, but must be there. */
-int tx_json_need_text(const json_t *o, const char *where, const char *key, const char **s, size_t *n,
-                      oc_err *err);
+int tx_json_need_text(const json_t *o, const char *where, const char *key, const char **s, size_t *n, oc_err *err);
 /* "type" of a stage's object. */
 const char *tx_json_type(const json_t *o, const char *where, oc_err *err);
 /* Appends the stages of `o`, with any nesting of {"type": "Sequence", list_key: [...]} opened, to a flat
@@ -201,8 +194,7 @@ void tx_pretokenizer_close(tx_pretokenizer *z);
 /* Cuts the pieces of ps that are text; `other` is a second buffer of the caller's. */
 int tx_pretokenize(const tx_pretokenizer *z, tx_pieces *ps, tx_pieces *other, oc_err *err);
 /* Metaspace is a decoder as well. */
-int tx_metaspace_read(const json_t *o, const char *where, uint32_t *mark, int *scheme, bool *split,
-                      oc_err *err);
+int tx_metaspace_read(const json_t *o, const char *where, uint32_t *mark, int *scheme, bool *split, oc_err *err);
 enum { TX_PREPEND_ALWAYS, TX_PREPEND_FIRST, TX_PREPEND_NEVER };
 
 /* ---- added tokens ------------------------------------------------------------------------------------ */
@@ -225,8 +217,7 @@ const tx_added_token *tx_added_by_id(const tx_added *a, int32_t id, const char *
 const char *tx_added_content(const tx_added *a, int32_t id);
 int32_t tx_added_size(const tx_added *a); /* one more than the largest id */
 /* Cuts s into added tokens and normalized text. */
-int tx_added_cut(const tx_added *a, const tx_normalizer *z, const char *s, size_t n, tx_pieces *out,
-                 oc_err *err);
+int tx_added_cut(const tx_added *a, const tx_normalizer *z, const char *s, size_t n, tx_pieces *out, oc_err *err);
 
 /* ---- post-processor and decoder ---------------------------------------------------------------------- */
 
@@ -258,7 +249,6 @@ json_t *tx_added_token_json(const char *name, int32_t id);
 /* "model" of a byte-level BPE; takes vocab and merges. unk may be NULL. */
 json_t *tx_bpe_json(const char *unk, const char *suffix, json_t *vocab, json_t *merges);
 /* tokenizer.json without its model, for a style with its special tokens. */
-json_t *tx_classic_frame(tx_style style, int32_t bos, int32_t eos, const char *bos_name, const char *eos_name,
-                         oc_err *err);
+json_t *tx_classic_frame(tx_style style, int32_t bos, int32_t eos, const char *bos_name, const char *eos_name, oc_err *err);
 
 #endif

@@ -57,8 +57,7 @@ static seen *seen_open(const tx_pieces *in, size_t *mask, oc_err *err)
     return table;
 }
 
-static int encode_word(const tx_model *m, const char *s, size_t n, seen *slot, tx_scratch *scratch,
-                       tx_ids *out, oc_err *err)
+static int encode_word(const tx_model *m, const char *s, size_t n, seen *slot, tx_scratch *scratch, tx_ids *out, oc_err *err)
 {
     size_t at = out->n;
     if (slot->s && slot->n == n && memcmp(slot->s, s, n) == 0) {

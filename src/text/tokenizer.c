@@ -32,15 +32,13 @@ static int read_added_token(tx_tokenizer *t, const json_t *o, oc_err *err)
         tx_json_bool(o, where, "normalized", !token.special, &token.normalized, err))
         return -1;
     if (id < -1 || id >= TX_MAX_ID)
-        return bs_err(err, "added_tokens: '%s' has the id %lld, which must be in 0..%d", s, (long long)id,
-                      TX_MAX_ID - 1);
+        return bs_err(err, "added_tokens: '%s' has the id %lld, which must be in 0..%d", s, (long long)id, TX_MAX_ID - 1);
     token.id = (int32_t)id;
     if (tx_added_put(t->added, &t->model, s, n, token, err))
         return -1;
     int32_t got = tx_added_get(t->added, s, n);
     if (id >= 0 && n && got != id)
-        return bs_err(err, "added_tokens: '%s' has the id %lld, but the model's vocabulary gives it %d", s,
-                      (long long)id, got);
+        return bs_err(err, "added_tokens: '%s' has the id %lld, but the model's vocabulary gives it %d", s, (long long)id, got);
     return 0;
 }
 
@@ -75,8 +73,7 @@ static int read_roles(tx_tokenizer *t, const json_t *config, const json_t *map, 
 {
     static const char *const keys[] = {"bos_token", "eos_token", "pad_token", "unk_token",
                                        "cls_token", "sep_token", "mask_token"};
-    int32_t *ids[] = {&t->roles.bos, &t->roles.eos, &t->roles.pad, &t->roles.unk,
-                      &t->roles.cls, &t->roles.sep, &t->roles.mask};
+    int32_t *ids[] = {&t->roles.bos, &t->roles.eos, &t->roles.pad, &t->roles.unk, &t->roles.cls, &t->roles.sep, &t->roles.mask};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         size_t n;
         const char *s = role_name(config, map, keys[i], &n);
@@ -204,8 +201,7 @@ int tx_encode(const tx_tokenizer *t, const char *utf8, size_t n, bool add_specia
     }
     if (add_special && put_all(out, &t->post.before, err))
         goto done;
-    if (tx_added_cut(t->added, t->normalizer, utf8, n, &pieces, err) ||
-        tx_pretokenize(t->pretokenizer, &pieces, &other, err) ||
+    if (tx_added_cut(t->added, t->normalizer, utf8, n, &pieces, err) || tx_pretokenize(t->pretokenizer, &pieces, &other, err) ||
         tx_model_encode(&t->model, &pieces, out, err))
         goto done;
     if (add_special && put_all(out, &t->post.after, err))
@@ -248,8 +244,7 @@ static int put_without_suffix(const tx_tokenizer *t, const char *s, size_t n, bs
     return result;
 }
 
-int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out,
-              oc_err *err)
+int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out, oc_err *err)
 {
     tx_pieces pieces = {0}, other = {0};
     int result = -1;

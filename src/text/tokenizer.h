@@ -33,8 +33,7 @@ int tx_encode(const tx_tokenizer *t, const char *utf8, size_t n, bool add_specia
 /* Appends the text of n ids to `out`; ids that the vocabulary lacks are left out, and special tokens too if
  * skip_special. Bytes that make no character become U+FFFD. CLIP's `</w>` turns into a space as transformers'
  * CLIPTokenizerFast does. */
-int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out,
-              oc_err *err);
+int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out, oc_err *err);
 
 /* The id of a token by its exact name, added tokens first; -1 when there is none. */
 int32_t tx_token_id(const tx_tokenizer *t, const char *name);
@@ -76,7 +75,6 @@ typedef struct tx_train_options {
  * CLIP's ids are in CLIP's order: bytes, bytes with `</w>`, merges, special tokens, of which <|endoftext|> is
  * the last, as old checkpoints find it by the largest id; GPT-2's are <|endoftext|>, special tokens, bytes,
  * merges. Ctrl-C ends it with an error. Returns the number of ids, or -1. */
-int32_t tx_train_bpe(const char *const *files, size_t n_files, const tx_train_options *options,
-                     const char *out_dir, oc_err *err);
+int32_t tx_train_bpe(const char *const *files, size_t n_files, const tx_train_options *options, const char *out_dir, oc_err *err);
 
 #endif

@@ -123,9 +123,8 @@ static bool within(const tx_range *r, size_t n, uint32_t c)
 
 bool tx_is_space(uint32_t c)
 {
-    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
-           c == 0x3000;
+    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
+           c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
 bool tx_is_punct(uint32_t c) { return within(tx_punct, tx_punct_n, c); }
@@ -200,8 +199,7 @@ static size_t decompose(uint32_t c, bool compat, mark *out)
     utf8proc_ssize_t n = -1;
     if (c >= 0xa0 && !within(tx_young_form, tx_young_form_n, c))
         n = utf8proc_decompose_char((utf8proc_int32_t)c, parts, 32,
-                                    compat ? UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT : UTF8PROC_DECOMPOSE,
-                                    &last);
+                                    compat ? UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT : UTF8PROC_DECOMPOSE, &last);
     if (n < 1 || n > 32) {
         parts[0] = (utf8proc_int32_t)c;
         n = 1;
@@ -263,8 +261,7 @@ static size_t compose(mark *m, size_t n)
     size_t out = 0, starter = SIZE_MAX;
     int last = 0; /* the class of what stands between the starter and here; 0: nothing does */
     for (size_t i = 0; i < n; i++) {
-        if (starter != SIZE_MAX && (out == starter + 1 || last < m[i].ccc) &&
-            !(out > starter + 1 && m[i].ccc == 0)) {
+        if (starter != SIZE_MAX && (out == starter + 1 || last < m[i].ccc) && !(out > starter + 1 && m[i].ccc == 0)) {
             int32_t c = composite(m[starter].c, m[i].c);
             if (c >= 0) {
                 m[starter].c = c;

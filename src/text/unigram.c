@@ -62,8 +62,7 @@ static int read_pieces(tx_model *m, const json_t *list, oc_err *err)
     if (!u->scores)
         return bs_err(err, "out of memory: %zu pieces", json_array_size(list));
     for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *pair = json_array_get(list, i), *name = json_array_get(pair, 0),
-                     *score = json_array_get(pair, 1);
+        const json_t *pair = json_array_get(list, i), *name = json_array_get(pair, 0), *score = json_array_get(pair, 1);
         if (!json_is_string(name) || !json_is_number(score))
             return bs_err(err, "model Unigram: piece %zu must be [name, score]", i);
         u->scores[i] = json_number_value(score);
@@ -83,8 +82,7 @@ static int unigram_open(tx_model *m, const json_t *o, oc_err *err)
     if (!u)
         return bs_err(err, "out of memory: a Unigram model");
     memset(u->first, 0xff, sizeof u->first);
-    if (read_pieces(m, json_object_get(o, "vocab"), err) ||
-        tx_json_int(o, "model Unigram", "unk_id", -1, &unk, err) ||
+    if (read_pieces(m, json_object_get(o, "vocab"), err) || tx_json_int(o, "model Unigram", "unk_id", -1, &unk, err) ||
         tx_json_bool(o, "model Unigram", "byte_fallback", false, &u->byte_fallback, err))
         return -1;
     if (unk < -1 || unk >= m->vocab.size)
@@ -137,8 +135,7 @@ static int find_best(const tx_model *m, const char *s, size_t n, best *b, oc_err
         if (single)
             continue;
         if (m->unk < 0)
-            return bs_err(
-                err, "the text has the character U+%04X, and the tokenizer has no unknown token for it", c);
+            return bs_err(err, "the text has the character U+%04X, and the tokenizer has no unknown token for it", c);
         reach(b, i, i + length, b[i].score + u->unknown, m->unk);
     }
     return 0;
@@ -162,8 +159,7 @@ static int put_unknown(const tx_model *m, const char *s, size_t n, tx_ids *out, 
     return 0;
 }
 
-static int unigram_word(const tx_model *m, const char *s, size_t n, tx_scratch *scratch, tx_ids *out,
-                        oc_err *err)
+static int unigram_word(const tx_model *m, const char *s, size_t n, tx_scratch *scratch, tx_ids *out, oc_err *err)
 {
     best *b = tx_scratch_get(scratch, 0, n + 1, sizeof *b, err);
     size_t *ends = tx_scratch_get(scratch, 1, n + 1, sizeof *ends, err);

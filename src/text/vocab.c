@@ -53,15 +53,14 @@ int tx_vocab_put(tx_vocab *v, const char *s, size_t n, json_int_t id, oc_err *er
     if (n > INT32_MAX)
         return bs_err(err, "a token of %zu bytes is too long", n);
     if (id < 0 || id >= TX_MAX_ID)
-        return bs_err(err, "token '%.*s' has the id %lld, which must be in 0..%d", (int)n, s, (long long)id,
-                      TX_MAX_ID - 1);
+        return bs_err(err, "token '%.*s' has the id %lld, which must be in 0..%d", (int)n, s, (long long)id, TX_MAX_ID - 1);
     if (tx_room((void **)&v->names, &v->cap, (size_t)id + 1, sizeof *v->names, err) || grow_slots(v, err))
         return -1;
     for (; v->size <= id; v->size++)
         v->names[v->size].n = -1;
     if (v->names[id].n >= 0)
-        return bs_err(err, "tokens '%s' and '%.*s' both have the id %lld", v->bytes.p + v->names[id].at,
-                      (int)n, s, (long long)id);
+        return bs_err(err, "tokens '%s' and '%.*s' both have the id %lld", v->bytes.p + v->names[id].at, (int)n, s,
+                      (long long)id);
     size_t slot = slot_of(v, s, n), at = v->bytes.n;
     if (bs_buf_put(&v->bytes, s, n, err) || bs_buf_put(&v->bytes, "", 1, err))
         return -1;

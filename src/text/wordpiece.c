@@ -47,8 +47,7 @@ static void wordpiece_close(tx_model *m)
 }
 
 /* The longest piece at the front of s[0..n): its id and length, or -1. */
-static int32_t longest_piece(const tx_model *m, const char *s, size_t n, bool first, bs_buf *text,
-                             size_t *length, oc_err *err)
+static int32_t longest_piece(const tx_model *m, const char *s, size_t n, bool first, bs_buf *text, size_t *length, oc_err *err)
 {
     const wordpiece *w = m->own;
     size_t prefix_n = first ? 0 : w->prefix_n, most = w->longest > prefix_n ? w->longest - prefix_n : 0;
@@ -68,8 +67,7 @@ static int32_t longest_piece(const tx_model *m, const char *s, size_t n, bool fi
     return -1;
 }
 
-static int wordpiece_word(const tx_model *m, const char *s, size_t n, tx_scratch *scratch, tx_ids *out,
-                          oc_err *err)
+static int wordpiece_word(const tx_model *m, const char *s, size_t n, tx_scratch *scratch, tx_ids *out, oc_err *err)
 {
     const wordpiece *w = m->own;
     size_t keep = out->n, length = 0;

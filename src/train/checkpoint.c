@@ -12,14 +12,10 @@ static float *array_of(const tr_optimizer *a, int i, int kind)
     const md_trainable *p = &a->t->p[i];
     long at = p->grad - a->t->memory;
     switch (kind) {
-    case 0:
-        return p->value;
-    case 1:
-        return a->first + at;
-    case 2:
-        return a->second + at;
-    default:
-        return a->average ? a->average + at : NULL;
+    case 0: return p->value;
+    case 1: return a->first + at;
+    case 2: return a->second + at;
+    default: return a->average ? a->average + at : NULL;
     }
 }
 
@@ -29,7 +25,8 @@ int tr_checkpoint_write(const tr_state *s, const char *path, oc_err *err)
     char step[32], name[700];
     ck_writer *w = ck_writer_open(path, 0, err);
     snprintf(step, sizeof step, "%ld", s->step);
-    if (!w || ck_writer_meta(w, "step", step, err) || ck_writer_meta(w, "settings", s->settings, err) || ck_writer_meta(w, "tier", s->tier, err))
+    if (!w || ck_writer_meta(w, "step", step, err) || ck_writer_meta(w, "settings", s->settings, err) ||
+        ck_writer_meta(w, "tier", s->tier, err))
         goto done;
     for (int i = 0; i < s->a->t->n; i++)
         for (int kind = 0; kind < 4; kind++) {
@@ -67,7 +64,8 @@ static int check_settings(tr_state *s, const ck_store *store, const char *path, 
     if (!settings || !step)
         return bs_err(err, "'%s' is not a checkpoint of training: it says no step", path);
     if (strcmp(settings, s->settings) != 0)
-        return bs_err(err, "'%s' belongs to other settings (%s; now: %s): use the same, or --fresh to start over", path, settings, s->settings);
+        return bs_err(err, "'%s' belongs to other settings (%s; now: %s): use the same, or --fresh to start over", path, settings,
+                      s->settings);
     char *end;
     s->step = strtol(step, &end, 10);
     return *end || s->step < 0 ? bs_err(err, "'%s': step is '%s', expected a number", path, step) : 0;

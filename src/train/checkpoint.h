@@ -6,9 +6,9 @@
 
 typedef struct tr_state {
     tr_optimizer *a;
-    long step;               /* steps done */
-    const char *settings;    /* as tr_options has it */
-    const char *tier;        /* the kernels' name */
+    long step;            /* steps done */
+    const char *settings; /* as tr_options has it */
+    const char *tier;     /* the kernels' name */
 } tr_state;
 
 /* OUT/checkpoint.safetensors; value.NAME, first.NAME, second.NAME, average.NAME. */

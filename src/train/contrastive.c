@@ -44,7 +44,8 @@ static void attach(tn_ctx *cx, const md_lora *lora, const md_trainables *t)
 }
 
 /* The loss of given features; their gradients stay in the context. */
-static tn_t loss_of_features(tn_ctx *cx, const md_model *m, const md_batch *b, const float *image, const float *text, pair *inputs)
+static tn_t loss_of_features(tn_ctx *cx, const md_model *m, const md_batch *b, const float *image, const float *text,
+                             pair *inputs)
 {
     md_sizes s;
     m->family->sizes(m->m, &s);
@@ -53,8 +54,8 @@ static tn_t loss_of_features(tn_ctx *cx, const md_model *m, const md_batch *b, c
     return m->family->pair_loss(cx, m->m, inputs->image, inputs->text, b);
 }
 
-static size_t plan_part(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, const md_batch *b, bool train,
-                        bool loss)
+static size_t plan_part(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads,
+                        const md_batch *b, bool train, bool loss)
 {
     tn_ctx cx;
     tn_plan(&cx, kn, threads, train);
@@ -79,11 +80,17 @@ size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const k
     md_sizes s;
     m->family->sizes(m->m, &s);
     long texts = like->texts / like->images;
-    md_batch b = {.images = micro, .texts = micro * texts, .length = s.max_tokens, .channels = s.channels, .height = s.image_size, .width = s.image_size,
+    md_batch b = {.images = micro,
+                  .texts = micro * texts,
+                  .length = s.max_tokens,
+                  .channels = s.channels,
+                  .height = s.image_size,
+                  .width = s.image_size,
                   .partner_weight = like->partner_weight};
     if (micro == like->images)
         return plan_part(m, lora, t, kn, threads, &b, true, true);
-    size_t run = plan_part(m, lora, t, kn, threads, &b, false, false), train = plan_part(m, lora, t, kn, threads, &b, true, false);
+    size_t run = plan_part(m, lora, t, kn, threads, &b, false, false),
+           train = plan_part(m, lora, t, kn, threads, &b, true, false);
     tn_ctx cx;
     pair inputs;
     tn_plan(&cx, kn, threads, true);
@@ -169,8 +176,8 @@ static double in_parts(parts *k, tn_ctx *cx)
     return spread_gradients(k, cx) ? (double)NAN : value;
 }
 
-double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn_work *work, void *arena, size_t bytes, const md_batch *b,
-                    long micro, bool bf16, float *features, oc_err *err)
+double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn_work *work, void *arena, size_t bytes,
+                    const md_batch *b, long micro, bool bf16, float *features, oc_err *err)
 {
     md_sizes s;
     tn_ctx cx;

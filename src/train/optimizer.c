@@ -20,10 +20,22 @@ static size_t muon_floats(const md_trainables *t)
 }
 
 /* c = alpha a b (+ c). */
-static void product(kn_work *w, bool bf16, long m, long n, long k, const float *a, long lda, bool ta, const float *b, long ldb, bool tb, float alpha, bool add,
-                    float *c)
+static void product(kn_work *w, bool bf16, long m, long n, long k, const float *a, long lda, bool ta, const float *b, long ldb,
+                    bool tb, float alpha, bool add, float *c)
 {
-    kn_gemm g = {.m = m, .n = n, .k = k, .a = a, .lda = lda, .ta = ta, .b = b, .ldb = ldb, .tb = tb, .c = c, .ldc = n, .alpha = alpha, .accumulate = add,
+    kn_gemm g = {.m = m,
+                 .n = n,
+                 .k = k,
+                 .a = a,
+                 .lda = lda,
+                 .ta = ta,
+                 .b = b,
+                 .ldb = ldb,
+                 .tb = tb,
+                 .c = c,
+                 .ldc = n,
+                 .alpha = alpha,
+                 .accumulate = add,
                  .bf16 = bf16};
     kn_gemm_run(w, &g);
 }
@@ -114,8 +126,8 @@ static void update_piece(void *arg, long begin, long end, int worker)
 {
     (void)worker;
     update *u = arg;
-    u->kn->adamw(end - begin, u->value + begin, u->grad + begin, u->first + begin, u->second + begin, u->lr, u->b1, u->b2, u->eps, u->decay, u->c1,
-                 u->c2);
+    u->kn->adamw(end - begin, u->value + begin, u->grad + begin, u->first + begin, u->second + begin, u->lr, u->b1, u->b2, u->eps,
+                 u->decay, u->c1, u->c2);
 }
 
 static void adamw_step(tr_optimizer *a, kn_work *w, const md_trainable *p, double time, float lr)
@@ -123,8 +135,18 @@ static void adamw_step(tr_optimizer *a, kn_work *w, const md_trainable *p, doubl
     const tr_optimizer_options *o = &a->o;
     long at = p->grad - a->t->memory;
     bool quick = o->embedding_lr > 0 && (strstr(p->name, "token_embedding") || strstr(p->name, "logit_scale"));
-    update u = {kn_work_table(w), p->value, p->grad, a->first + at, a->second + at, quick ? lr * o->embedding_lr : lr, o->beta1, o->beta2, o->eps,
-                p->decay ? o->decay : 0, (float)(1 / (1 - pow((double)o->beta1, time))), (float)(1 / (1 - pow((double)o->beta2, time)))};
+    update u = {kn_work_table(w),
+                p->value,
+                p->grad,
+                a->first + at,
+                a->second + at,
+                quick ? lr * o->embedding_lr : lr,
+                o->beta1,
+                o->beta2,
+                o->eps,
+                p->decay ? o->decay : 0,
+                (float)(1 / (1 - pow((double)o->beta1, time))),
+                (float)(1 / (1 - pow((double)o->beta2, time)))};
     bs_pool_for(kn_work_pool(w), p->count, 16384, update_piece, &u);
 }
 

@@ -5,23 +5,23 @@
 #include "../model/model.h"
 
 typedef struct tr_optimizer_options {
-    float lr;                /* at the top */
-    float final_lr;          /* share of lr at the last step */
-    long warmup, steps;      /* lr rises from 0 over warmup steps, then falls by half a cosine to the last */
+    float lr;           /* at the top */
+    float final_lr;     /* share of lr at the last step */
+    long warmup, steps; /* lr rises from 0 over warmup steps, then falls by half a cosine to the last */
     float beta1, beta2, eps, decay;
-    float clip;              /* largest norm of all gradients together; 0: as they are */
-    float muon_lr;           /* > 0: linear layers' weights learn by Muon (Jordan 2024) at this rate, on the same curve */
-    float embedding_lr;      /* factor on the rate of token embeddings and the temperature; 0: 1 */
-    bool bf16;               /* Muon's products may round to bf16 */
-    float ema;               /* decay of the moving average of the weights; 0: none */
+    float clip;         /* largest norm of all gradients together; 0: as they are */
+    float muon_lr;      /* > 0: linear layers' weights learn by Muon (Jordan 2024) at this rate, on the same curve */
+    float embedding_lr; /* factor on the rate of token embeddings and the temperature; 0: 1 */
+    bool bf16;          /* Muon's products may round to bf16 */
+    float ema;          /* decay of the moving average of the weights; 0: none */
 } tr_optimizer_options;
 
 typedef struct tr_optimizer {
     tr_optimizer_options o;
-    md_trainables *t;        /* not owned */
-    float *first, *second;   /* moments, laid out as t->memory */
-    float *average;          /* of the weights; NULL: none */
-    float *scratch;          /* Muon's matrices */
+    md_trainables *t;      /* not owned */
+    float *first, *second; /* moments, laid out as t->memory */
+    float *average;        /* of the weights; NULL: none */
+    float *scratch;        /* Muon's matrices */
 } tr_optimizer;
 
 int tr_optimizer_open(tr_optimizer *a, const tr_optimizer_options *o, md_trainables *t, oc_err *err);

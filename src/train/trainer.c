@@ -20,7 +20,7 @@ typedef struct run {
     size_t arena_bytes;
     float *features;
     char *checkpoint, tier[32];
-    double saved;            /* when the last checkpoint was written */
+    double saved; /* when the last checkpoint was written */
 } run;
 
 static void say(const run *r, const char *format, const char *a, long b)
@@ -44,7 +44,9 @@ static int open_run(run *r, oc_err *err)
     md_batch like = {.images = r->o->batch, .texts = r->o->batch * r->o->texts, .partner_weight = r->o->partners};
     r->arena_bytes = tr_plan(r->m, r->lora, &r->t, kn, bs_pool_threads(kn_work_pool(r->work)), &like, micro);
     r->arena = bs_alloc(r->arena_bytes, "the arena of a training step", err);
-    r->features = micro < r->o->batch ? bs_alloc(tr_features(r->m, r->o->batch, r->o->texts) * sizeof(float), "a batch's features", err) : NULL;
+    r->features = micro < r->o->batch
+                      ? bs_alloc(tr_features(r->m, r->o->batch, r->o->texts) * sizeof(float), "a batch's features", err)
+                      : NULL;
     r->checkpoint = bs_join(r->o->out, "checkpoint.safetensors");
     if (!r->arena || !r->checkpoint || (micro < r->o->batch && !r->features))
         return bs_err(err, "out of memory: a training run");

@@ -6,26 +6,27 @@
 #include "optimizer.h"
 
 typedef struct tr_report {
-    long step, steps;        /* done, of */
+    long step, steps;             /* done, of */
     double loss, norm, lr, scale; /* scale: exp(logit_scale) */
     double pairs_per_s, left_s;
 } tr_report;
 
 typedef struct tr_options {
-    const char *out;         /* folder of the checkpoint and of what comes out */
-    int texts;               /* of a picture, as the loader gives them */
-    float partners;          /* likewise */
-    long batch;              /* pairs whose texts and pictures are told apart */
-    long micro;              /* rows run at once, a divisor of batch; 0: batch. The loss is the whole batch's either way */
+    const char *out;          /* folder of the checkpoint and of what comes out */
+    int texts;                /* of a picture, as the loader gives them */
+    float partners;           /* likewise */
+    long batch;               /* pairs whose texts and pictures are told apart */
+    long micro;               /* rows run at once, a divisor of batch; 0: batch. The loss is the whole batch's either way */
     float checkpoint_minutes; /* 0: only at the end and when stopped */
-    bool export_too;         /* each checkpoint writes the model folder as well */
-    bool bf16;               /* products in bf16 where the CPU has them faster; sums, weights and state stay fp32 */
-    bool fresh;              /* ignore a checkpoint that is there */
+    bool export_too;          /* each checkpoint writes the model folder as well */
+    bool bf16;                /* products in bf16 where the CPU has them faster; sums, weights and state stay fp32 */
+    bool fresh;               /* ignore a checkpoint that is there */
     ck_dtype save_dtype;
     tr_optimizer_options optimizer;
-    const char *settings;    /* one line that a resumed run must agree with */
-    long stop_after;         /* steps of this run; 0: all */
-    int (*batch_seen)(void *arg, long step, const md_batch *b, oc_err *err); /* before step number `step` (from 1); -1 ends the run. NULL: nobody looks */
+    const char *settings; /* one line that a resumed run must agree with */
+    long stop_after;      /* steps of this run; 0: all */
+    int (*batch_seen)(void *arg, long step, const md_batch *b,
+                      oc_err *err);                /* before step number `step` (from 1); -1 ends the run. NULL: nobody looks */
     void (*report)(void *arg, const tr_report *r); /* after each step */
     void (*say)(void *arg, const char *text);
     void *arg;
@@ -37,9 +38,10 @@ int tr_train(md_model *m, md_lora *lora, dt_loader *loader, kn_work *work, const
 
 /* One forward and backward of a batch, adding to the gradients; the loss, or NaN and an error. `arena` of tr_plan bytes; of `like` only
  * the numbers of pictures, texts and the partners' weight count. */
-size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, const md_batch *like, long micro);
-double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn_work *work, void *arena, size_t bytes, const md_batch *b,
-                    long micro, bool bf16, float *features, oc_err *err);
+size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, const md_batch *like,
+               long micro);
+double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn_work *work, void *arena, size_t bytes,
+                    const md_batch *b, long micro, bool bf16, float *features, oc_err *err);
 /* Floats of `features` that tr_gradients wants when micro < batch. */
 size_t tr_features(const md_model *m, long batch, int texts);
 
