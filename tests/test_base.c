@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -338,6 +339,45 @@ static void an_output_appears_when_it_is_whole(void **state)
     assert_holds(path, "new");
 }
 
+/* A link to a device here, never the machine's own name for it. */
+static void a_device_stays_a_device(void **state)
+{
+    (void)state;
+    char link[128];
+    struct stat st;
+    oc_err err = {0};
+    snprintf(link, sizeof link, "%s/null", folder);
+    assert_int_equal(symlink("/dev/null", link), 0);
+    assert_int_equal(bs_write_file(link, "x", 1, &err), 0);
+    assert_int_equal(lstat(link, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    assert_int_equal(stat("/dev/null", &st), 0);
+    assert_true(S_ISCHR(st.st_mode));
+    unlink(link);
+}
+
+/* What a killed writer left goes when the same file is written again; what belongs to a living one stays. */
+static void orphans_of_a_killed_writer_go(void **state)
+{
+    (void)state;
+    char path[128], dead[160], alive[160];
+    oc_err err = {0};
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    waitpid(child, NULL, 0);
+    snprintf(path, sizeof path, "%s/kept", folder);
+    snprintf(dead, sizeof dead, "%s.tmp-%ld", path, (long)child);
+    snprintf(alive, sizeof alive, "%s.tmp-%ld", path, (long)getppid());
+    assert_int_equal(bs_write_file(dead, "half", 4, &err), 0);
+    assert_int_equal(bs_write_file(alive, "half", 4, &err), 0);
+    assert_int_equal(bs_write_file(path, "whole", 5, &err), 0);
+    assert_int_not_equal(access(dead, F_OK), 0);
+    assert_int_equal(access(alive, F_OK), 0);
+    unlink(alive);
+    unlink(path);
+}
+
 static void an_aborted_output_leaves_nothing(void **state)
 {
     (void)state;
@@ -451,6 +491,8 @@ int main(void)
         cmocka_unit_test(normal_numbers_have_mean_0_and_variance_1),
         cmocka_unit_test(a_copied_generator_goes_on_alike),
         cmocka_unit_test(an_output_appears_when_it_is_whole),
+        cmocka_unit_test(a_device_stays_a_device),
+        cmocka_unit_test(orphans_of_a_killed_writer_go),
         cmocka_unit_test(an_aborted_output_leaves_nothing),
         cmocka_unit_test(unwritable_places_are_named),
         cmocka_unit_test(files_larger_than_allowed_are_refused),

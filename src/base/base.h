@@ -52,7 +52,8 @@ void bs_map_release(const bs_map *m, size_t at, size_t n);
 /* Reads a whole file of at most max bytes into b (emptied first). path "-" is standard input. */
 int bs_read_file(bs_buf *b, const char *path, size_t max, oc_err *err);
 
-/* An output that appears whole or not at all: written as PATH.tmp-PID, synced, renamed by commit. */
+/* An output that appears whole or not at all: written as PATH.tmp-PID, synced, renamed by commit. A device or a pipe is written to directly;
+ * then `tmp` is NULL. */
 typedef struct bs_out {
     FILE *f;
     char *path, *tmp;

@@ -102,19 +102,29 @@ static void remove_orphans(const char *path)
     globfree(&found);
 }
 
+/* A device or a pipe is written to as it is: a rename would put a file in its place. */
+static bool takes_bytes_directly(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
 int bs_out_open(bs_out *o, const char *path, oc_err *err)
 {
     memset(o, 0, sizeof *o);
-    remove_orphans(path);
+    bool direct = takes_bytes_directly(path);
+    if (!direct)
+        remove_orphans(path);
     size_t n = strlen(path) + 32;
     o->path = bs_strdup(path);
-    o->tmp = malloc(n);
-    if (!o->path || !o->tmp) {
+    o->tmp = direct ? NULL : malloc(n);
+    if (!o->path || (!direct && !o->tmp)) {
         bs_out_abort(o);
         return bs_err(err, "out of memory: the name of '%s'", path);
     }
-    snprintf(o->tmp, n, "%s.tmp-%ld", path, (long)getpid());
-    o->f = fopen(o->tmp, "wb");
+    if (!direct)
+        snprintf(o->tmp, n, "%s.tmp-%ld", path, (long)getpid());
+    o->f = fopen(direct ? path : o->tmp, "wb");
     if (!o->f) {
         bs_err(err, "cannot write '%s': %s", path, strerror(errno));
         bs_out_abort(o);
@@ -149,19 +159,19 @@ static void sync_folder_of(const char *path)
 
 int bs_out_commit(bs_out *o, oc_err *err)
 {
-    bool bad = fflush(o->f) || ferror(o->f) || fsync(fileno(o->f));
+    bool bad = fflush(o->f) || ferror(o->f) || (o->tmp && fsync(fileno(o->f)));
     int why = errno;
     if (fclose(o->f) && !bad) {
         bad = true;
         why = errno;
     }
     o->f = NULL;
-    if (!bad && rename(o->tmp, o->path)) {
+    if (!bad && o->tmp && rename(o->tmp, o->path)) {
         bad = true;
         why = errno;
     }
     int result = bad ? bs_err(err, "cannot write '%s': %s", o->path, strerror(why)) : 0;
-    if (!bad) {
+    if (!bad && o->tmp) {
         sync_folder_of(o->path);
         free(o->tmp);
         o->tmp = NULL;

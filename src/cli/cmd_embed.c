@@ -105,7 +105,8 @@ static int npy_header(job *j, long rows, oc_err *err)
     text[sizeof text - 1] = '\n';
     memcpy(head, "\x93NUMPY\x01\x00\x76\x00", 10);
     memcpy(head + 10, text, sizeof text);
-    rewind(j->out.f);
+    if (fseek(j->out.f, 0, SEEK_SET))
+        return bs_err(err, "cannot write '%s': a NumPy file starts with its length, so it cannot go into a pipe", j->npy);
     return bs_out_write(&j->out, head, sizeof head, err);
 }
 
