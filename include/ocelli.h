@@ -63,7 +63,7 @@ OC_API int oc_embedding_width(const oc_engine *engine);
 OC_API oc_session *oc_session_open(oc_engine *engine, oc_err *err);
 OC_API void oc_session_close(oc_session *session);
 
-/* A decoded picture, or NULL pixels and its own error: a batch never fails for one broken file. */
+/* A decoded picture, or NULL pixels and its own error: one broken file is told apart from the others. Leave it out of a batch. */
 typedef struct oc_picture {
     int width, height;
     uint8_t *rgb; /* height * width * 3 bytes, upright; owned by the picture */

@@ -260,6 +260,12 @@ static int add_owned(cl_texts *out, char *text, oc_err *err)
     return bs_err(err, "out of memory: a list of pictures");
 }
 
+static bool is_link(const char *path)
+{
+    struct stat st;
+    return !lstat(path, &st) && S_ISLNK(st.st_mode);
+}
+
 static int expand_folder(const char *dir, cl_texts *out, oc_err *err)
 {
     struct dirent **entry = NULL;
@@ -269,7 +275,7 @@ static int expand_folder(const char *dir, cl_texts *out, oc_err *err)
     for (int i = 0; i < n; i++) {
         char *path = entry[i]->d_name[0] == '.' ? NULL : bs_join(dir, entry[i]->d_name);
         if (path && !result && bs_is_dir(path))
-            result = expand_folder(path, out, err);
+            result = is_link(path) ? 0 : expand_folder(path, out, err);
         else if (path && !result && picture_name(path)) {
             result = add_owned(out, path, err);
             path = NULL;
@@ -281,15 +287,38 @@ static int expand_folder(const char *dir, cl_texts *out, oc_err *err)
     return result;
 }
 
+static int expand_list(const char *file, cl_texts *out, oc_err *err)
+{
+    bs_buf hold = {0};
+    cl_texts lines = {0};
+    int result = cl_read_lines(&lines, &hold, file, false, err);
+    for (int i = 0; !result && i < lines.n; i++)
+        result = add_owned(out, bs_strdup(lines.p[i]), err);
+    cl_texts_clear(&lines);
+    bs_buf_clear(&hold);
+    return result;
+}
+
 int cl_expand_pictures(const cl_texts *paths, cl_texts *out, oc_err *err)
 {
-    for (int i = 0; i < paths->n; i++)
-        if (bs_is_dir(paths->p[i]) ? expand_folder(paths->p[i], out, err) : add_owned(out, bs_strdup(paths->p[i]), err))
-            return -1;
-    return 0;
+    int result = 0;
+    for (int i = 0; !result && i < paths->n; i++) {
+        const char *path = paths->p[i];
+        if (path[0] == '@' && !bs_is_file(path))
+            result = expand_list(path + 1, out, err);
+        else
+            result = bs_is_dir(path) ? expand_folder(path, out, err) : add_owned(out, bs_strdup(path), err);
+    }
+    return result;
 }
 
 /* ---- engine ------------------------------------------------------------------------------------------------------- */
+
+bool cl_same_place(const char *a, const char *b)
+{
+    struct stat x, y;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
 
 char *cl_lora_folder(const char *text, float *scale, oc_err *err)
 {

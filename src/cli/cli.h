@@ -58,6 +58,9 @@ void cl_json_floats(const float *x, long n); /* prints an array; shortest form t
 /* Splits DIR[:SCALE] (a folder whose name has a colon is a folder): the folder, which the caller frees, and the scale (1 when not given). */
 char *cl_lora_folder(const char *text, float *scale, oc_err *err);
 
+/* Are both names the same file or folder? False when one of them is not there. */
+bool cl_same_place(const char *a, const char *b);
+
 /* The engine that --model, --lora, --threads, --batch name; NULL and an error. */
 oc_engine *cl_open(const cl_common *common, oc_err *err);
 /* Adds the lines of a file ("-": stdin), without empty ones unless keep_empty. `hold` keeps the bytes; both are cleared by the caller. */
@@ -65,7 +68,8 @@ int cl_read_lines(cl_texts *lines, bs_buf *hold, const char *path, bool keep_emp
 int cl_texts_add(cl_texts *t, const char *text);
 void cl_texts_clear(cl_texts *t);
 
-/* Replaces folders in `paths` by the pictures below them (.jpg .jpeg .png .webp, sorted); other paths stay. The new list owns its strings. */
+/* Replaces folders in `paths` by the pictures below them (.jpg .jpeg .png .webp, sorted; links to folders are not followed) and
+ * @FILE by the paths in it, a line each; other paths stay. The new list owns its strings. */
 int cl_expand_pictures(const cl_texts *paths, cl_texts *out, oc_err *err);
 void cl_texts_free(cl_texts *t); /* strings too */
 

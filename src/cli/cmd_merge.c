@@ -11,7 +11,11 @@ static int merge(const char *folder, const char *adapter, float scale, const cha
     md_model *m = md_open(folder, err);
     float **values = m ? calloc((size_t)m->n + 1, sizeof *values) : NULL;
     char *path = bs_join(out, "model.safetensors");
-    if (!values || !path || md_lora_open(&lora, m, adapter, scale, err) || bs_mkdirs(out, err))
+    if (m && cl_same_place(folder, out)) {
+        bs_err(err, "--out '%s' is the model's own folder: merging twice would apply the adapter twice", out);
+        goto done;
+    }
+    if (!values || !path || md_check_finite(m, err) || md_lora_open(&lora, m, adapter, scale, err) || bs_mkdirs(out, err))
         goto done;
     for (int i = 0; i < m->n; i++) {
         if (!lora.by_id[i].r)

@@ -80,6 +80,10 @@ static int open_model(job *j, oc_err *err)
     int result = -1;
     if (!j->model)
         goto done;
+    if (cl_same_place(folder, j->out)) {
+        bs_err(err, "--out '%s' is the model's own folder, which training would overwrite", j->out);
+        goto done;
+    }
     const md_family *f = j->model->family;
     if (!f->pair_loss) {
         bs_err(err, "the family %s is not one of picture-text pairs", f->model_type);
@@ -112,7 +116,9 @@ static int add_targets(ck_adapter_config *c, const char *list, oc_err *err)
 
 static int open_adapter(job *j, oc_err *err)
 {
-    if (j->common.lora)
+    if (j->common.lora && cl_same_place(j->common.lora, j->out))
+        return bs_err(err, "--out '%s' is the adapter's own folder, which training would overwrite", j->out);
+    if (j->common.lora) /* at its own scale: a scale on top could not be written down with it */
         return md_lora_open(&j->lora, j->model, j->common.lora, 1, err);
     ck_adapter_config c;
     if (ck_adapter_config_init(&c, err))
@@ -168,20 +174,52 @@ static void close_all(job *j)
 
 /* ---- the run ------------------------------------------------------------------------------------------------------ */
 
+/* FNV-1a of the list of pairs: a run that goes on must see the same ones. */
+static int hash_of_file(const char *path, uint64_t *hash, oc_err *err)
+{
+    bs_map m;
+    if (bs_map_open(&m, path, err))
+        return -1;
+    *hash = 14695981039346656037u;
+    for (size_t i = 0; i < m.n; i++)
+        *hash = (*hash ^ m.p[i]) * 1099511628211u;
+    bs_map_close(&m);
+    return 0;
+}
+
+/* Everything that the bits of the result depend on: a checkpoint of other settings is not taken up. */
+static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err)
+{
+    uint64_t data;
+    bool adapter = j->finetune && !j->full;
+    if (hash_of_file(j->data, &data, err) ||
+        bs_buf_printf(
+            to, err, "model %s data %016llx pairs %ld steps %ld batch %d micro %d texts %d partners %g seed %llu dtype %s",
+            j->config ? j->config : j->common.model, (unsigned long long)data, j->pairs.n, steps, j->common.batch, j->micro,
+            j->texts, (double)j->partners, (unsigned long long)j->common.seed, j->common.dtype ? j->common.dtype : "fp32") ||
+        bs_buf_printf(
+            to, err,
+            " lr %g final %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g muon %g embedding %g temperature %g",
+            (double)j->lr, (double)j->final_lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip,
+            (double)j->ema, (double)j->augment, (double)j->muon_lr, (double)j->embedding_lr, (double)j->temperature))
+        return -1;
+    if (!adapter)
+        return 0;
+    return bs_buf_printf(to, err, " rank %d alpha %g targets %s from %s", j->rank, (double)j->alpha, j->targets,
+                         j->common.lora ? j->common.lora : "nothing");
+}
+
 static int train(job *j, oc_err *err)
 {
     if (open_model(j, err) || (j->finetune && !j->full && open_adapter(j, err)) || open_rest(j, err))
         return -1;
     long steps = j->steps ? j->steps : (long)j->epochs * ((j->pairs.n + j->common.batch - 1) / j->common.batch);
     long warmup = j->warmup < 1 ? (long)((double)steps * (double)j->warmup) : (long)j->warmup;
-    char settings[512];
-    snprintf(settings, sizeof settings,
-             "steps %ld batch %d lr %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g seed %llu pairs %ld rank %d "
-             "dtype %s texts %d muon %g embedding %g partners %g",
-             steps, j->common.batch, (double)j->lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip,
-             (double)j->ema, (double)j->augment, (unsigned long long)j->common.seed, j->pairs.n,
-             j->finetune && !j->full ? j->rank : 0, j->common.dtype ? j->common.dtype : "fp32", j->texts, (double)j->muon_lr,
-             (double)j->embedding_lr, (double)j->partners);
+    bs_buf settings = {0};
+    if (say_settings(j, steps, warmup, &settings, err)) {
+        bs_buf_clear(&settings);
+        return -1;
+    }
     tr_options o = {.out = j->out,
                     .texts = j->texts,
                     .partners = j->partners,
@@ -191,7 +229,7 @@ static int train(job *j, oc_err *err)
                     .export_too = j->export_too,
                     .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"),
                     .fresh = j->fresh,
-                    .settings = settings,
+                    .settings = settings.p,
                     .stop_after = j->stop_after,
                     .batch_seen = j->dump ? on_batch : NULL,
                     .report = on_report,
@@ -217,6 +255,9 @@ static int train(job *j, oc_err *err)
            j->common.batch, kn_work_table(j->work)->name, bs_pool_threads(j->pool));
     bs_stop_on_signal();
     int result = tr_train(j->model, j->finetune && !j->full ? &j->lora : NULL, j->loader, j->work, &o, err);
+    bs_buf_clear(&settings);
+    if (result >= 0 && (fflush(j->log) || ferror(j->log)))
+        result = bs_err(err, "cannot write the metrics to '%s'", j->metrics ? j->metrics : "standard output");
     if (result == 1)
         cl_say(&j->common, "\nocelli %s: stopped; the same command goes on from '%s'\n", j->self->name, j->out);
     return result;
@@ -226,6 +267,15 @@ static int check(job *j, const cl_texts *rest)
 {
     if (!j->data || !j->out || (!j->config && !j->common.model) || (j->config && j->common.model) || rest->n)
         return cl_usage(j->self, "expected --data, --out and %s", j->finetune ? "--model" : "either --config or --model");
+    bool adapter = j->finetune && !j->full;
+    if (j->finetune && j->config)
+        return cl_usage(j->self, "--config starts from nothing: that is what train does");
+    if (!adapter && j->common.lora)
+        return cl_usage(j->self, "--lora goes on with an adapter: finetune without --full does that");
+    if (adapter && j->muon_lr > 0)
+        return cl_usage(j->self, "--muon-lr is for whole weights, not for an adapter's factors");
+    if (j->common.batch < 2)
+        return cl_usage(j->self, "--batch: a batch of one has nothing to be told apart from");
     if (!j->steps == !j->epochs)
         return cl_usage(j->self, "expected --steps or --epochs");
     if (strcmp(j->save, "fp32") != 0 && strcmp(j->save, "fp16") != 0 && strcmp(j->save, "bf16") != 0)
@@ -271,8 +321,8 @@ static int run(const cl_command *self, int argc, char **argv)
         {"muon-lr", "X", CL_FLOAT, &j.muon_lr, "linear layers learn by Muon at this rate, the rest by AdamW (0: all by AdamW)", 0,
          1},
         {"embedding-lr", "X", CL_FLOAT, &j.embedding_lr, "factor on the rate of token embeddings and temperature (1)", 0, 100},
-        {"beta1", "X", CL_FLOAT, &j.beta1, "AdamW (0.9)", 0, 1},
-        {"beta2", "X", CL_FLOAT, &j.beta2, "AdamW (0.98)", 0, 1},
+        {"beta1", "X", CL_FLOAT, &j.beta1, "AdamW (0.9)", 0, 0.999999},
+        {"beta2", "X", CL_FLOAT, &j.beta2, "AdamW (0.98)", 0, 0.999999},
         {"clip", "X", CL_FLOAT, &j.clip, "largest norm of the gradients, 0 for any (1)", 0, 1e9},
         {"ema", "X", CL_FLOAT, &j.ema, "keep a moving average of the weights and write that (0: no)", 0, 1},
         {"augment", "X", CL_FLOAT, &j.augment, "strength of changes to the pictures, 0 for none (1)", 0, 3},

@@ -73,6 +73,8 @@ static int open_parts(oc_engine *e, const char *folder, oc_err *err)
         return -1;
     const md_family *f = e->model->family;
     f->sizes(e->model->m, &e->sizes);
+    if (!isfinite(oc_logit_scale(e)))
+        return md_check_finite(e->model, err) ? -1 : bs_err(err, "'%s': logit_scale is too large", folder);
     if (e->options.lora && md_lora_open(&e->lora, e->model, e->options.lora, e->options.lora_scale, err))
         return -1;
     if (f->can & MD_EMBEDS_IMAGES) {
@@ -105,11 +107,14 @@ oc_engine *oc_engine_open(const char *model, const oc_options *options, oc_err *
     if (options)
         e->options = *options;
     set_defaults(&e->options);
-    folder = rn_find_model(model, e->options.data_dir, err);
+    folder = !model ? NULL : rn_find_model(model, e->options.data_dir, err);
     if (!folder || open_parts(e, folder, err)) {
+        bs_err(err, "no model is named"); /* unless something was said already */
         oc_engine_close(e);
-        e = NULL;
+        free(folder);
+        return NULL;
     }
+    e->options.lora = e->options.data_dir = NULL; /* the caller's strings need not live on */
     free(folder);
     return e;
 }
@@ -341,6 +346,9 @@ int oc_embed_texts(oc_session *s, const char *const *texts, int n, float *rows, 
 {
     const oc_engine *e = s->engine;
     s->cut = 0;
+    for (int i = 0; i < n; i++)
+        if (!texts[i])
+            return bs_err(err, "text %d is NULL", i);
     if (!(e->model->family->can & MD_EMBEDS_TEXTS))
         return bs_err(err, "the model '%s' (%s) does not embed texts", e->model->folder, oc_family(e));
     for (int at = 0; at < n; at += e->options.max_batch) {

@@ -194,7 +194,7 @@ double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn
     double loss = micro == b->images ? whole(&cx, m, b) : in_parts(&k, &cx);
     if (cx.failed)
         bs_err(err, "%s", cx.err.text);
-    else if (!isfinite(loss))
+    else if (!isfinite(loss) && !md_check_finite(m, err)) /* a broken weight is named; else it was the run itself */
         bs_err(err, "the loss is not finite: try a lower learning rate");
     return cx.failed || !isfinite(loss) ? (double)NAN : loss;
 }

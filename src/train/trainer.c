@@ -135,6 +135,8 @@ static int one_step(run *r, tr_report *report, oc_err *err)
         return -1;
     report->lr = tr_rate(&r->o->optimizer, r->state.step);
     report->scale = clamp_scale(r);
+    if (!isfinite(report->scale))
+        return bs_err(err, "the temperature is no longer finite after step %ld: try a lower learning rate", r->state.step + 1);
     report->step = ++r->state.step;
     double rate = (double)r->o->batch / (bs_now() - began);
     report->pairs_per_s = report->pairs_per_s > 0 ? 0.95 * report->pairs_per_s + 0.05 * rate : rate;
