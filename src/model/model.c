@@ -307,10 +307,3 @@ void md_emit(tn_ctx *cx, md_outputs *out, tn_t value, const char *format, ...)
     out->item[out->n].value = tn_tap(cx, out->item[out->n].name, value);
     out->n++;
 }
-
-void md_emit_scalar(tn_ctx *cx, md_outputs *out, tn_t value, const char *name)
-{
-    md_emit(cx, out, value, "%s", name);
-    if (!cx->failed)
-        out->item[out->n - 1].scalar = true;
-}

@@ -67,7 +67,6 @@ typedef struct md_outputs {
 } md_outputs;
 void md_emit(tn_ctx *cx, md_outputs *out, tn_t value, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
-void md_emit_scalar(tn_ctx *cx, md_outputs *out, tn_t value, const char *name);
 
 /* ---- families ------------------------------------------------------------------------------------------------ */
 
