@@ -85,6 +85,29 @@ const kn_table *kn_best(oc_err *err);
 /* Every tier that this CPU can run, generic first; *count of them. */
 const kn_table *const *kn_all(int *count);
 
+typedef struct kn_work kn_work; /* below */
+
+/* ---- weights packed once ------------------------------------------------------------------------------------ */
+
+/* How a packed weight W [n, k] (as nn.Linear keeps it) is held. KN_BF16 is rounded to nearest even. KN_I8: W[j][p] =
+ * scale[j] * q, q in -127..127. KN_I4: W[j][p] = scale[j][p / group] * q, q in -8..7. Scales are fp32. Activations stay fp32, but meet int8
+ * and int4 as rows of int8 with a scale of each row's own, where that is faster (see docs/precision.md). */
+typedef enum kn_dtype { KN_F32, KN_BF16, KN_I8, KN_I4 } kn_dtype;
+
+typedef struct kn_packed {
+    kn_dtype dtype;
+    long n, k, group; /* group: 0 but for KN_I4, there a multiple of 32; the last group of a row may be short */
+    void *data;       /* kn_packed_bytes() of them, 64-byte aligned, in the form that one tier's micro-kernels read; not owned */
+} kn_packed;
+
+size_t kn_packed_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group);
+/* Fills p->data from fp32 rows x (ld apart), by all threads; int8 and int4 are quantised on the way, as kn_quantize does. */
+void kn_pack_weight(kn_work *w, const kn_packed *p, const float *x, long ld);
+/* The same from values that are quantised already: q [n, k], scale [n] (KN_I8) or [n, ceil(k / group)] (KN_I4). */
+void kn_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale);
+/* Symmetric, to nearest: scale = max |x| / 127 (KN_I8, of a row) or / 7 (KN_I4, of a group of a row); a scale is 0 where all of x are. */
+void kn_quantize(kn_dtype dtype, long n, long k, long group, const float *x, long ld, int8_t *q, float *scale);
+
 /* ---- loops around the micro-kernel: portable, threaded ---------------------------------------------------- */
 
 /* C[m,n] = epilogue(alpha * A * B (+ C when accumulate)), A [m,k], B [k,n].
@@ -103,11 +126,11 @@ typedef struct kn_gemm {
     bool accumulate;
     const float *bias, *residual;
     kn_act act;
-    bool bf16; /* operands may be rounded to bf16 (sums stay fp32) where the CPU multiplies those faster */
+    bool bf16;               /* operands may be rounded to bf16 (sums stay fp32) where the CPU multiplies those faster */
+    const kn_packed *packed; /* B^T = a weight [n, k] packed before, in place of b, ldb and tb; NULL: B is as said */
 } kn_gemm;
 
 /* Packed operands and the like: one workspace an engine session, made once, so that nothing is allocated while a model runs. */
-typedef struct kn_work kn_work;
 kn_work *kn_work_open(const kn_table *t, bs_pool *pool, oc_err *err); /* keeps t and pool, owns neither; pool may be NULL */
 void kn_work_close(kn_work *w);
 size_t kn_work_bytes(const kn_work *w);
