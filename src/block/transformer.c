@@ -46,19 +46,40 @@ void bl_visit_layers(tn_visitor *v, bl_layer *layers, int n, const char *name, c
     }
 }
 
+/* Queries come from `rows`, [B, Tq, width] of x [B, T, width]; h is x normed, `at` the same rows of it. */
+static tn_t layer(tn_ctx *cx, const bl_layer *l, tn_t rows, tn_t at, tn_t h, const bl_layer_shape *s,
+                  const tn_attention_args *args)
+{
+    tn_t y = bl_attend(cx, &l->self_attn, at, h, args, rows);
+    return bl_feed_forward(cx, &l->mlp, tn_layer_norm(cx, y, &l->layer_norm2, s->eps), s->act, y);
+}
+
 tn_t bl_layers(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const bl_layer_shape *s, bool causal, const uint8_t *key_mask)
 {
     tn_attention_args args = {.heads = s->heads, .causal = causal, .key_mask = key_mask};
     for (int i = 0; i < n; i++) {
-        const bl_layer *l = &layers[i];
         tn_scope scope = tn_begin(cx);
-        tn_t h = tn_layer_norm(cx, x, &l->layer_norm1, s->eps);
-        tn_t y = bl_attend(cx, &l->self_attn, h, h, &args, x);
-        h = tn_layer_norm(cx, y, &l->layer_norm2, s->eps);
-        y = bl_feed_forward(cx, &l->mlp, h, s->act, y);
-        x = tn_end(cx, scope, x, y);
+        tn_t h = tn_layer_norm(cx, x, &layers[i].layer_norm1, s->eps);
+        x = tn_end(cx, scope, x, layer(cx, &layers[i], x, h, h, s, &args));
     }
     return x;
+}
+
+/* Row pool[b] of x [B, T, width] as a sequence of one: [B, 1, width]. */
+static tn_t one_row(tn_ctx *cx, tn_t x, const int *pool)
+{
+    return tn_reshape(cx, tn_select(cx, x, pool), 3, (long[]){x.shape[0], 1, tn_last(x)});
+}
+
+tn_t bl_layers_pooled(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const bl_layer_shape *s, bool causal,
+                      const uint8_t *key_mask, const int *pool)
+{
+    tn_attention_args args = {.heads = s->heads, .key_mask = key_mask, .last_key = causal ? pool : NULL};
+    x = bl_layers(cx, layers, n - 1, x, s, causal, key_mask);
+    tn_scope scope = tn_begin(cx);
+    tn_t h = tn_layer_norm(cx, x, &layers[n - 1].layer_norm1, s->eps);
+    tn_t y = layer(cx, &layers[n - 1], one_row(cx, x, pool), one_row(cx, h, pool), h, s, &args);
+    return tn_end(cx, scope, x, tn_reshape(cx, y, 2, (long[]){x.shape[0], tn_last(x)}));
 }
 
 bool bl_activation(const char *name, kn_act *f)

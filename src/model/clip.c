@@ -215,7 +215,7 @@ static void init(const void *p, const char *name, long n, float *values, bs_rng 
 /* ---- forward --------------------------------------------------------------------------------------------------- */
 
 typedef struct tower {
-    tn_t hidden; /* last_hidden_state [B, T, width] */
+    tn_t hidden; /* last_hidden_state [B, T, width], if it is wanted */
     tn_t pooled; /* the class token's or the end token's row, normed [B, width] */
 } tower;
 
@@ -227,17 +227,26 @@ static tower vision_model(tn_ctx *cx, const clip_vision *s, const md_batch *b)
     x = tn_prepend(cx, &s->class_embedding, x);
     x = tn_add_positions(cx, x, &s->position_embedding);
     x = tn_layer_norm(cx, x, &s->pre_layrnorm, s->shape.eps);
-    x = bl_layers(cx, s->layer, s->layers, x, &s->shape, false, NULL);
-    return (tower){x, tn_layer_norm(cx, tn_select(cx, x, NULL), &s->post_layernorm, s->shape.eps)};
+    tower y = {0};
+    if (b->want_hidden) {
+        y.hidden = bl_layers(cx, s->layer, s->layers, x, &s->shape, false, NULL);
+        y.pooled = tn_select(cx, y.hidden, NULL);
+    } else {
+        y.pooled = bl_layers_pooled(cx, s->layer, s->layers, x, &s->shape, false, NULL, NULL);
+    }
+    y.pooled = tn_layer_norm(cx, y.pooled, &s->post_layernorm, s->shape.eps);
+    return y;
 }
 
 static tower text_model(tn_ctx *cx, const clip_text *t, const md_batch *b)
 {
     tn_t x = tn_embedding(cx, &t->token_embedding, b->input_ids, b->texts, b->length);
     x = tn_add_positions(cx, x, &t->position_embedding);
+    if (!b->want_hidden) { /* the norm works on rows: the pooled ones are enough */
+        x = bl_layers_pooled(cx, t->layer, t->layers, x, &t->shape, true, b->attention_mask, b->pool);
+        return (tower){.pooled = tn_layer_norm(cx, x, &t->final_layer_norm, t->shape.eps)};
+    }
     x = bl_layers(cx, t->layer, t->layers, x, &t->shape, true, b->attention_mask);
-    if (!b->want_hidden) /* the norm works on rows: the pooled ones are enough */
-        return (tower){x, tn_layer_norm(cx, tn_select(cx, x, b->pool), &t->final_layer_norm, t->shape.eps)};
     x = tn_layer_norm(cx, x, &t->final_layer_norm, t->shape.eps);
     return (tower){x, tn_select(cx, x, b->pool)};
 }
@@ -286,7 +295,8 @@ static tn_t pair_loss(tn_ctx *cx, const void *m, tn_t image_embeds, tn_t text_em
 static tn_t finish_tower(tn_ctx *cx, md_outputs *out, const char *name, tower t, const tn_linear_w *projection)
 {
     tn_t projected = tn_linear(cx, t.pooled, projection), embeds = tn_l2_normalize(cx, projected);
-    md_emit(cx, out, t.hidden, "%s_model_output.last_hidden_state", name);
+    if (t.hidden.rank)
+        md_emit(cx, out, t.hidden, "%s_model_output.last_hidden_state", name);
     md_emit(cx, out, projected, "%s_model_output.pooler_output", name);
     md_emit(cx, out, embeds, "%s_embeds", strcmp(name, "vision") ? "text" : "image");
     return embeds;

@@ -161,7 +161,8 @@ size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, i
 
 size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens)
 {
-    md_batch b = {.texts = rows, .length = tokens};
+    int anywhere = 0; /* a plan reads no values */
+    md_batch b = {.texts = rows, .length = tokens, .pool = &anywhere};
     return m->family->embed_texts ? plan(m, l, kn, threads, &b, m->family->embed_texts) : 0;
 }
 

@@ -55,11 +55,22 @@ static void attention_backward(tn_ctx *cx, tn_record *self)
         kn_attn_backward(cx->work, &r->a, r->y.g, r->q.g, r->k.g, r->v.g, NULL, scratch);
 }
 
+/* What a lone query sees, as a key mask. */
+static const uint8_t *mask_up_to(tn_ctx *cx, const kn_attn *a, const int *last_key)
+{
+    uint8_t *mask = tn_bytes(cx, (size_t)(a->batch * a->tk));
+    for (long i = 0; mask && i < a->batch * a->tk; i++)
+        mask[i] = i % a->tk <= last_key[i / a->tk] && (!a->key_mask || a->key_mask[i]);
+    return mask;
+}
+
 tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s)
 {
     kn_attn a = {.causal = s->causal, .key_mask = s->key_mask};
     if (cx->failed || !shapes(cx, s, q, k, v, &a))
         return (tn_t){0};
+    if (s->last_key && a.tq != 1)
+        return tn_fail(cx, "attention: %ld queries where the last key of one is given", a.tq);
     a.scale = s->scale != 0 ? s->scale : (float)(1 / sqrt((double)a.dk));
     strides(s->head_major, a.heads, a.tq, a.dk, &a.q_batch, &a.q_row, &a.q_head);
     strides(s->head_major, a.kv_heads, a.tk, a.dk, &a.k_batch, &a.k_row, &a.k_head);
@@ -70,6 +81,8 @@ tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s
     y.shape[y.rank - 1] = s->head_major ? a.dv : a.heads * a.dv;
     y = tn_like(cx, y, grad);
     a.lse = y.grad ? tn_bytes(cx, (size_t)(a.batch * a.heads * a.tq) * sizeof(float)) : NULL;
+    if (s->last_key)
+        a.key_mask = mask_up_to(cx, &a, s->last_key);
     size_t mark = cx->used;
     void *scratch = tn_bytes(cx, kn_attn_scratch(cx->kn, &a) * (size_t)cx->threads);
     a.q = q.v;

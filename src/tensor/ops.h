@@ -34,6 +34,7 @@ typedef struct tn_attention_args {
     float scale;             /* 0: 1 / sqrt(width of a key) */
     bool causal;             /* query i sees keys j <= i + Tk - Tq */
     const uint8_t *key_mask; /* [B, Tk], 1 keeps; NULL keeps all. Must live as long as the tape */
+    const int *last_key;     /* [B]: the only query of each sequence (Tq = 1) sees keys 0 to last_key[b]; NULL: no such limit */
     bool head_major;         /* q, k, v, y are [B, H, T, d] instead of [B, T, H*d] */
 } tn_attention_args;
 /* softmax(scale q k^T + mask) v; a row with every key hidden gives zeros. */

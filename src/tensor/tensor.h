@@ -133,7 +133,7 @@ tn_t tn_input(tn_ctx *cx, const float *v, bool grad, int rank, const long *shape
 tn_t tn_reshape(tn_ctx *cx, tn_t x, int rank, const long *shape);
 
 /* A layer is a scope: in RUN the memory of everything in it but its result is given back. `x` is what went in,
- * and its memory may be reused for what comes out, when the sizes are equal. */
+ * and its memory is used again for what comes out, which must not be larger. */
 typedef struct tn_scope {
     size_t used;
 } tn_scope;

@@ -80,9 +80,11 @@ size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const k
     md_sizes s;
     m->family->sizes(m->m, &s);
     long texts = like->texts / like->images;
+    int anywhere = 0; /* a plan reads no values */
     md_batch b = {.images = micro,
                   .texts = micro * texts,
                   .length = s.max_tokens,
+                  .pool = &anywhere,
                   .channels = s.channels,
                   .height = s.image_size,
                   .width = s.image_size,
