@@ -41,12 +41,22 @@ typedef struct oc_err {
 typedef struct oc_engine oc_engine;
 typedef struct oc_session oc_session;
 
+/* How weights of linear layers are held, and so how exactly and how fast they multiply. Everything else stays fp32. */
+typedef enum oc_dtype {
+    OC_AUTO, /* integers where the folder keeps them (`ocelli quantize`), else fp32 */
+    OC_FP32,
+    OC_BF16, /* weights rounded to 8 bits of mantissa */
+    OC_INT8, /* a scale a row; activations are rounded to int8 too */
+    OC_INT4  /* a scale for every group of 32 */
+} oc_dtype;
+
 /* Zero means the default of each field. */
 typedef struct oc_options {
     int threads;          /* worker threads; 0: one per core */
     const char *lora;     /* folder of a PEFT adapter that every session uses; NULL: none */
     float lora_scale;     /* multiplies the adapter's own scale; 0: 1 */
     uint64_t max_pixels;  /* pictures with more pixels are refused before memory is taken; 0: 178956970, Pillow's error limit */
+    oc_dtype dtype;       /* of the weights in memory */
     int max_batch;        /* rows a session takes at once, larger requests are cut into such pieces; 0: 32 */
     const char *data_dir; /* where `starter` and its like are looked for first; NULL: beside the program, then installed */
 } oc_options;

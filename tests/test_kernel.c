@@ -496,6 +496,53 @@ static void check_elements(const kn_table *t, long n)
     unfence();
 }
 
+static void check_rotate(const kn_table *t, long half)
+{
+    float *x = random_floats(2 * half, -1, 1), *c = random_floats(half, -1, 1), *s = random_floats(half, -1, 1),
+          *old = random_floats(2 * half, -1, 1), *y = floats(2 * half);
+    for (int k = 0; k < 4; k++) {
+        double sign = k & 1 ? -1 : 1;
+        memcpy(y, old, (size_t)(2 * half) * sizeof *y);
+        t->rotate(half, x, c, s, (float)sign, k & 2, y);
+        for (long i = 0; i < half; i++) {
+            double a = x[i], b = x[i + half], base = k & 2 ? (double)old[i] : 0, base2 = k & 2 ? (double)old[i + half] : 0;
+            near(t->name, "rotate", i, y[i], base + a * c[i] - sign * b * s[i], 4 * ULP);
+            near(t->name, "rotate", i, y[i + half], base2 + b * c[i] + sign * a * s[i], 4 * ULP);
+        }
+    }
+    float *z = floats(2 * half);
+    t->rotate(half, x, c, s, 1, false, z);
+    t->rotate(half, x, c, s, 1, false, x);
+    same_bits(t->name, "rotate in place", x, z, 2 * half);
+    unfence();
+}
+
+static void rotations_are_right(void **state)
+{
+    (void)state;
+    for (int t = 0; t < tier_count; t++)
+        for (long half = 1; half < 70; half++)
+            check_rotate(tiers[t], half);
+}
+
+static void angles_are_those_of_libm(void **state)
+{
+    (void)state;
+    enum { HALF = 64, ROWS = 5 };
+    double f[HALF];
+    float c[ROWS * HALF], s[ROWS * HALF];
+    kn_rotary_frequencies(HALF, 500000, f);
+    for (int i = 0; i < HALF; i++)
+        assert_true(fabs(f[i] / pow(500000, -i / (double)HALF) - 1) < 1e-13);
+    for (long first = 0; first < 1000000; first = first * 3 + 7) {
+        kn_rotary_angles(ROWS, HALF, first, f, c, s);
+        for (int k = 0; k < ROWS * HALF; k++) {
+            double x = (double)(first + k / HALF) * f[k % HALF];
+            assert_true(fabs(c[k] - cos(x)) < 6.1e-8 && fabs(s[k] - sin(x)) < 6.1e-8);
+        }
+    }
+}
+
 static void elements_are_right(void **state)
 {
     (void)state;
@@ -1473,6 +1520,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(activations_are_right),
         cmocka_unit_test(exp_is_right),
         cmocka_unit_test(elements_are_right),
+        cmocka_unit_test(rotations_are_right),
+        cmocka_unit_test(angles_are_those_of_libm),
         cmocka_unit_test(sums_are_right),
         cmocka_unit_test(rows_are_added),
         cmocka_unit_test(norms_are_right),

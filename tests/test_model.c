@@ -1,4 +1,7 @@
-/* test_model.c - two ways to one answer: a whole tower and its pooled row alone, on every tier, to the bit. */
+/* test_model.c - several ways to one answer, to the bit, on every tier: a whole tower and its pooled row alone, weights as they lie and packed,
+ * integers made in memory and read from a quantised folder, one session and several at once. */
+#include <pthread.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +10,8 @@
 
 #include <cmocka.h>
 
-#include "model/model.h"
+#include "checkpoint/quantized.h"
+#include "run/engine.h"
 
 static const char *const folders[] = {"tests/reference/clip", "tests/reference/clip_gelu"};
 
@@ -67,12 +71,14 @@ static void stop(machine *m)
 static const char *const wanted[] = {"vision_model_output.pooler_output", "text_model_output.pooler_output"};
 
 /* Both towers' projected rows into out, whole towers or pooled rows alone; floats written. */
-static size_t run_towers(bed *b, const kn_table *t, int threads, bool whole, float *out)
+static size_t run_towers(bed *b, const kn_table *t, int threads, bool whole, md_packed *packed, float *out)
 {
     machine m;
     md_outputs outputs = {0};
     size_t n = 0;
     start(&m, t, threads);
+    m.cx.packed = packed ? md_packed_weight : NULL;
+    m.cx.packed_arg = packed;
     b->batch.want_hidden = whole;
     b->model->family->forward(&m.cx, b->model->m, &b->batch, &outputs);
     assert_false(m.cx.failed);
@@ -102,17 +108,153 @@ static void pooled_rows_are_the_towers_own(void **state)
         const kn_table *const *all = kn_all(&count);
         for (int t = 0; t < count; t++)
             for (int threads = 1; threads <= 3; threads++) {
-                size_t n = run_towers(&b, all[t], threads, true, whole);
+                size_t n = run_towers(&b, all[t], threads, true, NULL, whole);
                 assert_true(n > 0);
-                assert_int_equal(run_towers(&b, all[t], threads, false, pooled), n);
+                assert_int_equal(run_towers(&b, all[t], threads, false, NULL, pooled), n);
                 assert_memory_equal(whole, pooled, n * sizeof *whole);
             }
         close_bed(&b);
     }
 }
 
+/* Packed as fp32 nothing changes; as bf16 and int8 little does. */
+static void packed_weights_give_the_same(void **state)
+{
+    (void)state;
+    static float plain[4096], packed[4096];
+    static const double most[] = {[KN_F32] = 0, [KN_BF16] = 0.02, [KN_I8] = 0.1, [KN_I4] = 0.8};
+    bed b;
+    open_bed(&b, folders[0]);
+    int count;
+    const kn_table *const *all = kn_all(&count);
+    for (int t = 0; t < count; t++)
+        for (int dtype = KN_F32; dtype <= KN_I4; dtype++) {
+            oc_err err = {0};
+            md_packed *p = md_packed_open(b.model, all[t], (kn_dtype)dtype, 0, &err);
+            assert_non_null(p);
+            size_t n = run_towers(&b, all[t], 2, false, NULL, plain);
+            assert_int_equal(run_towers(&b, all[t], 2, false, p, packed), n);
+            double difference = 0, length = 0;
+            for (size_t i = 0; i < n; i++) {
+                difference += pow((double)plain[i] - (double)packed[i], 2);
+                length += pow((double)plain[i], 2);
+            }
+            assert_true(sqrt(difference / length) <= most[dtype]);
+            assert_true(dtype == KN_F32 || difference > 0);
+            md_packed_close(p);
+        }
+    close_bed(&b);
+}
+
+static void embed_in(const char *folder, oc_dtype dtype, float *rows, size_t *n)
+{
+    oc_err err = {0};
+    oc_options o = {.threads = 2, .dtype = dtype};
+    oc_engine *e = oc_engine_open(folder, &o, &err);
+    oc_session *s = e ? oc_session_open(e, &err) : NULL;
+    const char *texts[] = {"a", "some words more"};
+    if (!s || oc_embed_texts(s, texts, 2, rows, &err))
+        fail_msg("%s", err.text);
+    *n = 2 * (size_t)oc_embedding_width(e);
+    oc_session_close(s);
+    oc_engine_close(e);
+}
+
+/* What `quantize` writes and what --dtype makes of the same weights are one. */
+static void quantized_folders_are_read_as_written(void **state)
+{
+    (void)state;
+    static float memory[4096], file[4096];
+    char folder[] = "/tmp/ocelli-quantized-XXXXXX", command[512], path[256];
+    assert_non_null(mkdtemp(folder));
+    snprintf(command, sizeof command, "cp models/starter/*.json %s/", folder);
+    assert_int_equal(system(command), 0);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    for (int bits = 8; bits >= 4; bits -= 4) {
+        oc_err err = {0};
+        size_t n, m;
+        md_model *model = md_open_lean("models/starter", &err);
+        assert_non_null(model);
+        assert_int_equal(md_file_dtype(model), KN_F32);
+        if (md_save_quantized(model, path, bits == 8 ? KN_I8 : KN_I4, 32, &err))
+            fail_msg("%s", err.text);
+        md_close(model);
+        embed_in("models/starter", bits == 8 ? OC_INT8 : OC_INT4, memory, &n);
+        embed_in(folder, OC_AUTO, file, &m);
+        assert_int_equal(n, m);
+        assert_memory_equal(memory, file, n * sizeof *memory);
+    }
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
+typedef struct visitor {
+    oc_engine *engine;
+    float rows[512];
+    int failed;
+} visitor;
+
+static void *visit(void *arg)
+{
+    visitor *v = arg;
+    oc_err err = {0};
+    oc_session *s = oc_session_open(v->engine, &err);
+    const char *texts[] = {"a cat", "一只猫"};
+    v->failed = !s || oc_embed_texts(s, texts, 2, v->rows, &err);
+    oc_session_close(s);
+    return NULL;
+}
+
+/* Two engines, two sessions each, all at once: every one gives what one alone gives. */
+static void sessions_and_engines_live_side_by_side(void **state)
+{
+    (void)state;
+    enum { ENGINES = 2, SESSIONS = 4 };
+    oc_err err = {0};
+    oc_options o = {.threads = 2};
+    oc_engine *e[ENGINES];
+    static visitor v[SESSIONS], alone;
+    pthread_t thread[SESSIONS];
+    for (int i = 0; i < ENGINES; i++)
+        assert_non_null(e[i] = oc_engine_open("models/starter", &o, &err));
+    for (int i = 0; i < SESSIONS; i++) {
+        v[i].engine = e[i % ENGINES];
+        assert_int_equal(pthread_create(&thread[i], NULL, visit, &v[i]), 0);
+    }
+    for (int i = 0; i < SESSIONS; i++)
+        pthread_join(thread[i], NULL);
+    alone.engine = e[0];
+    visit(&alone);
+    assert_int_equal(alone.failed, 0);
+    for (int i = 0; i < SESSIONS; i++) {
+        assert_int_equal(v[i].failed, 0);
+        assert_memory_equal(v[i].rows, alone.rows, sizeof alone.rows);
+    }
+    for (int i = 0; i < ENGINES; i++)
+        oc_engine_close(e[i]);
+}
+
+/* The number of groups tells their length, for every width. */
+static void groups_of_int4_explain_themselves(void **state)
+{
+    (void)state;
+    for (long k = 1; k < 700; k++)
+        for (long asked = 32; asked <= 256; asked += 32) {
+            long g = ck_int4_group(k, asked), count = (k + g - 1) / g, same = 0;
+            assert_true(g % 32 == 0 && g > 0 && g <= asked);
+            assert_true(k % 32 != 0 || k % g == 0);
+            for (long other = 32; other <= 1024; other += 32)
+                same += ck_int4_group(k, other) == other && (k + other - 1) / other == count;
+            assert_true(same == 1 || count == 1);
+        }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(pooled_rows_are_the_towers_own)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pooled_rows_are_the_towers_own),        cmocka_unit_test(packed_weights_give_the_same),
+        cmocka_unit_test(quantized_folders_are_read_as_written), cmocka_unit_test(sessions_and_engines_live_side_by_side),
+        cmocka_unit_test(groups_of_int4_explain_themselves),
+    };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }

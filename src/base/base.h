@@ -21,6 +21,10 @@ int bs_err_prefix(oc_err *err, const char *format, ...) __attribute__((format(pr
 void *bs_alloc(size_t bytes, const char *what, oc_err *err);
 void *bs_calloc(size_t count, size_t size, const char *what, oc_err *err);
 void bs_free(void *p);
+/* Address space of so many bytes, zeroed, 64-byte aligned: memory is taken page by page (large pages where the system has them) when it is first
+ * written. NULL and an error as bs_alloc. */
+void *bs_reserve(size_t bytes, const char *what, oc_err *err);
+void bs_unreserve(void *p, size_t bytes); /* NULL is fine */
 /* A copy of a string that free() frees; NULL when memory is short. */
 char *bs_strdup(const char *s);
 

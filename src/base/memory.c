@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base.h"
 
@@ -36,6 +37,25 @@ void *bs_calloc(size_t count, size_t size, const char *what, oc_err *err)
 }
 
 void bs_free(void *p) { free(p); }
+
+void *bs_reserve(size_t bytes, const char *what, oc_err *err)
+{
+    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        bs_err(err, "out of memory: %s needs %zu bytes", what, bytes);
+        return NULL;
+    }
+#ifdef MADV_HUGEPAGE
+    madvise(p, bytes, MADV_HUGEPAGE); /* a wish: where it is not granted, nothing else changes */
+#endif
+    return p;
+}
+
+void bs_unreserve(void *p, size_t bytes)
+{
+    if (p)
+        munmap(p, bytes ? bytes : 1);
+}
 
 char *bs_strdup(const char *s)
 {

@@ -414,3 +414,23 @@ int ck_json_string(bs_buf *out, const char *text, oc_err *err)
     }
     return bad ? -1 : bs_buf_put(out, "\"", 1, err);
 }
+
+int ck_config_copy_with(const char *from, const char *to, const char *key, const char *json, oc_err *err)
+{
+    ck_config *c = ck_config_read(from, err);
+    json_t *value = c ? json_loads(json, JSON_DECODE_ANY, NULL) : NULL;
+    char *text = NULL;
+    int result = -1;
+    if (c && !value)
+        bs_err(err, "cannot write '%s': '%s' is not valid JSON", to, key);
+    else if (c && json_object_set(c->value, key, value))
+        bs_err(err, "cannot copy '%s': it is no JSON object", from);
+    else if (c && !(text = json_dumps(c->value, JSON_INDENT(2))))
+        bs_err(err, "out of memory: a copy of '%s'", from);
+    else if (c)
+        result = bs_write_file(to, text, strlen(text), err);
+    free(text);
+    json_decref(value);
+    ck_config_free(c);
+    return result;
+}

@@ -55,6 +55,9 @@ int ck_config_wrong(const ck_config *c, const char *key, oc_err *err, const char
 /* Fails when the key is absent or null: "'FILE': a.b is missing, expected WHAT". */
 int ck_config_need(const ck_config *c, const char *key, const char *what, oc_err *err);
 
+/* Copies a JSON object's file with member `key` set to what `json` spells (in its place when it was there, else last). */
+int ck_config_copy_with(const char *from, const char *to, const char *key, const char *json, oc_err *err);
+
 bool ck_is_utf8(const char *text);
 /* Appends a JSON string with its quotes; text must be UTF-8 (what is not becomes U+FFFD). */
 int ck_json_string(bs_buf *out, const char *text, oc_err *err);

@@ -66,6 +66,15 @@ void cl_json_floats(const float *x, long n)
     putchar(']');
 }
 
+oc_dtype cl_dtype(const cl_common *common)
+{
+    static const char *const names[] = {[OC_FP32] = "fp32", [OC_BF16] = "bf16", [OC_INT8] = "int8", [OC_INT4] = "int4"};
+    for (int i = OC_FP32; common->dtype && i <= OC_INT4; i++)
+        if (!strcmp(common->dtype, names[i]))
+            return (oc_dtype)i;
+    return OC_AUTO;
+}
+
 /* ---- switches ---------------------------------------------------------------------------------------------------- */
 
 enum { COMMON = 9 };
@@ -75,7 +84,7 @@ static void common_options(cl_common *c, cl_option o[COMMON + 1])
     cl_option list[COMMON + 1] = {
         {"model", "MODEL", CL_TEXT, &c->model, "model folder in Hugging Face's layout, or `starter` (the default)", 0, 0},
         {"lora", "DIR[:SCALE]", CL_TEXT, &c->lora, "apply a PEFT adapter", 0, 0},
-        {"dtype", "TYPE", CL_TEXT, &c->dtype, "arithmetic: fp32; for training also bf16 products with fp32 sums", 0, 0},
+        {"dtype", "TYPE", CL_TEXT, &c->dtype, "fp32, bf16, int8 or int4 weights; training: fp32 or bf16 products", 0, 0},
         {"threads", "N", CL_INT, &c->threads, "threads (one per core)", 1, 1024},
         {"batch", "N", CL_INT, &c->batch, "rows at once (32)", 1, 65536},
         {"seed", "N", CL_UINT64, &c->seed, "seed of everything random (0)", 0, 1.8e19},
@@ -192,8 +201,10 @@ int cl_parse(const cl_command *c, int argc, char **argv, const cl_option *option
             return code;
     }
     bool trains = !strcmp(c->name, "train") || !strcmp(c->name, "finetune");
-    if (common->dtype && strcmp(common->dtype, "fp32") != 0 && (!trains || strcmp(common->dtype, "bf16") != 0))
-        return cl_usage(c, "--dtype: '%s' is not available, expected fp32%s", common->dtype, trains ? " or bf16" : "");
+    oc_dtype dtype = cl_dtype(common);
+    if (common->dtype && (dtype == OC_AUTO || (trains && dtype > OC_BF16)))
+        return cl_usage(c, "--dtype: '%s' is not available, expected fp32%s", common->dtype,
+                        trains ? " or bf16" : ", bf16, int8 or int4");
     return -1;
 }
 
@@ -338,7 +349,8 @@ char *cl_lora_folder(const char *text, float *scale, oc_err *err)
 
 oc_engine *cl_open(const cl_common *common, oc_err *err)
 {
-    oc_options o = {.threads = common->threads, .max_batch = common->batch, .max_pixels = common->max_pixels};
+    oc_options o = {
+        .threads = common->threads, .max_batch = common->batch, .max_pixels = common->max_pixels, .dtype = cl_dtype(common)};
     char *lora = common->lora ? cl_lora_folder(common->lora, &o.lora_scale, err) : NULL;
     o.lora = lora;
     oc_engine *e = common->lora && !lora ? NULL : oc_engine_open(common->model ? common->model : "starter", &o, err);

@@ -61,6 +61,8 @@ char *cl_lora_folder(const char *text, float *scale, oc_err *err);
 /* Are both names the same file or folder? False when one of them is not there. */
 bool cl_same_place(const char *a, const char *b);
 
+/* What --dtype says (OC_AUTO: nothing). */
+oc_dtype cl_dtype(const cl_common *common);
 /* The engine that --model, --lora, --threads, --batch name; NULL and an error. */
 oc_engine *cl_open(const cl_common *common, oc_err *err);
 /* Adds the lines of a file ("-": stdin), without empty ones unless keep_empty. `hold` keeps the bytes; both are cleared by the caller. */

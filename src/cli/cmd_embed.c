@@ -171,7 +171,8 @@ done:
 }
 
 const cl_command cmd_embed = {"embed", "vectors of pictures or texts", "--model M (IMAGE... | FOLDER... | --text S... | --stdin)",
-                              "  ocelli embed --json photo.jpg\n  ocelli embed --json @list.txt      # a path a line\n  ocelli embed --text 'a red apple' '一个红苹果'\n  ocelli embed "
+                              "  ocelli embed --json photo.jpg\n  ocelli embed --json @list.txt      # a path a line\n  ocelli "
+                              "embed --text 'a red apple' '一个红苹果'\n  ocelli embed "
                               "--npy photos.npy ~/photos\n"
                               "  cut -f2 captions.tsv | ocelli embed --stdin --npy captions.npy\n",
                               run};

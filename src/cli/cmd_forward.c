@@ -20,6 +20,10 @@ static int run(const cl_command *self, int argc, char **argv)
     int code = cl_parse(self, argc, argv, options, &common, &rest);
     if (code >= 0)
         goto done;
+    if (a.grad && cl_dtype(&common) > OC_FP32) {
+        code = cl_usage(self, "--grad: gradients are of fp32 weights, not of %s", common.dtype);
+        goto done;
+    }
     if (!common.model || !a.in || !a.out || rest.n) {
         code = cl_usage(self, "expected --model, --in and --out");
         goto done;
@@ -29,6 +33,7 @@ static int run(const cl_command *self, int argc, char **argv)
     char *folder = rn_find_model(common.model, NULL, &err);
     a.model = folder;
     a.threads = common.threads;
+    a.dtype = cl_dtype(&common);
     char *lora = common.lora ? cl_lora_folder(common.lora, &a.lora_scale, &err) : NULL;
     a.lora = lora;
     code = !folder || (common.lora && !lora) || rn_forward(&a, &names, &err) ? cl_fail(self, &err) : CL_OK;

@@ -266,6 +266,15 @@ static void softmax_backward(long n, const float *y, const float *dy, float *dx)
         dx[i] = y[i] * (dy[i] - s);
 }
 
+static void rotate(long half, const float *x, const float *c, const float *s, float sign, bool accumulate, float *y)
+{
+    for (long i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half], ya = a * c[i] - sign * b * s[i], yb = b * c[i] + sign * a * s[i];
+        y[i] = accumulate ? y[i] + ya : ya;
+        y[i + half] = accumulate ? y[i + half] + yb : yb;
+    }
+}
+
 static void adamw(long n, float *p, const float *g, float *m, float *v, float lr, float b1, float b2, float eps, float decay,
                   float c1, float c2)
 {

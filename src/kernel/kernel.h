@@ -68,6 +68,10 @@ typedef struct kn_table {
     /* dx = y * (dy - dot(y, dy)); dx may be dy. One row. */
     void (*softmax_backward)(long n, const float *y, const float *dy, float *dx);
 
+    /* Pairs (x[i], x[i + half]) turned by the angles whose cosines and sines are c and s: y[i] = x[i] c[i] - sign x[i + half] s[i], y[i + half] =
+     * x[i + half] c[i] + sign x[i] s[i], written or, with `accumulate`, added. y may be x where it is written. Su et al. 2021. */
+    void (*rotate)(long half, const float *x, const float *c, const float *s, float sign, bool accumulate, float *y);
+
     /* AdamW (Loshchilov, Hutter 2019), one tensor: m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
      * p -= lr * (m * c1 / (sqrt(v * c2) + eps) + decay * p), c1 = 1/(1-b1^t), c2 = 1/(1-b2^t). */
     void (*adamw)(long n, float *p, const float *g, float *m, float *v, float lr, float b1, float b2, float eps, float decay,
@@ -179,6 +183,10 @@ void kn_attn_forward(kn_work *w, const kn_attn *a, void *scratch);
 size_t kn_attn_backward_scratch(const kn_table *t, const kn_attn *a);
 void kn_attn_backward(kn_work *w, const kn_attn *a, const float *dy, float *dq, float *dk, float *dv, float *dbias,
                       void *scratch);
+
+/* The frequencies of rotary positions, theta^(-i / half), and the cosines and sines of (first + r) * frequency[i], each [rows, half]. */
+void kn_rotary_frequencies(long half, double theta, double *frequency);
+void kn_rotary_angles(long rows, long half, long first, const double *frequency, float *c, float *s);
 
 /* Cross-entropy of one row of n logits against `target`, with label smoothing s: loss = -(1-s) log p_t - s/n sum log p.
  * Returns the loss; dlogits (may be NULL, may be logits) receives scale * d loss / d logits (written, not added). */

@@ -385,6 +385,29 @@ static void exp_columns(long rows, long n, float *x, long ld, const float *most,
     }
 }
 
+/* ---- rotary positions ----------------------------------------------------------------------------------- */
+
+KN_INLINE void put_turned(float *y, vf v, bool accumulate, bool part, vpart m)
+{
+    if (part)
+        v_store_part(y, m, accumulate ? v_add(v_load_part(y, m), v) : v);
+    else
+        v_store(y, accumulate ? v_add(v_load(y), v) : v);
+}
+
+static void rotate(long half, const float *x, const float *c, const float *s, float sign, bool accumulate, float *y)
+{
+    for (long i = 0; i < half; i += VW) {
+        bool part = half - i < VW;
+        vpart m = v_part(part ? half - i : VW);
+        vf a = part ? v_load_part(x + i, m) : v_load(x + i), b = part ? v_load_part(x + half + i, m) : v_load(x + half + i);
+        vf cosine = part ? v_load_part(c + i, m) : v_load(c + i);
+        vf sine = v_mul(v_set(sign), part ? v_load_part(s + i, m) : v_load(s + i));
+        put_turned(y + i, v_fnma(b, sine, v_mul(a, cosine)), accumulate, part, m);
+        put_turned(y + half + i, v_fma(a, sine, v_mul(b, cosine)), accumulate, part, m);
+    }
+}
+
 /* ---- AdamW -------------------------------------------------------------------------------------------- */
 
 typedef struct adam {

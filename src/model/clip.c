@@ -164,8 +164,8 @@ static void visit(void *p, tn_visitor *v)
     bl_visit_layers(v, t->layer, t->layers, "text_model.encoder.layers.", &t->shape);
     tn_visit_norm(v, &t->final_layer_norm, "text_model.final_layer_norm", t->shape.width, true);
     tn_visit(v, &s->class_embedding, "vision_model.embeddings.class_embedding", 0, 1, s->shape.width, 0, 0, 0);
-    tn_visit(v, &s->patch_embedding.weight, "vision_model.embeddings.patch_embedding.weight", 0, 4, s->shape.width, s->channels,
-             s->patch_size, s->patch_size);
+    tn_visit(v, &s->patch_embedding.weight, "vision_model.embeddings.patch_embedding.weight", TN_KERNEL, 4, s->shape.width,
+             s->channels, s->patch_size, s->patch_size);
     s->patch_embedding.bias.id = -1;
     tn_visit(v, &s->position_embedding, "vision_model.embeddings.position_embedding.weight", 0, 2, side * side + 1,
              s->shape.width, 0, 0);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../checkpoint/quantized.h"
+
 /* ---- the list ------------------------------------------------------------------------------------------------ */
 
 typedef struct lister {
@@ -156,52 +158,108 @@ static int widen(const ck_tensor *t, float *to, oc_err *err)
     return 0;
 }
 
-static int load_slot(md_model *m, md_slot *s, oc_err *err)
+/* Integers times their scales. */
+static int dequantize(const md_model *m, const ck_quantized *t, float *to, oc_err *err)
 {
+    long groups = (long)t->scale->count / t->n;
+    int8_t *q = bs_alloc((size_t)(t->n * t->k), "a weight", err);
+    float *scale = bs_alloc((size_t)t->scale->count * sizeof *scale, "a weight's scales", err);
+    int result = q && scale ? ck_quantized_read(m->store, t, q, scale, err) : -1;
+    for (long j = 0; !result && j < t->n; j++)
+        for (long p = 0; p < t->k; p++)
+            to[j * t->k + p] = scale[j * groups + p / t->group] * (float)q[j * t->k + p];
+    bs_free(q);
+    bs_free(scale);
+    return result;
+}
+
+/* 1: the file keeps this weight in integers. */
+static int find_quantized(const md_model *m, const md_slot *s, ck_quantized *t, oc_err *err)
+{
+    if (!(s->flags & TN_LINEAR) || s->p->rank != 2)
+        return 0;
+    return ck_quantized_find(m->store, s->name, s->p->shape[0], s->p->shape[1], t, err);
+}
+
+int md_read_weight(const md_model *m, const md_slot *s, float *out, oc_err *err)
+{
+    ck_quantized q;
+    int found = find_quantized(m, s, &q, err);
+    if (found)
+        return found < 0 ? -1 : dequantize(m, &q, out, err);
     const ck_tensor *t = ck_find(m->store, s->name);
+    return t ? widen(t, out, err) : bs_err(err, "cannot load '%s': tensor '%s' is missing", ck_path(m->store), s->name);
+}
+
+kn_dtype md_file_dtype(const md_model *m)
+{
+    ck_quantized q;
+    for (int i = 0; m->store && i < m->n; i++)
+        if (find_quantized(m, &m->slots[i], &q, NULL) > 0)
+            return q.bits == 8 ? KN_I8 : KN_I4;
+    return KN_F32;
+}
+
+/* The slot's tensor is there and of the right shape: 0. 1: it is optional and absent. */
+static int check_slot(md_model *m, md_slot *s, const ck_tensor *t, oc_err *err)
+{
+    ck_quantized q;
+    int found = find_quantized(m, s, &q, err);
+    if (found)
+        return found < 0 ? -1 : 0;
     if (!t && s->flags & TN_OPTIONAL) {
         s->p->id = -1;
-        return 0;
+        return 1;
     }
     if (!t)
         return bs_err(err, "cannot load '%s': tensor '%s' is missing", ck_path(m->store), s->name);
-    if (s->flags & TN_SHAPE_OF_FILE && take_shape(m, s, t, err))
-        return -1;
-    if (check_shape(m, s, t, err))
-        return -1;
-    m->weights_bytes += (size_t)s->count * sizeof(float);
-    if (t->dtype == CK_F32 && (uintptr_t)t->data % sizeof(float) == 0) {
+    return (s->flags & TN_SHAPE_OF_FILE && take_shape(m, s, t, err)) || check_shape(m, s, t, err) ? -1 : 0;
+}
+
+static int load_slot(md_model *m, md_slot *s, bool lean, oc_err *err)
+{
+    const ck_tensor *t = ck_find(m->store, s->name);
+    int found = check_slot(m, s, t, err);
+    if (found)
+        return found < 0 ? -1 : 0;
+    if (t && t->dtype == CK_F32 && (uintptr_t)t->data % sizeof(float) == 0)
         s->p->v = t->data;
-        return 0;
+    else if (!(lean && s->flags & (TN_LINEAR | TN_KERNEL))) {
+        s->own = bs_alloc((size_t)s->count * sizeof(float), s->name, err);
+        if (!s->own || md_read_weight(m, s, s->own, err))
+            return -1;
+        if (t)
+            ck_release(m->store, t); /* the widened copy is the only one held */
+        s->p->v = s->own;
     }
-    s->own = bs_alloc((size_t)s->count * sizeof(float), s->name, err);
-    if (!s->own || widen(t, s->own, err))
-        return -1;
-    ck_release(m->store, t); /* the widened copy is the only one held */
-    s->p->v = s->own;
+    m->weights_bytes += (size_t)s->count * sizeof(float);
     return 0;
 }
 
-int md_load(md_model *m, oc_err *err)
+int md_load(md_model *m, bool lean, oc_err *err)
 {
     m->store = ck_open(m->folder, err);
     if (!m->store)
         return -1;
     for (int i = 0; i < m->n; i++)
-        if (load_slot(m, &m->slots[i], err))
+        if (load_slot(m, &m->slots[i], lean, err))
             return -1;
     return 0;
 }
 
-md_model *md_open(const char *folder, oc_err *err)
+static md_model *open_model(const char *folder, bool lean, oc_err *err)
 {
     md_model *m = md_create(folder, err);
-    if (m && md_load(m, err)) {
+    if (m && md_load(m, lean, err)) {
         md_close(m);
         return NULL;
     }
     return m;
 }
+
+md_model *md_open(const char *folder, oc_err *err) { return open_model(folder, false, err); }
+
+md_model *md_open_lean(const char *folder, oc_err *err) { return open_model(folder, true, err); }
 
 int md_own(md_model *m, oc_err *err)
 {

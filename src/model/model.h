@@ -67,7 +67,6 @@ typedef struct md_outputs {
 } md_outputs;
 void md_emit(tn_ctx *cx, md_outputs *out, tn_t value, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
-
 /* ---- families ------------------------------------------------------------------------------------------------ */
 
 enum { MD_EMBEDS_IMAGES = 1, MD_EMBEDS_TEXTS = 2 };
@@ -132,9 +131,16 @@ typedef struct md_model {
 
 /* Reads config.json and the weights of a Hugging Face folder. fp32 is used in place, fp16 and bf16 are widened. */
 md_model *md_open(const char *folder, oc_err *err);
+/* As md_open, but weights that only products read (TN_LINEAR, TN_KERNEL) stay in the file: their v is NULL unless they are used in place. For
+ * md_packed_open. */
+md_model *md_open_lean(const char *folder, oc_err *err);
+/* A weight's values as fp32 into out [slot->count], wherever they are kept. */
+int md_read_weight(const md_model *m, const md_slot *slot, float *out, oc_err *err);
+/* What the file's integers are: KN_I8 or KN_I4; KN_F32 when it keeps none. */
+kn_dtype md_file_dtype(const md_model *m);
 /* Only the shapes: for `info`, planning, and training from nothing. Values are NULL until md_fill or md_load. */
 md_model *md_create(const char *folder, oc_err *err);
-int md_load(md_model *m, oc_err *err);
+int md_load(md_model *m, bool lean, oc_err *err);
 /* Gives every weight a zeroed array of its own (a trainer fills them), or a copy of its present values. */
 int md_own(md_model *m, oc_err *err);
 /* Fills every weight (md_own first) with starting values. */
@@ -145,6 +151,10 @@ int md_slot_of(const md_model *m, const char *name); /* id, or -1 */
 int md_check_finite(const md_model *m, oc_err *err);
 /* Writes model.safetensors in `dtype` (CK_F32, CK_F16, CK_BF16) under the weights' names. values[i] NULL: the model's own. */
 int md_save(const md_model *m, const char *path, ck_dtype dtype, const float *const *values, oc_err *err);
+
+/* Writes model.safetensors with every linear layer's weight as integers (KN_I8, KN_I4 in groups of `group`), laid out as
+ * src/checkpoint/quantized.h says; all else as it lies in the model's file. */
+int md_save_quantized(const md_model *m, const char *path, kn_dtype dtype, long group, oc_err *err);
 
 /* ---- adapters -------------------------------------------------------------------------------------------------- */
 

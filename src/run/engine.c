@@ -65,11 +65,18 @@ static void set_defaults(oc_options *o)
         o->lora_scale = 1;
 }
 
+md_packed *rn_pack(const md_model *m, const kn_table *t, oc_dtype dtype, oc_err *err)
+{
+    static const kn_dtype kinds[] = {[OC_FP32] = KN_F32, [OC_BF16] = KN_BF16, [OC_INT8] = KN_I8, [OC_INT4] = KN_I4};
+    return md_packed_open(m, t, dtype == OC_AUTO ? md_file_dtype(m) : kinds[dtype], 0, err);
+}
+
 static int open_parts(oc_engine *e, const char *folder, oc_err *err)
 {
     e->kn = kn_best(err);
-    e->model = e->kn ? md_open(folder, err) : NULL;
-    if (!e->model)
+    e->model = e->kn ? md_open_lean(folder, err) : NULL;
+    e->packed = e->model ? rn_pack(e->model, e->kn, e->options.dtype, err) : NULL;
+    if (!e->packed)
         return -1;
     const md_family *f = e->model->family;
     f->sizes(e->model->m, &e->sizes);
@@ -124,6 +131,7 @@ void oc_engine_close(oc_engine *e)
     if (!e)
         return;
     md_lora_clear(&e->lora);
+    md_packed_close(e->packed);
     tx_close(e->tokenizer);
     md_close(e->model);
     free(e);
@@ -221,6 +229,8 @@ static int embed(oc_session *s, const md_batch *b, tn_t (*fn)(tn_ctx *, const vo
     size_t n = (size_t)(b->images + b->texts) * (size_t)e->sizes.embedding;
     tn_run(&s->cx, s->work, s->arena, s->arena_bytes, false);
     s->cx.lora = e->lora.by_id;
+    s->cx.packed = md_packed_weight;
+    s->cx.packed_arg = e->packed;
     tn_t y = fn(&s->cx, e->model->m, b);
     if (!s->raw)
         y = tn_l2_normalize(&s->cx, y);

@@ -4,11 +4,12 @@
 
 #include "../image/image.h"
 #include "../image/preprocess.h"
-#include "../model/model.h"
+#include "../model/packing.h"
 #include "../text/tokenizer.h"
 
 struct oc_engine {
     md_model *model;
+    md_packed *packed;       /* the model's weights as products read them */
     md_lora lora;            /* by_id NULL: none */
     tx_tokenizer *tokenizer; /* NULL: the model takes no texts */
     im_processor processor;
@@ -29,6 +30,8 @@ struct oc_session {
     bool raw; /* rows as the projection gives them, not of length 1 */
 };
 
+/* The packed weights of a model that md_open_lean opened. */
+md_packed *rn_pack(const md_model *m, const kn_table *t, oc_dtype dtype, oc_err *err);
 /* Where a model named on the command line lies: a folder as it is, else NAME beside the program's data. free() it. */
 char *rn_find_model(const char *name, const char *data_dir, oc_err *err);
 /* Arena bytes that one pass over `rows` pictures (texts of `tokens` ids) needs. 0 when the model cannot. */

@@ -1,4 +1,5 @@
 /* forward.c - plan, run, differentiate, write. */
+#include "engine.h"
 #include "forward.h"
 
 #include <math.h>
@@ -8,6 +9,7 @@
 typedef struct job {
     const rn_forward_args *args;
     md_model *model;
+    md_packed *packed; /* NULL: gradients are wanted */
     md_lora lora;
     md_values inputs;
     md_batch batch;
@@ -26,6 +28,7 @@ static void clear(job *j)
     md_lora_clear(&j->lora);
     md_batch_clear(&j->batch);
     md_values_clear(&j->inputs);
+    md_packed_close(j->packed);
     md_close(j->model);
     kn_work_close(j->work);
     bs_pool_close(j->pool);
@@ -35,7 +38,10 @@ static void clear(job *j)
 static int open_all(job *j, oc_err *err)
 {
     const rn_forward_args *a = j->args;
-    j->model = md_open(a->model, err);
+    j->kn = kn_best(err);
+    j->model = !j->kn ? NULL : a->grad ? md_open(a->model, err) : md_open_lean(a->model, err);
+    if (j->model && !a->grad && !(j->packed = rn_pack(j->model, j->kn, a->dtype, err)))
+        return -1;
     if (!j->model || (a->lora && md_lora_open(&j->lora, j->model, a->lora, a->lora_scale != 0 ? a->lora_scale : 1, err)) ||
         md_values_read(&j->inputs, a->in, err))
         return -1;
@@ -46,8 +52,7 @@ static int open_all(job *j, oc_err *err)
     j->batch.want_hidden = true;
     if (j->model->family->prepare(j->model->m, &j->inputs, &j->batch, err))
         return bs_err_prefix(err, "'%s': ", a->in);
-    j->kn = kn_best(err);
-    j->pool = j->kn ? bs_pool_open(a->threads, err) : NULL;
+    j->pool = bs_pool_open(a->threads, err);
     j->work = j->pool ? kn_work_open(j->kn, j->pool, err) : NULL;
     return j->work ? 0 : -1;
 }
@@ -55,6 +60,8 @@ static int open_all(job *j, oc_err *err)
 static int pass(job *j, oc_err *err)
 {
     j->cx.lora = j->args->lora ? j->lora.by_id : NULL;
+    j->cx.packed = j->packed ? md_packed_weight : NULL;
+    j->cx.packed_arg = j->packed;
     j->cx.grads = j->train.grads;
     j->cx.buffers = j->train.buffers;
     j->out.n = 0;

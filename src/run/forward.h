@@ -3,7 +3,7 @@
 #ifndef RN_FORWARD_H
 #define RN_FORWARD_H
 
-#include "../model/model.h"
+#include "../model/packing.h"
 
 typedef struct rn_forward_args {
     const char *model;    /* folder */
@@ -12,6 +12,7 @@ typedef struct rn_forward_args {
     float lora_scale;     /* 0: 1 */
     bool grad;            /* also the loss and "grad.NAME" of everything that can learn */
     int threads;
+    oc_dtype dtype; /* of the weights in memory; gradients are of fp32 */
 } rn_forward_args;
 
 /* Writes the outputs; their names are added to `names`, one a line. */

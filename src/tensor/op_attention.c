@@ -1,6 +1,5 @@
 /* op_attention.c - scaled dot-product attention and rotary positions. */
 #include <math.h>
-#include <string.h>
 
 #include "ops.h"
 
@@ -105,32 +104,50 @@ tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s
 typedef struct rope_record {
     tn_record head;
     tn_t x, y;
-    float theta;
-    long offset;
+    float *c, *s; /* [T, d / 2] */
 } rope_record;
 
-/* to = (or +=) x turned by sign * angle. Angles in double: a position of thousands times a frequency of one loses bits in float. */
-static void rotate(const tn_t *like, float theta, long offset, double sign, const float *x, float *to, bool add)
+typedef struct turn {
+    const tn_ctx *cx;
+    const rope_record *r;
+    const float *x;
+    float *y;
+    float sign; /* -1: back */
+    bool accumulate;
+} turn;
+
+static void turn_rows(void *arg, long begin, long end, int worker)
 {
-    long d = tn_last(*like), half = d / 2, rows = tn_rows(*like), t = like->shape[like->rank - 2];
-    for (long i = 0; i < half; i++) {
-        double frequency = pow((double)theta, -2.0 * (double)i / (double)d);
-        for (long r = 0; r < rows; r++) {
-            double angle = (double)(offset + r % t) * frequency;
-            float c = (float)cos(angle), s = (float)(sign * sin(angle));
-            float a = x[r * d + i], b = x[r * d + i + half];
-            float ya = a * c - b * s, yb = b * c + a * s;
-            to[r * d + i] = add ? to[r * d + i] + ya : ya;
-            to[r * d + i + half] = add ? to[r * d + i + half] + yb : yb;
-        }
-    }
+    (void)worker;
+    const turn *k = arg;
+    const tn_t *x = &k->r->x;
+    long d = tn_last(*x), half = d / 2, t = x->shape[x->rank - 2];
+    for (long row = begin; row < end; row++)
+        k->cx->kn->rotate(half, k->x + row * d, k->r->c + row % t * half, k->r->s + row % t * half, k->sign, k->accumulate,
+                          k->y + row * d);
 }
 
 static void rope_backward(tn_ctx *cx, tn_record *self)
 {
-    (void)cx;
     rope_record *r = (rope_record *)self;
-    rotate(&r->x, r->theta, r->offset, -1, r->y.g, r->x.g, true); /* a rotation's transpose turns back */
+    turn back = {cx, r, r->y.g, r->x.g, -1, true}; /* a rotation's transpose turns back */
+    tn_each(cx, tn_rows(r->x), tn_last(r->x), turn_rows, &back);
+}
+
+/* The angles of T positions, from the arena. */
+static bool angles(tn_ctx *cx, tn_t x, float theta, long offset, rope_record *r)
+{
+    long half = tn_last(x) / 2, t = x.shape[x.rank - 2];
+    r->c = tn_bytes(cx, (size_t)(t * half) * sizeof(float));
+    r->s = tn_bytes(cx, (size_t)(t * half) * sizeof(float));
+    size_t mark = cx->used;
+    double *frequency = tn_bytes(cx, (size_t)half * sizeof *frequency);
+    cx->used = mark;
+    if (!tn_live(cx))
+        return false;
+    kn_rotary_frequencies(half, (double)theta, frequency);
+    kn_rotary_angles(t, half, offset, frequency, r->c, r->s);
+    return true;
 }
 
 tn_t tn_rope(tn_ctx *cx, tn_t x, float theta, long offset)
@@ -139,11 +156,18 @@ tn_t tn_rope(tn_ctx *cx, tn_t x, float theta, long offset)
         return (tn_t){0};
     if (x.rank < 2 || tn_last(x) % 2)
         return tn_fail(cx, "rope: a width of %ld does not pair up", tn_last(x));
-    tn_t y = tn_like(cx, x, x.grad);
-    if (tn_live(cx))
-        rotate(&x, theta, offset, 1, x.v, y.v, false);
-    rope_record *r = y.grad ? tn_push(cx, sizeof *r, rope_backward) : NULL;
-    if (r)
-        *r = (rope_record){r->head, x, y, theta, offset};
-    return y;
+    rope_record now = {.x = x, .y = tn_like(cx, x, x.grad)};
+    size_t mark = cx->used;
+    if (angles(cx, x, theta, offset, &now)) {
+        turn there = {cx, &now, x.v, now.y.v, 1, false};
+        tn_each(cx, tn_rows(x), tn_last(x), turn_rows, &there);
+    }
+    if (!now.y.grad)
+        cx->used = mark;
+    rope_record *r = now.y.grad ? tn_push(cx, sizeof *r, rope_backward) : NULL;
+    if (r) {
+        now.head = r->head;
+        *r = now;
+    }
+    return now.y;
 }

@@ -159,8 +159,10 @@ static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t resi
     float *h = lo ? tn_bytes(cx, (size_t)(rows * lo->r) * sizeof *h) : NULL;
     if (lo)
         tn_backward_needs(cx, (size_t)(rows * lo->r) * sizeof *h);
+    const kn_packed *packed = tn_packed_of(cx, &l->weight);
     if (tn_live(cx)) {
         kn_gemm g = forward_gemm(cx, x.v, rows, in, l->weight.v, out, y.v);
+        g.packed = packed;
         g.bias = tn_has(&l->bias) ? l->bias.v : NULL;
         g.act = f;
         g.residual = residual.rank ? residual.v : NULL;
@@ -333,10 +335,12 @@ tn_t tn_conv2d(tn_ctx *cx, tn_t x, const tn_linear_w *l, long stride)
     float *columns = tn_bytes(cx, (size_t)(rows * width) * sizeof *columns);
     if (x.grad)
         tn_backward_needs(cx, (size_t)(rows * width) * sizeof *columns);
+    const kn_packed *packed = tn_packed_of(cx, w);
     if (tn_live(cx)) {
         unfold_work u = {&s, x.v, columns};
         tn_each(cx, rows, width, unfold, &u);
         kn_gemm g = forward_gemm(cx, columns, rows, width, w->v, s.o, y.v);
+        g.packed = packed;
         g.bias = tn_has(&l->bias) ? l->bias.v : NULL;
         kn_gemm_run(cx->work, &g);
     }

@@ -79,6 +79,17 @@ const tn_lora *tn_lora_of(const tn_ctx *cx, const tn_param *p)
     return cx->lora && tn_has(p) && cx->lora[p->id].r ? &cx->lora[p->id] : NULL;
 }
 
+const kn_packed *tn_packed_of(tn_ctx *cx, const tn_param *p)
+{
+    if (!cx->packed || cx->tape || !tn_live(cx))
+        return NULL;
+    oc_err err = {0};
+    const kn_packed *w = cx->packed(cx->packed_arg, cx->work, p->id, &err);
+    if (err.text[0])
+        tn_fail(cx, "%s", err.text);
+    return w;
+}
+
 tn_t tn_weight(tn_ctx *cx, const tn_param *p)
 {
     tn_t x = {.rank = p->rank};

@@ -48,8 +48,9 @@ typedef struct tn_norm_w {
 /* ---- naming every weight once ---------------------------------------------------------------------------- */
 
 /* TN_BUFFER: no gradient. TN_NO_DECAY: gains, biases, temperatures. TN_LINEAR: a linear layer's weight, where
- * LoRA goes. TN_SHAPE_OF_FILE: the shape is whatever the checkpoint says (blocks by themselves). */
-enum { TN_OPTIONAL = 1, TN_BUFFER = 2, TN_NO_DECAY = 4, TN_LINEAR = 8, TN_SHAPE_OF_FILE = 16 };
+ * LoRA goes. TN_KERNEL: a convolution's. Both are read by products alone, which may hold them packed. TN_SHAPE_OF_FILE: the shape is
+ * whatever the checkpoint says (blocks by themselves). */
+enum { TN_OPTIONAL = 1, TN_BUFFER = 2, TN_NO_DECAY = 4, TN_LINEAR = 8, TN_SHAPE_OF_FILE = 16, TN_KERNEL = 32 };
 
 /* A model names each of its weights once, to a visitor: loading, checking, planning, saving, the optimiser and
  * LoRA's targets all run on that. */
@@ -84,6 +85,9 @@ typedef struct tn_record tn_record;
 
 typedef void tn_tap_fn(void *arg, const char *name, tn_t x);
 
+/* The weight `id` as products read it, packed by w's threads at the latest now; NULL: as it lies (or a failure, said in err). */
+typedef const kn_packed *tn_packed_fn(void *arg, kn_work *w, int id, oc_err *err);
+
 typedef struct tn_ctx {
     tn_mode mode;
     bool tape;     /* TRAIN, or PLAN on its behalf: gradients are kept */
@@ -102,7 +106,9 @@ typedef struct tn_ctx {
     float *const *grads;   /* by parameter id; NULL (all or one): frozen. Values are added to */
     float *const *buffers; /* by parameter id: batch norm's statistics to update; NULL: leave them */
     const tn_lora *lora;   /* by parameter id; NULL: none */
-    tn_tap_fn *tap;        /* NULL: nobody listens */
+    tn_packed_fn *packed;  /* who holds packed weights; NULL: nobody. Only without a tape */
+    void *packed_arg;
+    tn_tap_fn *tap; /* NULL: nobody listens */
     void *tap_arg;
 
     bool failed;
@@ -160,6 +166,7 @@ void tn_seed(tn_ctx *cx, tn_t x, const float *g); /* g NULL: ones */
 
 float *tn_grad_of(const tn_ctx *cx, const tn_param *p);         /* NULL: frozen */
 const tn_lora *tn_lora_of(const tn_ctx *cx, const tn_param *p); /* NULL: none */
+const kn_packed *tn_packed_of(tn_ctx *cx, const tn_param *p);   /* NULL: read p->v */
 bool tn_has(const tn_param *p);
 /* A weight as a value; its gradient goes where the parameter's goes. */
 tn_t tn_weight(tn_ctx *cx, const tn_param *p);

@@ -1,0 +1,142 @@
+/* packing.c - packed weights: room for all of them is reserved at once, each is filled on its first use and its pages of the file are let go, so that
+ * no weight is held twice. */
+#include "packing.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "../checkpoint/quantized.h"
+
+struct md_packed {
+    const md_model *m;
+    kn_packed *w;       /* by parameter id; data NULL: not packed */
+    atomic_bool *ready; /* its data is there */
+    char *memory;
+    size_t bytes;
+    pthread_mutex_t lock;
+};
+
+static bool is_packed(const md_slot *s) { return s->p->id >= 0 && s->flags & (TN_LINEAR | TN_KERNEL) && s->p->rank >= 2; }
+
+static void shape(kn_packed *w, const md_slot *s, kn_dtype dtype, long group)
+{
+    w->n = s->p->shape[0];
+    w->k = s->count / w->n;
+    w->dtype = s->flags & TN_KERNEL && dtype != KN_BF16 ? KN_F32 : dtype;
+    w->group = w->dtype == KN_I4 ? ck_int4_group(w->k, group) : 0;
+}
+
+/* What the file's own integers are grouped by. */
+static int keep_group(const md_model *m, const md_slot *s, kn_packed *w, oc_err *err)
+{
+    ck_quantized q;
+    int found = w->dtype == KN_I4 ? ck_quantized_find(m->store, s->name, w->n, w->k, &q, err) : 0;
+    if (found > 0 && q.bits == 4)
+        w->group = q.group;
+    return found < 0 ? -1 : 0;
+}
+
+md_packed *md_packed_open(const md_model *m, const kn_table *t, kn_dtype dtype, long group, oc_err *err)
+{
+    enum { ALIGN = 64 };
+    md_packed *p = bs_calloc(1, sizeof *p, "packed weights", err);
+    if (!p)
+        return NULL;
+    p->m = m;
+    pthread_mutex_init(&p->lock, NULL);
+    p->w = bs_calloc((size_t)m->n + 1, sizeof *p->w, "packed weights", err);
+    p->ready = bs_calloc((size_t)m->n + 1, sizeof *p->ready, "packed weights", err);
+    if (!p->w || !p->ready)
+        goto failed;
+    for (int pass = 0; pass < 2; pass++) {
+        size_t at = 0;
+        for (int i = 0; i < m->n; i++) {
+            kn_packed *w = &p->w[i];
+            if (!is_packed(&m->slots[i]))
+                continue;
+            shape(w, &m->slots[i], dtype, group ? group : 32);
+            if (keep_group(m, &m->slots[i], w, err))
+                goto failed;
+            w->data = pass ? p->memory + at : NULL;
+            at += (kn_packed_bytes(t, w->dtype, w->n, w->k, w->group) + ALIGN - 1) / ALIGN * ALIGN;
+        }
+        p->bytes = at;
+        if (!pass && !(p->memory = bs_reserve(at, "packed weights", err)))
+            goto failed;
+    }
+    return p;
+failed:
+    md_packed_close(p);
+    return NULL;
+}
+
+void md_packed_close(md_packed *p)
+{
+    if (!p)
+        return;
+    bs_unreserve(p->memory, p->bytes);
+    pthread_mutex_destroy(&p->lock);
+    bs_free(p->ready);
+    bs_free(p->w);
+    bs_free(p);
+}
+
+size_t md_packed_bytes(const md_packed *p) { return p->bytes; }
+
+static int pack_integers(const md_model *m, kn_work *work, const kn_packed *w, const ck_quantized *q, oc_err *err)
+{
+    size_t groups = (size_t)q->scale->count;
+    int8_t *values = bs_alloc((size_t)(w->n * w->k), "a weight", err);
+    float *scale = bs_alloc(groups * sizeof *scale, "a weight's scales", err);
+    int result = values && scale ? ck_quantized_read(m->store, q, values, scale, err) : -1;
+    if (!result)
+        kn_pack_quantized(work, w, values, scale);
+    bs_free(values);
+    bs_free(scale);
+    return result;
+}
+
+static int pack_floats(const md_model *m, kn_work *work, const kn_packed *w, const md_slot *s, oc_err *err)
+{
+    if (s->p->v) {
+        kn_pack_weight(work, w, s->p->v, w->k);
+        return 0;
+    }
+    float *values = bs_alloc((size_t)s->count * sizeof *values, "a weight", err);
+    int result = values ? md_read_weight(m, s, values, err) : -1;
+    if (!result)
+        kn_pack_weight(work, w, values, w->k);
+    bs_free(values);
+    return result;
+}
+
+static int pack(const md_packed *p, kn_work *work, int id, oc_err *err)
+{
+    const md_model *m = p->m;
+    const md_slot *s = &m->slots[id];
+    const kn_packed *w = &p->w[id];
+    ck_quantized q;
+    int found = s->own ? 0 : ck_quantized_find(m->store, s->name, w->n, w->k, &q, err);
+    bool same = found > 0 && ((w->dtype == KN_I8 && q.bits == 8) || (w->dtype == KN_I4 && q.bits == 4));
+    if (found < 0 || (same ? pack_integers(m, work, w, &q, err) : pack_floats(m, work, w, s, err)))
+        return -1;
+    const ck_tensor *t = found > 0 ? q.q : ck_find(m->store, s->name);
+    if (t)
+        ck_release(m->store, t);
+    return 0;
+}
+
+const kn_packed *md_packed_weight(void *arg, kn_work *w, int id, oc_err *err)
+{
+    md_packed *p = arg;
+    if (id < 0 || !p->w[id].data)
+        return NULL;
+    if (atomic_load_explicit(&p->ready[id], memory_order_acquire))
+        return &p->w[id];
+    pthread_mutex_lock(&p->lock);
+    int failed = atomic_load_explicit(&p->ready[id], memory_order_relaxed) ? 0 : pack(p, w, id, err);
+    atomic_store_explicit(&p->ready[id], !failed, memory_order_release);
+    pthread_mutex_unlock(&p->lock);
+    return failed ? NULL : &p->w[id];
+}
