@@ -337,6 +337,28 @@ static void check_gemm_bits(const kn_table *t, kn_work *const *w, int works, lon
     unfence();
 }
 
+/* A weight packed once gives the bits of the one it was packed from. */
+static void check_packed(const kn_table *t, kn_work *const *w, int works, long m, long n, long k, int form)
+{
+    problem p = new_problem(m, n, k, (form | 2) & ~128, false);
+    kn_gemm g = p.g;
+    kn_packed weight = {.dtype = KN_F32, .n = n, .k = k};
+    kn_gemm_run(w[0], &g);
+    for (int i = 0; i <= works; i++) {
+        weight.data = fence(kn_packed_bytes(t, KN_F32, n, k, 0));
+        kn_pack_weight(w[i % works], &weight, g.b, g.ldb);
+        kn_gemm h = g;
+        h.b = NULL, h.ldb = 0, h.tb = false, h.packed = &weight;
+        h.c = copy_of(p.old, m * g.ldc);
+        if (i < works)
+            kn_gemm_run(w[i], &h);
+        else
+            kn_gemm_serial(w[0], 0, &h);
+        same_bits(t->name, "gemm of a packed weight", h.c, g.c, m * g.ldc);
+    }
+    unfence();
+}
+
 static const int thread_counts[] = {1, 2, 3, 7};
 
 static void open_works(const kn_table *t, bs_pool *pool[4], kn_work *w[4])
@@ -368,6 +390,10 @@ static void gemm_keeps_its_bits(void **state)
         for (int s = 0; s < SHAPES; s++)
             for (int form = 0; form < 4; form++)
                 check_gemm_bits(t, w, 4, shapes[s][0], shapes[s][1], shapes[s][2], form + 4 * (int)bs_rng_below(&rng, 64));
+        for (int s = 0; s < SHAPES; s++)
+            for (int i = 0; i < 4; i++)
+                check_packed(t, w, 4, shapes[s][0], shapes[s][1], shapes[s][2], 4 * (int)bs_rng_below(&rng, 32) + (i & 1));
+        check_packed(t, w, 4, 500, 700, 1100, 4 + 64);
         check_gemm_bits(t, w, 4, 500, 2100, 1100, 2); /* more than one panel of B and more than one stretch of k */
         check_gemm_bits(t, w, 4, 300, 600, 5000, 1);
         check_gemm_bits(t, w, 4, 290, 333, 800, 128 + 16 + 32);

@@ -86,6 +86,8 @@ static void pack_panel(void *arg, long begin, long end, int worker)
 static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long column, long begin, long end)
 {
     const kn_micro *u = j->u;
+    if (j->g->packed)
+        return (const float *)j->g->packed->data + (j->n0 + column) * j->g->k + (j->k0 + p) * u->nr;
     if (j->shared)
         return j->w->b + p * kn_round_up(j->n, u->nr) + column * k;
     long in_group = (column - begin) % (KN_GROUP * u->nr);
@@ -163,18 +165,25 @@ static void run_stretch(job *j, bs_pool *pool)
 static const kn_micro *choose(const kn_work *w, const kn_gemm *g)
 {
     long tail = g->k % KN_KC;
-    return g->bf16 && w->bf16 && g->k >= 32 && (tail == 0 || tail >= 16) ? w->bf16 : &w->fp32;
+    return g->bf16 && !g->packed && w->bf16 && g->k >= 32 && (tail == 0 || tail >= 16) ? w->bf16 : &w->fp32;
 }
 
-static bool nothing_to_do(const kn_gemm *g) { return g->m <= 0 || g->n <= 0; }
+/* What needs no loops of ours: nothing at all, or a weight in another form. */
+static bool done_elsewhere(kn_work *w, const kn_gemm *g)
+{
+    bool low = g->packed && g->packed->dtype != KN_F32;
+    if (low && g->m > 0 && g->n > 0)
+        kn_low_run(w, g);
+    return low || g->m <= 0 || g->n <= 0;
+}
 
 void kn_gemm_run(kn_work *w, const kn_gemm *g)
 {
-    if (nothing_to_do(g))
+    if (done_elsewhere(w, g))
         return;
     job j = {.w = w, .g = g, .u = choose(w, g)};
     cut(&j, g->n, w->threads);
-    j.shared = j.blocks > 1;
+    j.shared = j.blocks > 1 && !g->packed;
     long step = stretch(&j);
     long columns = j.shared ? KN_B_FLOATS / kn_min(step, kn_round_up(g->k + 1, KN_KC)) / j.u->nr * j.u->nr : g->n;
     for (j.n0 = 0; j.n0 < g->n; j.n0 += columns) {
@@ -190,7 +199,7 @@ void kn_gemm_run(kn_work *w, const kn_gemm *g)
 
 void kn_gemm_serial(kn_work *w, int worker, const kn_gemm *g)
 {
-    if (nothing_to_do(g))
+    if (done_elsewhere(w, g))
         return;
     job j = {.w = w, .g = g, .u = choose(w, g)};
     kn_worker *me = &w->worker[worker];

@@ -21,6 +21,13 @@ typedef struct kn_micro {
 extern const kn_micro kn_amx_bf16;
 #endif
 
+/* Weights packed in another form than fp32 (kernel.h, "weights packed once"): what kn_packed_bytes, kn_pack_weight,
+ * kn_pack_quantized and kn_gemm_run hand on for dtype != KN_F32. kn_low_run may be called within a work function. */
+size_t kn_low_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group);
+void kn_low_pack(kn_work *w, const kn_packed *p, const float *x, long ld);
+void kn_low_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale);
+void kn_low_run(kn_work *w, const kn_gemm *g);
+
 /* The micro-kernel for products of bf16 numbers beside the tier t; NULL: this CPU has none (or OCELLI_CPU masks it). */
 const kn_micro *kn_bf16_micro(const kn_table *t);
 

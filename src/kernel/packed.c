@@ -1,0 +1,42 @@
+/* packed.c - weights packed once: strips of nr columns as the micro-kernel reads them, each over the whole of k. */
+#include "work.h"
+
+enum { PACK_STRIPS = 8 }; /* so many are one thread's piece */
+
+size_t kn_packed_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group)
+{
+    if (dtype != KN_F32)
+        return kn_low_bytes(t, dtype, n, k, group);
+    return (size_t)kn_round_up(n, t->nr) * (size_t)k * sizeof(float);
+}
+
+typedef struct packing {
+    const kn_table *t;
+    const kn_packed *p;
+    const float *x;
+    long ld;
+} packing;
+
+static void pack_strips(void *arg, long begin, long end, int worker)
+{
+    const packing *a = arg;
+    long from = begin * a->t->nr, to = kn_min(end * a->t->nr, a->p->n);
+    (void)worker;
+    a->t->pack(a->p->k, to - from, a->t->nr, a->x + from * a->ld, a->ld, true, (float *)a->p->data + from * a->p->k);
+}
+
+void kn_pack_weight(kn_work *w, const kn_packed *p, const float *x, long ld)
+{
+    if (p->dtype != KN_F32) {
+        kn_low_pack(w, p, x, ld);
+        return;
+    }
+    packing a = {w->t, p, x, ld};
+    if (p->k > 0)
+        bs_pool_for(w->pool, (p->n + w->t->nr - 1) / w->t->nr, PACK_STRIPS, pack_strips, &a);
+}
+
+void kn_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale)
+{
+    kn_low_pack_quantized(w, p, q, scale);
+}
