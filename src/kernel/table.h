@@ -5,3 +5,4 @@
                         .rms_norm = rms_norm, .rms_norm_backward = rms_norm_backward, .softmax = softmax, .exp_shift = exp_shift,
                         .max_columns = max_columns, .exp_columns = exp_columns, .softmax_backward = softmax_backward,
                         .adamw = adamw, .from_f16 = from_f16, .from_bf16 = from_bf16, .to_f16 = to_f16, .to_bf16 = to_bf16,
+                        .split_rgb = split_rgb, .blend_pixels = blend_pixels, .blend_rows = blend_rows, .rgb_to_floats = rgb_to_floats,
