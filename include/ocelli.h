@@ -18,6 +18,7 @@
 #ifndef OCELLI_H
 #define OCELLI_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -58,6 +59,7 @@ typedef struct oc_options {
     uint64_t max_pixels;  /* pictures with more pixels are refused before memory is taken; 0: 178956970, Pillow's error limit */
     oc_dtype dtype;       /* of the weights in memory */
     int max_batch;        /* rows a session takes at once, larger requests are cut into such pieces; 0: 32 */
+    bool fast_pixels;     /* oc_embed_files may decode a JPEG at 1/2, 1/4 or 1/8: faster, pixels not exactly Pillow's */
     const char *data_dir; /* where `starter` and its like are looked for first; NULL: beside the program, then installed */
 } oc_options;
 
@@ -87,6 +89,10 @@ OC_API void oc_picture_clear(oc_picture *picture);
 /* Embeddings, L2-normalised, n rows of oc_embedding_width floats each. Texts are UTF-8; one that is longer
  * than the model's context is cut with its end token kept; `oc_last_cut` says how many of the last call were. */
 OC_API int oc_embed_pictures(oc_session *session, const oc_picture *pictures, int n, float *rows, oc_err *err);
+/* The same from files, which is faster than oc_picture_read and oc_embed_pictures: decoding runs on the session's threads, and no picture
+ * lies in memory as a whole. errors: n of them; errors[i].text tells why picture i could not be read ("" when it could), whose row is then
+ * zeros. Only what concerns all of them makes the call fail. */
+OC_API int oc_embed_files(oc_session *session, const char *const *paths, int n, float *rows, oc_err *errors, oc_err *err);
 OC_API int oc_embed_texts(oc_session *session, const char *const *texts, int n, float *rows, oc_err *err);
 OC_API int oc_last_cut(const oc_session *session);
 

@@ -190,26 +190,6 @@ static void all_orientations(void **state)
     bs_buf_clear(&b);
 }
 
-/* A hint makes JPEGs smaller, never below what was asked for, and similar. */
-static void scale_hint(void **state)
-{
-    (void)state;
-    bs_buf b = data_file("yuv444.jpg"); /* 37 x 29 */
-    static const struct {
-        int min_side, width, height;
-    } cases[] = {{0, 37, 29}, {30, 37, 29}, {16, 37, 29}, {15, 19, 15}, {8, 10, 8}, {4, 5, 4}, {1, 5, 4}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        im_decode_options options = {.min_side = cases[i].min_side};
-        im_raster r;
-        oc_err err = {0};
-        assert_int_equal(im_decode(&r, b.p, b.n, &options, &err), 0);
-        assert_int_equal(r.width, cases[i].width);
-        assert_int_equal(r.height, cases[i].height);
-        im_raster_clear(&r);
-    }
-    bs_buf_clear(&b);
-}
-
 /* ---- broken files ------------------------------------------------------------------------------------- */
 
 static const char *const kinds[] = {"yuv420.jpg",       "yuv422_progressive.jpg", "cmyk.jpg",     "rgb8.png",
@@ -737,7 +717,6 @@ int main(void)
         cmocka_unit_test(lossless_files_equal_pillow),
         cmocka_unit_test(lossy_files_equal_pillow),
         cmocka_unit_test(all_orientations),
-        cmocka_unit_test(scale_hint),
         cmocka_unit_test(truncated_files_fail),
         cmocka_unit_test(damaged_files_never_crash),
         cmocka_unit_test(other_formats_are_named),

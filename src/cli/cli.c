@@ -349,8 +349,11 @@ char *cl_lora_folder(const char *text, float *scale, oc_err *err)
 
 oc_engine *cl_open(const cl_common *common, oc_err *err)
 {
-    oc_options o = {
-        .threads = common->threads, .max_batch = common->batch, .max_pixels = common->max_pixels, .dtype = cl_dtype(common)};
+    oc_options o = {.threads = common->threads,
+                    .max_batch = common->batch,
+                    .max_pixels = common->max_pixels,
+                    .dtype = cl_dtype(common),
+                    .fast_pixels = common->fast};
     char *lora = common->lora ? cl_lora_folder(common->lora, &o.lora_scale, err) : NULL;
     o.lora = lora;
     oc_engine *e = common->lora && !lora ? NULL : oc_engine_open(common->model ? common->model : "starter", &o, err);

@@ -38,7 +38,9 @@ typedef struct cl_common {
     int threads, batch;
     uint64_t seed, max_pixels;
     bool json, quiet;
+    bool fast; /* CL_FAST_HELP; not every command has it */
 } cl_common;
+#define CL_FAST_HELP "JPEGs at 1/2, 1/4 or 1/8: faster, pixels not exactly Pillow's"
 
 /* Parses argv (after the command's name) into options and common switches; words that are no switch go to rest. Returns -1 to go on, or the
  * exit code: after --help 0, after a mistake 2 with one line on stderr. */

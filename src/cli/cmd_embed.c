@@ -38,43 +38,36 @@ static int emit(job *j, const char *kind, const char *name, const float *row, oc
     return 0;
 }
 
-/* Decodes up to n pictures from path i on; those that fail are said and left out. */
-static int read_batch(job *j, const cl_texts *paths, int i, int n, oc_picture *pictures, const char **names)
+/* One batch; files that cannot be read are said and left out. */
+static int embed_files(job *j, const char *const *paths, int n, float *rows, oc_err *errors, oc_err *err)
 {
-    oc_options options = {.max_pixels = j->common.max_pixels};
-    int kept = 0;
-    for (int k = 0; k < n; k++) {
-        if (oc_picture_read(&pictures[kept], paths->p[i + k], &options)) {
-            fprintf(stderr, "ocelli embed: %s\n", pictures[kept].err.text);
-            oc_picture_clear(&pictures[kept]);
-            j->failed++;
+    int width = oc_embedding_width(j->session->engine);
+    int result = oc_embed_files(j->session, paths, n, rows, errors, err);
+    for (int i = 0; !result && i < n; i++) {
+        if (!errors[i].text[0]) {
+            result = emit(j, "image", paths[i], rows + (long)i * width, err);
             continue;
         }
-        names[kept++] = paths->p[i + k];
+        fprintf(stderr, "ocelli embed: %s\n", errors[i].text);
+        j->failed++;
     }
-    return kept;
+    return result;
 }
 
 static int embed_pictures(job *j, const cl_texts *paths, float *rows, oc_err *err)
 {
-    int batch = j->session->engine->options.max_batch, width = oc_embedding_width(j->session->engine), result = 0;
-    oc_picture *pictures = calloc((size_t)batch, sizeof *pictures);
-    const char **names = calloc((size_t)batch, sizeof *names);
+    int batch = j->session->engine->options.max_batch;
+    oc_err *errors = bs_calloc((size_t)batch, sizeof *errors, "a batch of pictures", err);
+    int result = errors ? 0 : -1;
     cl_progress progress;
     cl_progress_start(&progress, &j->common, "embedding");
-    for (int i = 0; pictures && names && !result && i < paths->n; i += batch) {
-        int n = read_batch(j, paths, i, paths->n - i < batch ? paths->n - i : batch, pictures, names);
-        result = n ? oc_embed_pictures(j->session, pictures, n, rows, err) : 0;
-        for (int k = 0; k < n; k++) {
-            if (!result)
-                result = emit(j, "image", names[k], rows + (long)k * width, err);
-            oc_picture_clear(&pictures[k]);
-        }
-        cl_progress_show(&progress, i + batch < paths->n ? i + batch : paths->n, paths->n);
+    for (int i = 0; !result && i < paths->n; i += batch) {
+        int n = paths->n - i < batch ? paths->n - i : batch;
+        result = embed_files(j, paths->p + i, n, rows, errors, err);
+        cl_progress_show(&progress, i + n, paths->n);
     }
     cl_progress_end(&progress);
-    free(pictures);
-    free(names);
+    bs_free(errors);
     return result;
 }
 
@@ -155,6 +148,8 @@ static int run(const cl_command *self, int argc, char **argv)
         {"stdin", NULL, CL_FLAG, &j.from_stdin, "texts from standard input, a line each", 0, 0},
         {"npy", "FILE", CL_TEXT, &j.npy, "write all rows as one NumPy array instead", 0, 0},
         {"normalize", NULL, CL_FLAG, &j.normalize, "rows of length 1, so that a dot product is a cosine", 0, 0},
+        {"fast-decode", NULL, CL_FLAG, &j.common.fast, CL_FAST_HELP, 0, 0},
+        {"fast-decode", NULL, CL_FLAG, &j.common.fast, "the same", 0, 0},
         {0},
     };
     int code = cl_parse(self, argc, argv, options, &j.common, &j.pictures);

@@ -9,7 +9,7 @@ typedef struct job {
     const cl_command *self;
     cl_common common;
     const char *db;
-    bool retry, fast;
+    bool retry;
     cl_progress progress;
     ix_report report;
 } job;
@@ -56,7 +56,7 @@ static void print_report(const job *j, const char *db)
 /* The database is opened first: what is wrong with it is said before a model is loaded. */
 static int run_job(job *j, const char *dir, const char *db, oc_err *err)
 {
-    ix_options o = {.retry = j->retry, .fast = j->fast, .talk = {trouble, word, progress, j}};
+    ix_options o = {.retry = j->retry, .talk = {trouble, word, progress, j}};
     oc_engine *e = NULL;
     oc_session *s = NULL;
     int result = -1;
@@ -91,7 +91,8 @@ static int run(const cl_command *self, int argc, char **argv)
     const cl_option options[] = {
         {"db", "FILE", CL_TEXT, &j.db, "the database (DIR/" IX_DEFAULT_NAME ")", 0, 0},
         {"retry", NULL, CL_FLAG, &j.retry, "pictures that failed before once more, though they have not changed", 0, 0},
-        {"fast-decode", NULL, CL_FLAG, &j.fast, "JPEGs at reduced scale: faster, pixels not exactly Pillow's", 0, 0},
+        {"fast-decode", NULL, CL_FLAG, &j.common.fast, CL_FAST_HELP, 0, 0},
+        {"fast-decode", NULL, CL_FLAG, &j.common.fast, "the same", 0, 0},
         {0},
     };
     int code = cl_parse(self, argc, argv, options, &j.common, &rest);

@@ -101,11 +101,9 @@ static int check_model(const job *j, oc_err *err)
 
 static int embed_picture(job *j, float *row, oc_err *err)
 {
-    oc_picture picture;
-    int result = oc_picture_read(&picture, j->image, &(oc_options){.max_pixels = j->common.max_pixels});
-    result = result ? bs_err(err, "%s", picture.err.text) : oc_embed_pictures(j->session, &picture, 1, row, err);
-    oc_picture_clear(&picture);
-    return result;
+    oc_err why;
+    int result = oc_embed_files(j->session, &j->image, 1, row, &why, err);
+    return !result && why.text[0] ? bs_err(err, "%s", why.text) : result;
 }
 
 /* Up to a batch of queries from `at` on. */
@@ -187,6 +185,8 @@ static int run(const cl_command *self, int argc, char **argv)
         {"image", "FILE", CL_TEXT, &j.image, "a picture instead of words", 0, 0},
         {"top", "K", CL_INT, &j.top, "so many of the best (10)", 1, 1e9},
         {"stdin", NULL, CL_FLAG, &j.from_stdin, "queries from standard input, a line each", 0, 0},
+        {"fast-decode", NULL, CL_FLAG, &j.common.fast, CL_FAST_HELP, 0, 0},
+        {"fast-decode", NULL, CL_FLAG, &j.common.fast, "the same", 0, 0},
         {0},
     };
     int code = cl_parse(self, argc, argv, options, &j.common, &words);

@@ -15,88 +15,33 @@ static void tell(const ev_talk *talk, const char *what, long done, long all)
 
 /* ---- pictures ------------------------------------------------------------------------------------------------- */
 
-typedef struct reading {
-    const oc_engine *engine;
-    const char *const *paths;
-    oc_picture *pictures;
-} reading;
-
-static void read_pictures(void *arg, long begin, long end, int worker)
-{
-    (void)worker;
-    reading *r = arg;
-    for (long i = begin; i < end; i++) {
-        oc_picture *p = &r->pictures[i];
-        oc_err err = {0};
-        int height, width;
-        if (oc_picture_read(p, r->paths[i], &r->engine->options) ||
-            !im_processor_output_size(&r->engine->processor, p, &height, &width, &err))
-            continue;
-        oc_picture_clear(p); /* decoded, but of a shape that cannot be brought to the model's */
-        bs_err(&p->err, "cannot prepare '%s': %s", r->paths[i], err.text);
-    }
-}
-
-/* Moves the pictures that were read together and tells of the others; how many are left. */
-static int keep_read(oc_picture *pictures, int n, bool *ok, ev_talk *talk)
-{
-    int kept = 0;
-    for (int i = 0; i < n; i++) {
-        ok[i] = pictures[i].rgb != NULL;
-        if (!ok[i] && talk) {
-            talk->failed++;
-            if (talk->refused)
-                talk->refused(talk->arg, pictures[i].err.text);
-        }
-        if (ok[i] && kept++ < i) {
-            pictures[kept - 1] = pictures[i];
-            pictures[i].rgb = NULL;
-        }
-    }
-    return kept;
-}
-
-/* Rows that were made for the kept pictures alone go to where all pictures have theirs. */
-static void spread(float *rows, const bool *ok, int n, int kept, size_t width)
-{
-    for (int i = n - 1; i >= 0; i--) {
-        if (!ok[i])
-            memset(rows + (size_t)i * width, 0, width * sizeof *rows);
-        else if (--kept < i)
-            memcpy(rows + (size_t)i * width, rows + (size_t)kept * width, width * sizeof *rows);
-    }
-}
-
-static int embed_batch(oc_session *s, oc_picture *pictures, const char *const *paths, int n, float *rows, bool *ok, ev_talk *talk,
+static int embed_batch(oc_session *s, const char *const *paths, int n, float *rows, bool *ok, oc_err *errors, ev_talk *talk,
                        oc_err *err)
 {
-    reading r = {s->engine, paths, pictures};
-    memset(pictures, 0, (size_t)n * sizeof *pictures);
-    bs_pool_for(s->pool, n, 1, read_pictures, &r);
-    int kept = keep_read(pictures, n, ok, talk);
-    int result = kept ? oc_embed_pictures(s, pictures, kept, rows, err) : 0;
-    for (int i = 0; i < n; i++)
-        oc_picture_clear(&pictures[i]);
-    if (!result)
-        spread(rows, ok, n, kept, (size_t)oc_embedding_width(s->engine));
-    return result;
+    if (oc_embed_files(s, paths, n, rows, errors, err))
+        return -1;
+    for (int i = 0; i < n; i++) {
+        ok[i] = !errors[i].text[0];
+        if (ok[i] || !talk)
+            continue;
+        talk->failed++;
+        if (talk->refused)
+            talk->refused(talk->arg, errors[i].text);
+    }
+    return 0;
 }
 
 int ev_embed_pictures(oc_session *s, const char *const *paths, long n, float *rows, bool *ok, ev_talk *talk, oc_err *err)
 {
     long batch = s->engine->options.max_batch, width = oc_embedding_width(s->engine);
-    int result = 0;
-    if (!(s->engine->model->family->can & MD_EMBEDS_IMAGES))
-        return bs_err(err, "the model '%s' (%s) does not embed pictures", s->engine->model->folder, oc_family(s->engine));
-    oc_picture *pictures = bs_alloc((size_t)batch * sizeof *pictures, "a batch of pictures", err);
-    if (!pictures)
-        return -1;
+    oc_err *errors = bs_alloc((size_t)batch * sizeof *errors, "a batch of pictures", err);
+    int result = errors ? 0 : -1;
     for (long at = 0; !result && at < n; at += batch) {
         int part = (int)(n - at < batch ? n - at : batch);
-        result = embed_batch(s, pictures, paths + at, part, rows + at * width, ok + at, talk, err);
+        result = embed_batch(s, paths + at, part, rows + at * width, ok + at, errors, talk, err);
         tell(talk, "pictures", at + part, n);
     }
-    bs_free(pictures);
+    bs_free(errors);
     return result;
 }
 

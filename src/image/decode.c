@@ -110,31 +110,71 @@ const char *im_format(const uint8_t *bytes, size_t n)
 
 /* ---- decoding ----------------------------------------------------------------------------------------- */
 
-static int dispatch(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options,
-                    oc_err *err)
+im_reader *im_reader_open(const uint8_t *bytes, size_t n, const im_decode_options *options, oc_err *err)
 {
     const char *format = im_format(bytes, n);
     if (n == 0)
-        return bs_err(err, "it is empty");
-    if (!format)
-        return bs_err(err, "not a picture that is known, expected JPEG, PNG or WebP");
-    if (!strcmp(format, "JPEG"))
-        return im_jpeg_decode(out, orientation, bytes, n, options, err);
-    if (!strcmp(format, "PNG"))
-        return im_png_decode(out, orientation, bytes, n, options, err);
-    if (!strcmp(format, "WebP"))
-        return im_webp_decode(out, orientation, bytes, n, options, err);
-    return bs_err(err, "it is %s, which is not supported: expected JPEG, PNG or WebP", format);
+        bs_err(err, "it is empty");
+    else if (!format)
+        bs_err(err, "not a picture that is known, expected JPEG, PNG or WebP");
+    else if (!strcmp(format, "JPEG"))
+        return im_jpeg_open(bytes, n, options, err);
+    else if (!strcmp(format, "PNG"))
+        return im_png_open(bytes, n, options, err);
+    else if (!strcmp(format, "WebP"))
+        return im_webp_open(bytes, n, options, err);
+    else
+        bs_err(err, "it is %s, which is not supported: expected JPEG, PNG or WebP", format);
+    return NULL;
+}
+
+void im_reader_close(im_reader *r)
+{
+    if (!r)
+        return;
+    im_raster_clear(&r->whole);
+    r->close(r);
+}
+
+/* Every row goes straight to its place, if the decoder works by rows. */
+static int read_rows(im_raster *out, im_reader *r, oc_err *err)
+{
+    size_t row = (size_t)r->width * 3;
+    if (im_raster_alloc(out, r->width, r->height, err))
+        return -1;
+    uint8_t *room = r->room > row ? bs_alloc(r->room, "a row", err) : NULL;
+    int result = r->room > row && !room ? -1 : 0;
+    for (int y = 0; !result && y < r->height; y++) {
+        uint8_t *to = out->rgb + (size_t)y * row;
+        const uint8_t *got = r->next(r, room ? room : to, err);
+        if (!got)
+            result = -1;
+        else if (got != to)
+            memcpy(to, got, row);
+    }
+    bs_free(room);
+    return result;
+}
+
+static int read_all(im_raster *out, im_reader *r, oc_err *err)
+{
+    if (r->start(r, (im_window){0, 0, r->width, r->height}, err))
+        return -1;
+    if (!r->whole.rgb)
+        return read_rows(out, r, err) || r->finish(r, err) ? -1 : 0;
+    *out = r->whole;
+    r->whole = (im_raster){0};
+    return r->finish(r, err);
 }
 
 int im_decode(im_raster *out, const void *bytes, size_t n, const im_decode_options *options, oc_err *err)
 {
     static const im_decode_options defaults;
-    int orientation = 1;
     memset(out, 0, sizeof *out);
-    if (dispatch(out, &orientation, bytes, n, options ? options : &defaults, err) || im_turn_upright(out, orientation, err)) {
+    im_reader *r = im_reader_open(bytes, n, options ? options : &defaults, err);
+    int result = !r || read_all(out, r, err) || im_turn_upright(out, r->orientation, err) ? -1 : 0;
+    if (result)
         im_raster_clear(out);
-        return -1;
-    }
-    return 0;
+    im_reader_close(r);
+    return result;
 }

@@ -9,23 +9,23 @@
 #include "codec.h"
 
 /* Lives across longjmp: nothing that the jump could clobber is a local variable. */
-typedef struct jpeg_job {
+typedef struct jpeg_reader {
+    im_reader reader; /* first: the one is cast to the other */
     struct jpeg_decompress_struct c;
     struct jpeg_error_mgr errors;
     struct jpeg_progress_mgr progress;
     jmp_buf escape;
-    const im_decode_options *options;
-    im_raster *out;
-    int *orientation;
-    oc_err *err;
-} jpeg_job;
+    im_window window;
+    size_t shift; /* bytes of a decoded row in front of the window */
+    oc_err *err;  /* of the call that runs */
+} jpeg_reader;
 
 /* A progressive file may hold any number of scans over all its pixels in a few bytes each. */
 enum { MAX_SCANS = 500 };
 
 static void on_error(j_common_ptr c)
 {
-    jpeg_job *job = c->client_data;
+    jpeg_reader *job = c->client_data;
     char text[JMSG_LENGTH_MAX];
     c->err->format_message(c, text);
     bs_err(job->err, "libjpeg says: %s", text);
@@ -37,26 +37,23 @@ static void on_message(j_common_ptr c, int level) { (void)c, (void)level; }
 
 static boolean on_end_of_data(j_decompress_ptr c)
 {
-    jpeg_job *job = c->client_data;
+    jpeg_reader *job = c->client_data;
     bs_err(job->err, "the file is truncated");
     longjmp(job->escape, 1);
 }
 
 static void on_progress(j_common_ptr c)
 {
-    jpeg_job *job = c->client_data;
+    jpeg_reader *job = c->client_data;
     if (job->c.input_scan_number > MAX_SCANS) {
         bs_err(job->err, "more than %d scans", MAX_SCANS);
         longjmp(job->escape, 1);
     }
 }
 
-static void open_job(jpeg_job *job, const uint8_t *bytes, size_t n)
+/* Without a byte on the heap before the jump's place is known: jpeg_create_decompress may fail, too. */
+static void create(jpeg_reader *job, const uint8_t *bytes, size_t n)
 {
-    job->c.err = jpeg_std_error(&job->errors);
-    job->errors.error_exit = on_error;
-    job->errors.emit_message = on_message;
-    job->c.client_data = job;
     jpeg_create_decompress(&job->c);
     job->progress.progress_monitor = on_progress;
     job->c.progress = &job->progress;
@@ -71,7 +68,7 @@ static bool marker_starts(const struct jpeg_marker_struct *m, const char *magic,
 }
 
 /* APP1 holds EXIF or XMP. Of several the first EXIF and the last XMP count, as with Pillow. */
-static int jpeg_orientation(const jpeg_job *job)
+static int jpeg_orientation(const jpeg_reader *job)
 {
     static const char exif_magic[] = "Exif\0", xmp_magic[] = "http://ns.adobe.com/xap/1.0/";
     im_bytes exif = {0}, xmp = {0};
@@ -84,20 +81,7 @@ static int jpeg_orientation(const jpeg_job *job)
     return im_orientation(exif, xmp);
 }
 
-/* The strongest of 1/8, 1/4, 1/2 that keeps min_side: the sizes that the DCT itself can give. */
-static void choose_scale(jpeg_job *job)
-{
-    unsigned shorter = job->c.image_width < job->c.image_height ? job->c.image_width : job->c.image_height;
-    unsigned denominator = 8;
-    if (job->options->min_side <= 0)
-        return;
-    while (denominator > 1 && (shorter + denominator - 1) / denominator < (unsigned)job->options->min_side)
-        denominator /= 2;
-    job->c.scale_num = 1;
-    job->c.scale_denom = denominator;
-}
-
-static int choose_colours(jpeg_job *job)
+static int choose_colours(jpeg_reader *job)
 {
     switch (job->c.num_components) {
     case 1:
@@ -124,46 +108,145 @@ static void cmyk_to_rgb(uint8_t *line, int width)
     }
 }
 
-/* Lines of 4 bytes a pixel do not fit in the raster, so they come through one of their own. */
-static void read_lines(jpeg_job *job)
-{
-    JSAMPARRAY line = job->c.mem->alloc_sarray((j_common_ptr)&job->c, JPOOL_IMAGE, job->c.output_width * 4, 1);
-    size_t row = (size_t)job->out->width * 3;
-    while (job->c.output_scanline < job->c.output_height) {
-        JSAMPROW to = job->out->rgb + job->c.output_scanline * row;
-        if (job->c.output_components == 3) {
-            jpeg_read_scanlines(&job->c, &to, 1);
-            continue;
-        }
-        jpeg_read_scanlines(&job->c, line, 1);
-        cmyk_to_rgb(line[0], job->out->width);
-        memcpy(to, line[0], row);
-    }
-}
+/* ---- as a reader of rows ------------------------------------------------------------------------------ */
 
-static int decode(jpeg_job *job, const uint8_t *bytes, size_t n)
+static int set_size(jpeg_reader *job, int eighths)
 {
-    if (setjmp(job->escape))
-        return -1;
-    open_job(job, bytes, n);
-    jpeg_read_header(&job->c, TRUE);
-    if (im_check_size(job->c.image_width, job->c.image_height, job->options, job->err) || choose_colours(job))
-        return -1;
-    *job->orientation = jpeg_orientation(job);
-    choose_scale(job);
-    jpeg_start_decompress(&job->c);
-    if (im_raster_alloc(job->out, (int)job->c.output_width, (int)job->c.output_height, job->err))
-        return -1;
-    read_lines(job);
-    jpeg_finish_decompress(&job->c); /* reads on to the end marker: a file without one is truncated */
+    job->c.scale_num = (unsigned)eighths;
+    job->c.scale_denom = DCTSIZE;
+    jpeg_calc_output_dimensions(&job->c);
+    job->reader.width = (int)job->c.output_width;
+    job->reader.height = (int)job->c.output_height;
+    job->reader.extent_x = job->c.image_width * eighths / (double)DCTSIZE;
+    job->reader.extent_y = job->c.image_height * eighths / (double)DCTSIZE;
     return 0;
 }
 
-int im_jpeg_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options,
-                   oc_err *err)
+static int jpeg_scale(im_reader *r, int eighths, oc_err *err)
 {
-    jpeg_job job = {.options = options, .out = out, .orientation = orientation, .err = err};
-    int result = decode(&job, bytes, n);
-    jpeg_destroy_decompress(&job.c);
-    return result;
+    jpeg_reader *job = (jpeg_reader *)r;
+    job->err = err;
+    return setjmp(job->escape) ? -1 : set_size(job, eighths);
+}
+
+/* Smooth upsampling looks at neighbours, which are missing at the edges of what is decoded: so one block of the most coarsely sampled
+ * colour more is decoded on every side, and what it leaves in the window is as if nothing had been cut. */
+static void crop_columns(jpeg_reader *job)
+{
+    const im_window *w = &job->window;
+    unsigned block = (unsigned)(job->c.max_h_samp_factor * job->c.min_DCT_scaled_size), x = (unsigned)w->x;
+    unsigned end = x + (unsigned)w->width + block, width = job->c.output_width;
+    x = x > block ? x - block : 0;
+    if (x >= block || end + block <= width) {
+        width = (end < width ? end : width) - x;
+        jpeg_crop_scanline(&job->c, &x, &width);
+    } else {
+        x = 0;
+    }
+    job->shift = ((size_t)w->x - x) * 3;
+}
+
+/* Rows far in front of the window are only unpacked; the nearest are decoded for their neighbours' sake. */
+static void pass_rows(jpeg_reader *job, uint8_t *room)
+{
+    unsigned block = (unsigned)(job->c.max_v_samp_factor * job->c.min_DCT_scaled_size), y = (unsigned)job->window.y;
+    if (y / block > 1)
+        jpeg_skip_scanlines(&job->c, (y / block - 1) * block);
+    while (job->c.output_scanline < y)
+        jpeg_read_scanlines(&job->c, &room, 1);
+}
+
+static int jpeg_start(im_reader *r, im_window window, oc_err *err)
+{
+    jpeg_reader *job = (jpeg_reader *)r;
+    job->err = err;
+    job->window = window;
+    if (setjmp(job->escape))
+        return -1;
+    jpeg_start_decompress(&job->c);
+    crop_columns(job);
+    r->room = (size_t)job->c.output_width * (size_t)job->c.output_components;
+    pass_rows(job, job->c.mem->alloc_large((j_common_ptr)&job->c, JPOOL_IMAGE, r->room));
+    return 0;
+}
+
+static const uint8_t *jpeg_next(im_reader *r, uint8_t *room, oc_err *err)
+{
+    jpeg_reader *job = (jpeg_reader *)r;
+    job->err = err;
+    if (setjmp(job->escape))
+        return NULL;
+    jpeg_read_scanlines(&job->c, &room, 1);
+    if (job->c.output_components == 4)
+        cmyk_to_rgb(room, (int)job->c.output_width);
+    return room + job->shift;
+}
+
+/* What is left of the entropy-coded data need not be unpacked to know that it is not cut off: it ends in front of the end's marker, and
+ * holds none itself. */
+static bool end_follows(jpeg_reader *job)
+{
+    const uint8_t *p = job->c.src->next_input_byte, *end = p + job->c.src->bytes_in_buffer;
+    while (p && (p = memchr(p, 0xff, (size_t)(end - p))) && ++p < end)
+        if (*p == JPEG_EOI)
+            return true;
+    return job->c.unread_marker == JPEG_EOI || jpeg_input_complete(&job->c);
+}
+
+static int jpeg_finish(im_reader *r, oc_err *err)
+{
+    jpeg_reader *job = (jpeg_reader *)r;
+    job->err = err;
+    if (setjmp(job->escape))
+        return -1;
+    if (job->c.output_scanline == job->c.output_height)
+        jpeg_finish_decompress(&job->c); /* reads on to the end marker: a file without one is truncated */
+    else if (!end_follows(job))
+        return bs_err(err, "the file is truncated");
+    return 0;
+}
+
+static void jpeg_close(im_reader *r)
+{
+    jpeg_reader *job = (jpeg_reader *)r;
+    jpeg_destroy_decompress(&job->c);
+    bs_free(job);
+}
+
+/* Of a row's time about so much is the unpacking of Huffman codes, which is done for rows that are passed over, too. */
+static const double unpacking = 0.65;
+
+static int open_header(jpeg_reader *job, const uint8_t *bytes, size_t n, const im_decode_options *options)
+{
+    if (setjmp(job->escape))
+        return -1;
+    create(job, bytes, n);
+    jpeg_read_header(&job->c, TRUE);
+    if (im_check_size(job->c.image_width, job->c.image_height, options, job->err) || choose_colours(job))
+        return -1;
+    job->reader.orientation = jpeg_orientation(job);
+    job->reader.passing = jpeg_has_multiple_scans(&job->c) ? 1 : unpacking;
+    return set_size(job, DCTSIZE);
+}
+
+im_reader *im_jpeg_open(const uint8_t *bytes, size_t n, const im_decode_options *options, oc_err *err)
+{
+    jpeg_reader *job = bs_calloc(1, sizeof *job, "a JPEG decoder", err);
+    if (!job)
+        return NULL;
+    job->reader.scale = jpeg_scale;
+    job->reader.start = jpeg_start;
+    job->reader.next = jpeg_next;
+    job->reader.finish = jpeg_finish;
+    job->reader.close = jpeg_close;
+    job->err = err;
+    job->c.err = jpeg_std_error(&job->errors);
+    job->errors.error_exit = on_error;
+    job->errors.emit_message = on_message;
+    job->c.client_data = job;
+    if (open_header(job, bytes, n, options)) {
+        jpeg_close(&job->reader);
+        return NULL;
+    }
+    return &job->reader;
 }

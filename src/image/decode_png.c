@@ -6,19 +6,27 @@
 
 #include "codec.h"
 
-typedef struct png_job {
+typedef struct png_key {
+    bool found;
+    uint8_t rgb[3];
+} png_key;
+
+typedef struct png_reader {
+    im_reader reader; /* first: the one is cast to the other */
     png_structp png;
     png_infop info;
     const uint8_t *bytes;
     size_t n, at;
-    const im_decode_options *options;
-    im_raster *out;
-    oc_err *err;
-} png_job;
+    int passes; /* over the picture: 7 when it is interlaced */
+    png_key key;
+    im_window window;
+    int y;       /* rows that were read */
+    oc_err *err; /* of the call that runs */
+} png_reader;
 
 static void on_error(png_structp png, png_const_charp text)
 {
-    png_job *job = png_get_error_ptr(png);
+    png_reader *job = png_get_error_ptr(png);
     bs_err(job->err, "libpng says: %s", text);
     png_longjmp(png, 1);
 }
@@ -27,7 +35,7 @@ static void on_warning(png_structp png, png_const_charp text) { (void)png, (void
 
 static void on_read(png_structp png, png_bytep to, size_t n)
 {
-    png_job *job = png_get_io_ptr(png);
+    png_reader *job = png_get_io_ptr(png);
     if (n > job->n - job->at) {
         bs_err(job->err, "the file is truncated");
         png_longjmp(png, 1);
@@ -36,13 +44,13 @@ static void on_read(png_structp png, png_bytep to, size_t n)
     job->at += n;
 }
 
-static bool is_gray16(const png_job *job)
+static bool is_gray16(const png_reader *job)
 {
     return png_get_color_type(job->png, job->info) == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(job->png, job->info) == 16;
 }
 
 /* Asks libpng for RGB of 8 bits. 16-bit samples keep their high byte, but for plain grey: gray16_to_rgb. */
-static void ask_for_rgb(png_job *job)
+static void ask_for_rgb(png_reader *job)
 {
     if (is_gray16(job))
         return;
@@ -67,11 +75,6 @@ static void gray16_to_rgb(uint8_t *row, int width)
 
 /* ---- the transparent colour --------------------------------------------------------------------------- */
 
-typedef struct png_key {
-    bool found;
-    uint8_t rgb[3];
-} png_key;
-
 /* The one palette entry that tRNS makes transparent, if the others are opaque; else -1. */
 static int lone_transparent(const png_byte *alpha, int n)
 {
@@ -87,7 +90,7 @@ static int lone_transparent(const png_byte *alpha, int n)
 }
 
 /* Palettes may be shorter than an index; what is missing is black. */
-static png_key palette_key(png_job *job, const png_byte *alpha, int n)
+static png_key palette_key(png_reader *job, const png_byte *alpha, int n)
 {
     png_key key = {0};
     png_colorp palette = NULL;
@@ -105,7 +108,7 @@ static png_key palette_key(png_job *job, const png_byte *alpha, int n)
 /* Pillow carries a single transparent colour of a PNG through convert("RGB"), and transformers then puts it
  * on white; alpha channels and palettes with several alphas are just dropped. The odd cases (grey of 1 and 16
  * bits as a red, 16-bit colours by their low bytes) are theirs. */
-static png_key transparent_colour(png_job *job)
+static png_key transparent_colour(png_reader *job)
 {
     png_key key = {0};
     png_bytep alpha = NULL;
@@ -128,56 +131,20 @@ static png_key transparent_colour(png_job *job)
     }
 }
 
-static void put_on_white(im_raster *r, const png_key *key)
+static void put_on_white(uint8_t *row, int width, const png_key *key)
 {
-    size_t n = (size_t)r->width * (size_t)r->height;
-    for (uint8_t *p = r->rgb; key->found && n > 0; n--, p += 3)
+    for (uint8_t *p = row, *end = row + 3 * (size_t)width; key->found && p < end; p += 3)
         if (p[0] == key->rgb[0] && p[1] == key->rgb[1] && p[2] == key->rgb[2])
             memset(p, 255, 3);
 }
 
 /* ---- decoding ----------------------------------------------------------------------------------------- */
 
-static int check_layout(png_job *job)
+static int check_layout(png_reader *job)
 {
     size_t want = (size_t)png_get_image_width(job->png, job->info) * (is_gray16(job) ? 2 : 3);
     if (png_get_rowbytes(job->png, job->info) != want)
         return bs_err(job->err, "its rows become %zu bytes, expected %zu", (size_t)png_get_rowbytes(job->png, job->info), want);
-    return 0;
-}
-
-static void read_rows(png_job *job, int passes)
-{
-    size_t row = (size_t)job->out->width * 3;
-    for (int pass = 0; pass < passes; pass++)
-        for (int y = 0; y < job->out->height; y++)
-            png_read_row(job->png, job->out->rgb + (size_t)y * row, NULL);
-    if (is_gray16(job))
-        for (int y = 0; y < job->out->height; y++)
-            gray16_to_rgb(job->out->rgb + (size_t)y * row, job->out->width);
-}
-
-static int decode(png_job *job)
-{
-    if (setjmp(png_jmpbuf(job->png)))
-        return -1;
-    png_set_read_fn(job->png, job, on_read);
-    /* Texts and profiles change no pixel, and skipped they cannot unpack to gigabytes. */
-    png_set_keep_unknown_chunks(job->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
-    png_read_info(job->png, job->info);
-    png_uint_32 width = png_get_image_width(job->png, job->info);
-    png_uint_32 height = png_get_image_height(job->png, job->info);
-    if (im_check_size(width, height, job->options, job->err))
-        return -1;
-    png_key key = transparent_colour(job);
-    ask_for_rgb(job);
-    int passes = png_set_interlace_handling(job->png);
-    png_read_update_info(job->png, job->info);
-    if (check_layout(job) || im_raster_alloc(job->out, (int)width, (int)height, job->err))
-        return -1;
-    read_rows(job, passes);
-    put_on_white(job->out, &key);
-    png_read_end(job->png, NULL);
     return 0;
 }
 
@@ -210,17 +177,117 @@ static int png_orientation(const uint8_t *bytes, size_t n)
     return im_orientation(exif, xmp);
 }
 
-int im_png_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options, oc_err *err)
+/* ---- as a reader of rows ------------------------------------------------------------------------------- */
+
+static void finish_row(const png_reader *job, uint8_t *row)
 {
-    png_job job = {.bytes = bytes, .n = n, .options = options, .out = out, .err = err};
-    int result = -1;
-    job.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &job, on_error, on_warning);
-    job.info = job.png ? png_create_info_struct(job.png) : NULL;
-    if (!job.info)
-        bs_err(err, "out of memory: a PNG decoder");
-    else
-        result = decode(&job);
-    png_destroy_read_struct(&job.png, &job.info, NULL);
-    *orientation = png_orientation(bytes, n);
-    return result;
+    if (is_gray16(job))
+        gray16_to_rgb(row, job->reader.width);
+    put_on_white(row, job->reader.width, &job->key);
+}
+
+static int open_header(png_reader *job, const im_decode_options *options)
+{
+    if (setjmp(png_jmpbuf(job->png)))
+        return -1;
+    png_set_read_fn(job->png, job, on_read);
+    /* Texts and profiles change no pixel, and skipped they cannot unpack to gigabytes. */
+    png_set_keep_unknown_chunks(job->png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
+    png_read_info(job->png, job->info);
+    png_uint_32 width = png_get_image_width(job->png, job->info);
+    png_uint_32 height = png_get_image_height(job->png, job->info);
+    if (im_check_size(width, height, options, job->err))
+        return -1;
+    job->reader.extent_x = job->reader.width = (int)width;
+    job->reader.extent_y = job->reader.height = (int)height;
+    job->reader.room = (size_t)width * 3;
+    job->reader.orientation = png_orientation(job->bytes, job->n);
+    job->key = transparent_colour(job);
+    ask_for_rgb(job);
+    job->passes = png_set_interlace_handling(job->png);
+    png_read_update_info(job->png, job->info);
+    return check_layout(job);
+}
+
+/* The rows of an interlaced picture are whole only at the end. */
+static int read_interlaced(png_reader *job)
+{
+    im_raster *whole = &job->reader.whole;
+    if (im_raster_alloc(whole, job->reader.width, job->reader.height, job->err))
+        return -1;
+    for (int pass = 0; pass < job->passes; pass++)
+        for (int y = 0; y < whole->height; y++)
+            png_read_row(job->png, whole->rgb + (size_t)y * job->reader.room, NULL);
+    for (int y = 0; y < whole->height; y++)
+        finish_row(job, whole->rgb + (size_t)y * job->reader.room);
+    return 0;
+}
+
+static int png_start(im_reader *r, im_window window, oc_err *err)
+{
+    png_reader *job = (png_reader *)r;
+    job->err = err;
+    job->window = window;
+    job->y = window.y;
+    if (setjmp(png_jmpbuf(job->png)))
+        return -1;
+    if (job->passes > 1)
+        return read_interlaced(job);
+    for (int y = 0; y < window.y; y++)
+        png_read_row(job->png, NULL, NULL);
+    return 0;
+}
+
+static const uint8_t *png_next(im_reader *r, uint8_t *room, oc_err *err)
+{
+    png_reader *job = (png_reader *)r;
+    size_t shift = (size_t)job->window.x * 3;
+    job->err = err;
+    if (r->whole.rgb)
+        return r->whole.rgb + (size_t)job->y++ * r->room + shift;
+    if (setjmp(png_jmpbuf(job->png)))
+        return NULL;
+    png_read_row(job->png, room, NULL);
+    finish_row(job, room);
+    job->y++;
+    return room + shift;
+}
+
+/* Reads on to the end: a damaged rest is an error, needed or not. */
+static int png_finish(im_reader *r, oc_err *err)
+{
+    png_reader *job = (png_reader *)r;
+    job->err = err;
+    if (setjmp(png_jmpbuf(job->png)))
+        return -1;
+    for (; job->passes == 1 && job->y < r->height; job->y++)
+        png_read_row(job->png, NULL, NULL);
+    png_read_end(job->png, NULL);
+    return 0;
+}
+
+static void png_close(im_reader *r)
+{
+    png_reader *job = (png_reader *)r;
+    png_destroy_read_struct(&job->png, &job->info, NULL);
+    bs_free(job);
+}
+
+im_reader *im_png_open(const uint8_t *bytes, size_t n, const im_decode_options *options, oc_err *err)
+{
+    png_reader *job = bs_calloc(1, sizeof *job, "a PNG decoder", err);
+    if (!job)
+        return NULL;
+    job->reader = (im_reader){.passing = 1, .start = png_start, .next = png_next, .finish = png_finish, .close = png_close};
+    job->bytes = bytes;
+    job->n = n;
+    job->err = err;
+    job->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, job, on_error, on_warning);
+    job->info = job->png ? png_create_info_struct(job->png) : NULL;
+    if (!job->info || open_header(job, options)) {
+        bs_err(err, "out of memory: a PNG decoder"); /* unless something was said already */
+        png_close(&job->reader);
+        return NULL;
+    }
+    return &job->reader;
 }

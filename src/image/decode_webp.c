@@ -53,18 +53,14 @@ static im_bytes chunk(WebPDemuxer *demuxer, const char *fourcc)
 }
 
 /* What the first frame of an animation leaves uncovered is transparent black, so black. */
-static int decode_first(im_raster *out, WebPDemuxer *demuxer, const im_decode_options *options, oc_err *err)
+static int decode_first(im_raster *out, WebPDemuxer *demuxer, oc_err *err)
 {
-    uint32_t width = WebPDemuxGetI(demuxer, WEBP_FF_CANVAS_WIDTH);
-    uint32_t height = WebPDemuxGetI(demuxer, WEBP_FF_CANVAS_HEIGHT);
     WebPIterator frame;
     int result = -1;
-    if (im_check_size(width, height, options, err) || im_raster_alloc(out, (int)width, (int)height, err))
-        return -1;
     if (!WebPDemuxGetFrame(demuxer, 1, &frame))
         return bs_err(err, "it holds no picture");
     if (frame.width < out->width || frame.height < out->height)
-        memset(out->rgb, 0, (size_t)width * 3 * height);
+        memset(out->rgb, 0, (size_t)out->width * 3 * (size_t)out->height);
     if (frame.complete)
         result = decode_frame(out, &frame, err);
     else
@@ -73,21 +69,73 @@ static int decode_first(im_raster *out, WebPDemuxer *demuxer, const im_decode_op
     return result;
 }
 
-int im_webp_decode(im_raster *out, int *orientation, const uint8_t *bytes, size_t n, const im_decode_options *options,
-                   oc_err *err)
+/* ---- as a reader of rows ------------------------------------------------------------------------------ */
+
+typedef struct webp_reader {
+    im_reader reader; /* first: the one is cast to the other */
+    WebPDemuxer *demuxer;
+    im_window window;
+    int y; /* of the next row */
+} webp_reader;
+
+static int webp_start(im_reader *r, im_window window, oc_err *err)
+{
+    webp_reader *job = (webp_reader *)r;
+    job->window = window;
+    job->y = window.y;
+    return im_raster_alloc(&r->whole, r->width, r->height, err) || decode_first(&r->whole, job->demuxer, err) ? -1 : 0;
+}
+
+static const uint8_t *webp_next(im_reader *r, uint8_t *room, oc_err *err)
+{
+    webp_reader *job = (webp_reader *)r;
+    (void)room, (void)err;
+    return r->whole.rgb + ((size_t)job->y++ * (size_t)r->width + (size_t)job->window.x) * 3;
+}
+
+/* Opening has looked for the end. */
+static int webp_finish(im_reader *r, oc_err *err)
+{
+    (void)r, (void)err;
+    return 0;
+}
+
+static void webp_close(im_reader *r)
+{
+    webp_reader *job = (webp_reader *)r;
+    WebPDemuxDelete(job->demuxer);
+    bs_free(job);
+}
+
+static int open_header(webp_reader *job, WebPDemuxState state, const im_decode_options *options, oc_err *err)
+{
+    im_reader *r = &job->reader;
+    if (!job->demuxer || state == WEBP_DEMUX_PARSE_ERROR)
+        return bs_err(err, "libwebp says: %s", "damaged data");
+    if (state != WEBP_DEMUX_DONE)
+        return bs_err(err, "the file is truncated");
+    uint32_t width = WebPDemuxGetI(job->demuxer, WEBP_FF_CANVAS_WIDTH);
+    uint32_t height = WebPDemuxGetI(job->demuxer, WEBP_FF_CANVAS_HEIGHT);
+    if (im_check_size(width, height, options, err))
+        return -1;
+    r->extent_x = r->width = (int)width;
+    r->extent_y = r->height = (int)height;
+    r->orientation = im_orientation(chunk(job->demuxer, "EXIF"), chunk(job->demuxer, "XMP "));
+    return 0;
+}
+
+im_reader *im_webp_open(const uint8_t *bytes, size_t n, const im_decode_options *options, oc_err *err)
 {
     WebPData data = {bytes, n};
     WebPDemuxState state;
-    WebPDemuxer *demuxer = WebPDemuxPartial(&data, &state);
-    int result = -1;
-    if (!demuxer || state == WEBP_DEMUX_PARSE_ERROR)
-        bs_err(err, "libwebp says: %s", "damaged data");
-    else if (state != WEBP_DEMUX_DONE)
-        bs_err(err, "the file is truncated");
-    else
-        result = decode_first(out, demuxer, options, err);
-    if (result == 0)
-        *orientation = im_orientation(chunk(demuxer, "EXIF"), chunk(demuxer, "XMP "));
-    WebPDemuxDelete(demuxer);
-    return result;
+    webp_reader *job = bs_calloc(1, sizeof *job, "a WebP decoder", err);
+    if (!job)
+        return NULL;
+    job->reader = (im_reader){.passing = 1, .start = webp_start, .next = webp_next, .finish = webp_finish, .close = webp_close};
+    job->demuxer = WebPDemuxPartial(&data, &state);
+    if (open_header(job, state, options, err)) {
+        webp_close(&job->reader);
+        return NULL;
+    }
+    return &job->reader;
 }

@@ -21,8 +21,6 @@ void im_raster_clear(im_raster *r);
 /* Zero means the default of each field. */
 typedef struct im_decode_options {
     uint64_t max_pixels; /* larger pictures are refused from their header; 0: 178956970, where Pillow stops */
-    int min_side;        /* > 0: a JPEG may come at 1/2, 1/4 or 1/8 as long as its shorter side keeps this many
-                   * pixels (faster, not equal to Pillow); 0: always full size */
 } im_decode_options;
 
 /* No side of a picture may be longer than this, whatever its number of pixels; no side that it is resized to

@@ -97,20 +97,20 @@ static void copy_tile(uint8_t *to, size_t to_row, const uint8_t *from, ptrdiff_t
     }
 }
 
-static void turn(im_raster *to, const im_raster *from, bool swap, bool flip_x, bool flip_y)
+static void turn(im_raster *to, const im_raster *from, im_turn how)
 {
     enum { TILE = 32 };
     ptrdiff_t right = 3, down = (ptrdiff_t)from->width * 3;
     const uint8_t *corner = from->rgb;
-    if (flip_x) {
+    if (how.flip_x) {
         corner += (from->width - 1) * right;
         right = -right;
     }
-    if (flip_y) {
+    if (how.flip_y) {
         corner += (from->height - 1) * down;
         down = -down;
     }
-    ptrdiff_t step_x = swap ? down : right, step_y = swap ? right : down;
+    ptrdiff_t step_x = how.swap ? down : right, step_y = how.swap ? right : down;
     size_t row = (size_t)to->width * 3;
     for (int y = 0; y < to->height; y += TILE)
         for (int x = 0; x < to->width; x += TILE) {
@@ -121,19 +121,22 @@ static void turn(im_raster *to, const im_raster *from, bool swap, bool flip_x, b
         }
 }
 
-int im_turn_upright(im_raster *r, int orientation, oc_err *err)
+im_turn im_orientation_turn(int orientation)
 {
     /* EXIF 2.3, table 6: what the stored rows and columns must undergo. */
-    static const struct {
-        bool swap, flip_x, flip_y;
-    } moves[9] = {{0}, {0}, {0, 1, 0}, {0, 1, 1}, {0, 0, 1}, {1, 0, 0}, {1, 0, 1}, {1, 1, 1}, {1, 1, 0}};
-    if (orientation < 2 || orientation > 8)
-        return 0;
-    bool swap = moves[orientation].swap;
+    static const im_turn turns[9] = {{0}, {0}, {0, 1, 0}, {0, 1, 1}, {0, 0, 1}, {1, 0, 0}, {1, 0, 1}, {1, 1, 1}, {1, 1, 0}};
+    return turns[orientation < 1 || orientation > 8 ? 1 : orientation];
+}
+
+int im_turn_upright(im_raster *r, int orientation, oc_err *err)
+{
+    im_turn how = im_orientation_turn(orientation);
     im_raster turned = {0};
-    if (im_raster_alloc(&turned, swap ? r->height : r->width, swap ? r->width : r->height, err))
+    if (!how.swap && !how.flip_x && !how.flip_y)
+        return 0;
+    if (im_raster_alloc(&turned, how.swap ? r->height : r->width, how.swap ? r->width : r->height, err))
         return -1;
-    turn(&turned, r, swap, moves[orientation].flip_x, moves[orientation].flip_y);
+    turn(&turned, r, how);
     im_raster_clear(r);
     *r = turned;
     return 0;

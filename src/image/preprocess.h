@@ -55,4 +55,20 @@ int im_processor_output_size(const im_processor *p, const oc_picture *in, int *h
  * before scaling. `in` must hold pixels. */
 int im_processor_run(const im_processor *p, const oc_picture *in, float *out, oc_err *err);
 
+typedef struct im_load {
+    im_decode_options decode;
+    bool fast;     /* a JPEG may be decoded at 1/2, 1/4 or 1/8, as long as that has no fewer pixels than what it is resized to */
+    bs_pool *pool; /* threads that share one large JPEG; NULL, or from inside a work function: the calling one alone */
+} im_load;
+
+/* From a file's bytes: what im_decode and im_processor_run give one after the other, to the bit unless `fast`, for less time and memory.
+ * Only what the crop keeps is decoded, rows are resized as they come, and the picture never lies in memory as a whole (interlaced PNG
+ * and WebP do, once). The size must be the same for every picture (im_processor_fixed_size), as nobody can know it before. */
+int im_processor_load(const im_processor *p, const void *bytes, size_t n, const im_load *options, float *out, oc_err *err);
+
+/* The same of n files into out [n, 3, height, width], by all threads of the pool. errors[i] says what is wrong with file i ("": nothing),
+ * unread[i] (NULL: not asked for) whether the file itself could not be read. */
+void im_processor_load_files(const im_processor *p, const char *const *paths, int n, const im_load *options, float *out,
+                             oc_err *errors, bool *unread);
+
 #endif

@@ -1,16 +1,13 @@
-/* resize.c - Pillow's resampling, byte for byte.
+/* resize.c - Pillow's resampling, byte for byte, one row after another.
  *
- * Follows libImaging's Resample.c: two passes, each with integer weights of 22 fractional bits and rounded to
- * 8 bits. Sums of integers do not depend on their order, so the inner loops are
- * free: a weight w is split as w = high * 2^15 + low with both parts in 16 bits, which lets the compiler use
- * multiply-and-add on 16-bit pairs. Weights of one output sum to about 2^22 and |low| <= |w|, so a sum over
- * pixels stays below 2^31 for any number of taps. */
+ * Follows libImaging's Resample.c: two passes, each with integer weights of 22 fractional bits and rounded to 8 bits. Sums of integers do
+ * not depend on their order, so the kernels are free in theirs. Rows are taken as they come from a decoder, in the way that they are
+ * stored: a picture that lies on its side or stands on its head is resized so, and only what comes out is turned. No more rows are kept
+ * than one output needs. */
 #include <math.h>
 #include <string.h>
 
-#include "image.h"
-
-enum { PRECISION = 22, SPLIT = 15, LANES = 8 };
+#include "resample.h"
 
 /* ---- filters ------------------------------------------------------------------------------------------ */
 
@@ -69,28 +66,25 @@ static const filter_shape shapes[] = {
 
 /* ---- weights ------------------------------------------------------------------------------------------ */
 
-/* The weights of one pass. Output i sums inputs first[i] .. first[i] + count[i] - 1; its weights lie at
- * i * room, filled up with zeros. */
-typedef struct pass_taps {
-    int n, room;
-    int *first, *count;
-    int16_t *low, *high;
-} pass_taps;
+/* One pass along an axis of the stored picture. */
+typedef struct pass {
+    int in, out;   /* sides */
+    double extent; /* of the input, <= in */
+    bool flip;     /* outputs are counted from the end of the axis */
+    int begin, n;  /* the outputs that are wanted, counted so */
+} pass;
 
-static void taps_clear(pass_taps *t)
+static void taps_clear(kn_taps *t)
 {
     bs_free(t->first);
     bs_free(t->low);
     memset(t, 0, sizeof *t);
 }
 
-/* One beyond the last input that a pass reads. */
-static int pass_end(const pass_taps *t) { return t->first[t->n - 1] + t->count[t->n - 1]; }
-
-static int taps_alloc(pass_taps *t, int n, double support, oc_err *err)
+static int taps_alloc(kn_taps *t, int n, int most, oc_err *err)
 {
     t->n = n;
-    t->room = ((int)ceil(support) * 2 + 1 + LANES - 1) / LANES * LANES;
+    t->room = (most + KN_TAP_LANES - 1) / KN_TAP_LANES * KN_TAP_LANES;
     size_t weights = (size_t)n * (size_t)t->room;
     t->first = bs_calloc((size_t)n * 2, sizeof *t->first, "resize weights", err);
     t->low = t->first ? bs_calloc(weights * 2, sizeof *t->low, "resize weights", err) : NULL;
@@ -103,229 +97,216 @@ static int taps_alloc(pass_taps *t, int n, double support, oc_err *err)
     return 0;
 }
 
-static void split_weight(double w, int16_t *low, int16_t *high)
+static void put_weight(kn_taps *t, int i, int k, double w)
 {
-    const double one = 1 << PRECISION;
+    const double one = 1 << KN_TAP_BITS;
     int fixed = w < 0 ? (int)(w * one - 0.5) : (int)(w * one + 0.5);
-    int upper = (fixed + (1 << (SPLIT - 1))) >> SPLIT;
-    *high = (int16_t)upper;
-    *low = (int16_t)(fixed - upper * (1 << SPLIT));
+    int upper = (fixed + (1 << (KN_TAP_SPLIT - 1))) >> KN_TAP_SPLIT;
+    size_t at = (size_t)i * (size_t)t->room + (size_t)k;
+    t->high[at] = (int16_t)upper;
+    t->low[at] = (int16_t)(fixed - upper * (1 << KN_TAP_SPLIT));
 }
 
-/* Weights of the outputs begin .. begin + n - 1 of a pass from `in` to `out` pixels. */
-static int taps_make(pass_taps *t, const filter_shape *shape, int in, int out, int begin, int n, oc_err *err)
+/* Each output is one input: the nearest, or its own on a side that stays. Pillow steps with an accumulating double; so do we. */
+static int single_taps(kn_taps *t, const pass *p, oc_err *err)
 {
-    double scale = (double)in / out, stretch = scale < 1.0 ? 1.0 : scale;
-    double support = shape->support * stretch, shrink = 1.0 / stretch;
-    if (taps_alloc(t, n, support, err))
+    double step = p->extent / p->out, at = step * 0.5;
+    if (taps_alloc(t, p->n, 1, err))
         return -1;
-    double *w = bs_alloc((size_t)t->room * sizeof *w, "resize weights", err);
-    if (!w) {
-        taps_clear(t);
+    for (int i = 0; i < p->begin + p->n; i++, at += step) {
+        int input = (int)at < p->in ? (int)at : p->in - 1, output = p->flip ? p->n - 1 - (i - p->begin) : i - p->begin;
+        if (i < p->begin)
+            continue;
+        t->first[output] = p->flip ? p->in - 1 - input : input;
+        t->count[output] = 1;
+        put_weight(t, output, 0, 1.0);
+    }
+    return 0;
+}
+
+/* Weights of output i, counted along the flipped axis where it is one; w is scratch. */
+static void weigh(kn_taps *t, const pass *p, const filter_shape *shape, int i, double *w)
+{
+    double scale = p->extent / p->out, stretch = scale < 1.0 ? 1.0 : scale, support = shape->support * stretch;
+    double center = (p->begin + i + 0.5) * scale + (p->flip ? p->in - p->extent : 0), sum = 0.0, shrink = 1.0 / stretch;
+    int low = (int)(center - support + 0.5), high = (int)(center + support + 0.5);
+    int first = low < 0 ? 0 : low, count = (high > p->in ? p->in : high) - first;
+    int output = p->flip ? p->n - 1 - i : i;
+    for (int k = 0; k < count; k++)
+        sum += w[k] = shape->weight((k + first - center + 0.5) * shrink);
+    for (int k = 0; k < count; k++)
+        put_weight(t, output, p->flip ? count - 1 - k : k, sum != 0.0 ? w[k] / sum : w[k]);
+    t->first[output] = p->flip ? p->in - first - count : first;
+    t->count[output] = count;
+}
+
+static int taps_make(kn_taps *t, const pass *p, im_filter filter, oc_err *err)
+{
+    const filter_shape *shape = &shapes[filter];
+    double scale = p->extent / p->out;
+    if (filter == IM_NEAREST || (p->in == p->out && p->extent == p->in))
+        return single_taps(t, p, err);
+    int most = (int)ceil(shape->support * (scale < 1.0 ? 1.0 : scale)) * 2 + 1;
+    double *w = bs_alloc((size_t)most * sizeof *w, "resize weights", err);
+    if (!w || taps_alloc(t, p->n, most, err)) {
+        bs_free(w);
         return -1;
     }
-    for (int i = 0; i < n; i++) {
-        double center = (begin + i + 0.5) * scale, sum = 0.0;
-        int low = (int)(center - support + 0.5), high = (int)(center + support + 0.5);
-        int first = low < 0 ? 0 : low, count = (high > in ? in : high) - first;
-        for (int k = 0; k < count; k++)
-            sum += w[k] = shape->weight((k + first - center + 0.5) * shrink);
-        size_t at = (size_t)i * (size_t)t->room;
-        for (int k = 0; k < count; k++)
-            split_weight(sum != 0.0 ? w[k] / sum : w[k], &t->low[at + (size_t)k], &t->high[at + (size_t)k]);
-        t->first[i] = first;
-        t->count[i] = count;
-    }
+    for (int i = 0; i < p->n; i++)
+        weigh(t, p, shape, i, w);
     bs_free(w);
     return 0;
 }
 
-static uint8_t round_to_byte(int64_t sum)
+/* One beyond the last input that outputs up to `end` read. */
+static int taps_end(const kn_taps *t, int end) { return t->first[end - 1] + t->count[end - 1]; }
+
+/* ---- a resizing ------------------------------------------------------------------------------------------- */
+
+/* Since Pillow 13 the vertical pass goes first when it takes away more than twice as many pixels as the horizontal one; before, never.
+ * Rounding between the passes makes that visible. */
+static bool is_down_first(int width, int height, int to_width, int to_height)
 {
-    int64_t v = (sum + (1 << (PRECISION - 1))) >> PRECISION;
-    return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
-}
-
-/* ---- horizontal pass ---------------------------------------------------------------------------------- */
-
-/* n is a multiple of LANES. */
-static int64_t weighted_sum(const int16_t *restrict pixels, const int16_t *restrict low, const int16_t *restrict high, int n)
-{
-    int32_t sum_low = 0, sum_high = 0;
-    for (int i = 0; i < n; i++) {
-        sum_low += pixels[i] * low[i];
-        sum_high += pixels[i] * high[i];
-    }
-    return (int64_t)sum_high * (1 << SPLIT) + sum_low;
-}
-
-static void split_planes(int16_t *planes, size_t room, const uint8_t *rgb, int n)
-{
-    int16_t *r = planes, *g = planes + room, *b = planes + 2 * room;
-    for (int i = 0; i < n; i++) {
-        r[i] = rgb[3 * i];
-        g[i] = rgb[3 * i + 1];
-        b[i] = rgb[3 * i + 2];
-    }
-}
-
-/* `rows` rows, of which `in` is column `column` and which lie stride bytes apart, become t->n pixels each. */
-static int horizontal(uint8_t *out, const uint8_t *in, size_t stride, int column, int rows, const pass_taps *t, oc_err *err)
-{
-    int begin = t->first[0], end = pass_end(t);
-    size_t room = (size_t)(end - begin + t->room); /* the last output reads on into zeros */
-    int16_t *planes = bs_calloc(room * 3, sizeof *planes, "a row to resize", err);
-    if (!planes)
-        return -1;
-    for (int y = 0; y < rows; y++, in += stride) {
-        split_planes(planes, room, in + (size_t)(begin - column) * 3, end - begin);
-        for (int x = 0; x < t->n; x++) {
-            size_t at = (size_t)x * (size_t)t->room;
-            int n = (t->count[x] + LANES - 1) / LANES * LANES;
-            const int16_t *pixels = planes + (t->first[x] - begin);
-            for (size_t c = 0; c < 3; c++)
-                *out++ = round_to_byte(weighted_sum(pixels + c * room, t->low + at, t->high + at, n));
-        }
-    }
-    bs_free(planes);
-    return 0;
-}
-
-/* ---- vertical pass ------------------------------------------------------------------------------------ */
-
-static void add_row(int32_t *restrict sums, const uint8_t *restrict row, int weight, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        sums[i] += row[i] * weight;
-}
-
-/* Rows of n bytes, of which `in` is row `row` and which lie stride bytes apart, become t->n rows. */
-static void vertical(uint8_t *out, const uint8_t *in, size_t stride, int row, size_t n, const pass_taps *t)
-{
-    enum { BLOCK = 1024 };
-    int32_t sums[BLOCK];
-    for (int y = 0; y < t->n; y++, out += n) {
-        const int16_t *low = t->low + (size_t)y * (size_t)t->room;
-        const int16_t *high = t->high + (size_t)y * (size_t)t->room;
-        const uint8_t *rows = in + (size_t)(t->first[y] - row) * stride;
-        for (size_t x = 0; x < n; x += BLOCK) {
-            size_t width = n - x < BLOCK ? n - x : BLOCK;
-            memset(sums, 0, width * sizeof *sums);
-            for (int k = 0; k < t->count[y]; k++)
-                add_row(sums, rows + (size_t)k * stride + x, high[k] * (1 << SPLIT) + low[k], width);
-            for (size_t i = 0; i < width; i++)
-                out[x + i] = round_to_byte(sums[i]);
-        }
-    }
-}
-
-/* ---- both --------------------------------------------------------------------------------------------- */
-
-/* Pillow steps through the source with an accumulating double; so do we. */
-static void nearest_columns(int *columns, int in, int out, int begin, int n)
-{
-    double step = (double)in / out, at = step * 0.5;
-    for (int i = 0; i < begin + n; i++, at += step) {
-        int column = (int)at < in ? (int)at : in - 1;
-        if (i >= begin)
-            columns[i - begin] = column;
-    }
-}
-
-static int nearest(uint8_t *out, im_window win, const im_raster *in, int width, int height, oc_err *err)
-{
-    int *columns = bs_calloc((size_t)win.width + (size_t)win.height, sizeof *columns, "resize columns", err);
-    if (!columns)
-        return -1;
-    int *rows = columns + win.width;
-    nearest_columns(columns, in->width, width, win.x, win.width);
-    nearest_columns(rows, in->height, height, win.y, win.height);
-    for (int y = 0; y < win.height; y++) {
-        const uint8_t *row = in->rgb + (size_t)rows[y] * (size_t)in->width * 3;
-        for (int x = 0; x < win.width; x++, out += 3)
-            memcpy(out, row + (size_t)columns[x] * 3, 3);
-    }
-    bs_free(columns);
-    return 0;
-}
-
-/* What the passes of one call share. */
-typedef struct resize_job {
-    uint8_t *out;
-    im_window window;
-    const im_raster *in;
-    pass_taps across, down; /* one without outputs (n 0) does not run: a side that stays is not rounded */
-    oc_err *err;
-} resize_job;
-
-static int across_first(resize_job *job)
-{
-    int begin = job->down.first[0], end = pass_end(&job->down);
-    size_t row = (size_t)job->window.width * 3, stride = (size_t)job->in->width * 3;
-    uint8_t *middle = bs_alloc((size_t)(end - begin) * row, "a picture half resized", job->err);
-    int result = -1;
-    if (middle && !horizontal(middle, job->in->rgb + (size_t)begin * stride, stride, 0, end - begin, &job->across, job->err)) {
-        vertical(job->out, middle, row, begin, row, &job->down);
-        result = 0;
-    }
-    bs_free(middle);
-    return result;
-}
-
-static int down_first(resize_job *job)
-{
-    int begin = job->across.first[0], end = pass_end(&job->across);
-    size_t row = (size_t)(end - begin) * 3, stride = (size_t)job->in->width * 3;
-    uint8_t *middle = bs_alloc((size_t)job->window.height * row, "a picture half resized", job->err);
-    int result = -1;
-    if (middle) {
-        vertical(middle, job->in->rgb + (size_t)begin * 3, stride, 0, row, &job->down);
-        result = horizontal(job->out, middle, row, begin, job->window.height, &job->across, job->err);
-    }
-    bs_free(middle);
-    return result;
-}
-
-static int one_pass(resize_job *job)
-{
-    const im_window *w = &job->window;
-    size_t row = (size_t)w->width * 3, stride = (size_t)job->in->width * 3;
-    const uint8_t *rows = job->in->rgb + (size_t)w->y * stride;
-    if (job->across.n)
-        return horizontal(job->out, rows, stride, 0, w->height, &job->across, job->err);
-    if (job->down.n)
-        vertical(job->out, job->in->rgb + (size_t)w->x * 3, stride, 0, row, &job->down);
-    else
-        for (int y = 0; y < w->height; y++)
-            memcpy(job->out + (size_t)y * row, rows + (size_t)y * stride + (size_t)w->x * 3, row);
-    return 0;
-}
-
-/* Since Pillow 13 the vertical pass goes first when it takes away more than twice as many pixels as the
- * horizontal one; before, never. Rounding between the passes makes that visible. */
-static bool is_down_first(const im_raster *in, int width, int height)
-{
-    int64_t down = (int64_t)in->height - height, across = (int64_t)in->width - width;
+    int64_t down = (int64_t)height - to_height, across = (int64_t)width - to_width;
     return down > 0 && down > 2 * across;
 }
 
-static int resample(uint8_t *out, im_window window, const im_raster *in, int width, int height, const filter_shape *shape,
-                    oc_err *err)
+int im_resample_init(im_resample *r, const im_resample_task *t, oc_err *err)
 {
-    resize_job job = {.out = out, .window = window, .in = in, .err = err};
-    int result = -1;
-    if (width != in->width && taps_make(&job.across, shape, in->width, width, window.x, window.width, err))
-        goto done;
-    if (height != in->height && taps_make(&job.down, shape, in->height, height, window.y, window.height, err))
-        goto done;
-    if (!job.across.n || !job.down.n)
-        result = one_pass(&job);
+    const im_window *w = &t->window;
+    bool swap = t->turn.swap;
+    memset(r, 0, sizeof *r);
+    if ((unsigned)t->filter > IM_HAMMING)
+        return bs_err(err, "cannot resize: filter %d is unknown, expected 0..%d", (int)t->filter, IM_HAMMING);
+    pass across = {t->width,           swap ? t->to_height : t->to_width, t->extent_x, t->turn.flip_x,
+                   swap ? w->y : w->x, swap ? w->height : w->width};
+    pass down = {t->height,          swap ? t->to_width : t->to_height, t->extent_y, t->turn.flip_y,
+                 swap ? w->x : w->y, swap ? w->width : w->height};
+    r->kn = kn_best(err);
+    if (!r->kn || taps_make(&r->columns, &across, t->filter, err) || taps_make(&r->rows, &down, t->filter, err)) {
+        im_resample_clear(r);
+        return -1;
+    }
+    bool down_first = is_down_first(swap ? t->height : t->width, swap ? t->width : t->height, t->to_width, t->to_height);
+    r->columns_first = down_first == swap;
+    r->need = (im_window){.x = r->columns.first[0], .y = r->rows.first[0]};
+    r->need.width = taps_end(&r->columns, (int)r->columns.n) - r->need.x;
+    r->need.height = taps_end(&r->rows, (int)r->rows.n) - r->need.y;
+    return 0;
+}
+
+void im_resample_clear(im_resample *r)
+{
+    taps_clear(&r->columns);
+    taps_clear(&r->rows);
+}
+
+int im_resample_input(const im_resample *r, int begin, int end, int *count)
+{
+    *count = taps_end(&r->rows, end) - r->rows.first[begin];
+    return r->rows.first[begin];
+}
+
+/* ---- row by row ------------------------------------------------------------------------------------------- */
+
+/* One call's memory. The ring holds the last `kept` rows, behind the first pass when that is along the columns. */
+typedef struct run {
+    const im_resample *r;
+    kn_taps columns; /* `first` counts from the window's edge */
+    int kept;
+    size_t row; /* bytes of a kept row */
+    long plane; /* of `planes` */
+    uint8_t *ring;
+    int16_t *planes;      /* [3, plane]: a row's colours apart, and zeros behind them that a last output reads */
+    const uint8_t **some; /* [kept] */
+    uint8_t *blended;     /* [row] */
+} run;
+
+static int run_alloc(run *u, const im_resample *r, oc_err *err)
+{
+    *u = (run){.r = r, .columns = r->columns};
+    for (long i = 0; i < r->rows.n; i++)
+        u->kept = r->rows.count[i] > u->kept ? r->rows.count[i] : u->kept;
+    u->row = (size_t)(r->columns_first ? r->columns.n : r->need.width) * 3;
+    u->plane = r->need.width + r->columns.room;
+    u->columns.first = bs_alloc((size_t)r->columns.n * sizeof *u->columns.first, "a row to resize", err);
+    u->planes = bs_calloc((size_t)u->plane * 3, sizeof *u->planes, "a row to resize", err);
+    u->blended = bs_alloc(u->row, "a row to resize", err);
+    u->some = bs_calloc((size_t)u->kept, sizeof *u->some, "rows to resize", err);
+    u->ring = bs_alloc((size_t)u->kept * u->row, "rows to resize", err);
+    if (!u->columns.first || !u->planes || !u->blended || !u->some || !u->ring)
+        return -1;
+    for (long i = 0; i < r->columns.n; i++)
+        u->columns.first[i] = r->columns.first[i] - r->need.x;
+    return 0;
+}
+
+static void run_clear(run *u)
+{
+    bs_free(u->columns.first);
+    bs_free(u->planes);
+    bs_free(u->blended);
+    bs_free(u->some);
+    bs_free(u->ring);
+}
+
+static void along_columns(run *u, const uint8_t *row, uint8_t *out)
+{
+    u->r->kn->split_rgb(u->r->need.width, row, u->planes, u->plane);
+    u->r->kn->blend_pixels(&u->columns, u->planes, u->plane, out);
+}
+
+static uint8_t *kept_row(const run *u, int y) { return u->ring + (size_t)(y % u->kept) * u->row; }
+
+static void keep_row(run *u, const uint8_t *row, int y)
+{
+    if (u->r->columns_first)
+        along_columns(u, row, kept_row(u, y));
     else
-        result = is_down_first(in, width, height) ? down_first(&job) : across_first(&job);
-done:
-    taps_clear(&job.across);
-    taps_clear(&job.down);
+        memcpy(kept_row(u, y), row, u->row);
+}
+
+static void make_output(run *u, int i, uint8_t *out)
+{
+    const kn_taps *t = &u->r->rows;
+    const int16_t *low = t->low + i * t->room, *high = t->high + i * t->room;
+    for (int k = 0; k < t->count[i]; k++)
+        u->some[k] = kept_row(u, t->first[i] + k);
+    u->r->kn->blend_rows((long)u->row, t->count[i], u->some, low, high, u->r->columns_first ? out : u->blended);
+    if (!u->r->columns_first)
+        along_columns(u, u->blended, out);
+}
+
+int im_resample_run(const im_resample *r, uint8_t *out, int begin, int end, im_rows in, oc_err *err)
+{
+    run u;
+    int result = run_alloc(&u, r, err);
+    for (int y = r->rows.first[begin], i = begin; !result && i < end; y++) {
+        const uint8_t *row = in.next(in.arg, err);
+        if (!row) {
+            result = -1;
+            break;
+        }
+        keep_row(&u, row, y);
+        for (; i < end && taps_end(&r->rows, i + 1) == y + 1; i++)
+            make_output(&u, i, out + (size_t)i * (size_t)r->columns.n * 3);
+    }
+    run_clear(&u);
     return result;
+}
+
+/* ---- pictures in memory -------------------------------------------------------------------------------------- */
+
+typedef struct raster_rows {
+    const im_raster *in;
+    int x, y; /* of the next row */
+} raster_rows;
+
+static const uint8_t *next_raster_row(void *arg, oc_err *err)
+{
+    raster_rows *at = arg;
+    (void)err;
+    return at->in->rgb + ((size_t)at->y++ * (size_t)at->in->width + (size_t)at->x) * 3;
 }
 
 static bool in_range(int width, int height, int max) { return width >= 1 && height >= 1 && width <= max && height <= max; }
@@ -339,11 +320,14 @@ int im_resize_window(uint8_t *out, im_window window, const im_raster *in, int wi
         window.height > height - window.y)
         return bs_err(err, "cannot resize: the window %d x %d at %d, %d is outside of %d x %d", window.width, window.height,
                       window.x, window.y, width, height);
-    if (filter == IM_NEAREST)
-        return nearest(out, window, in, width, height, err);
-    if ((unsigned)filter > IM_HAMMING)
-        return bs_err(err, "cannot resize: filter %d is unknown, expected 0..%d", (int)filter, IM_HAMMING);
-    return resample(out, window, in, width, height, &shapes[filter], err);
+    im_resample_task task = {in->width, in->height, in->width, in->height, {0}, width, height, window, filter};
+    im_resample r;
+    if (im_resample_init(&r, &task, err))
+        return -1;
+    raster_rows at = {in, r.need.x, r.need.y};
+    int result = im_resample_run(&r, out, 0, window.height, (im_rows){next_raster_row, &at}, err);
+    im_resample_clear(&r);
+    return result;
 }
 
 int im_resize(uint8_t *out, const im_raster *in, int width, int height, im_filter filter, oc_err *err)

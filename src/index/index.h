@@ -72,7 +72,6 @@ char *ix_find(const char *from, oc_err *err);
 
 typedef struct ix_options {
     bool retry; /* pictures that failed before, too, though they have not changed */
-    bool fast;  /* JPEGs at reduced scale */
     ix_talk talk;
 } ix_options;
 

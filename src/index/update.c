@@ -133,66 +133,11 @@ typedef struct batch {
     update *u;
     const task *task;
     int n;
+    char **paths;   /* [max_batch] */
     float *rows;    /* [max_batch, width] */
     oc_err *errors; /* one a picture; "" when it was read */
     bool *unread;   /* the file itself could not be read, which no change of it will show */
 } batch;
-
-static int decode(const batch *b, const char *path, oc_picture *picture, oc_err *err, bool *unread)
-{
-    const oc_engine *e = b->u->s->engine;
-    im_decode_options o = {.max_pixels = e->options.max_pixels, .min_side = b->u->o->fast ? (int)e->sizes.image_size : 0};
-    im_raster raster = {0};
-    bs_buf file = {0};
-    int result = -1;
-    *unread = bs_read_file(&file, path, 0, err) != 0;
-    if (*unread)
-        goto done;
-    if (im_decode(&raster, file.p, file.n, &o, err)) {
-        bs_err_prefix(err, "cannot decode '%s': ", path);
-        goto done;
-    }
-    *picture = (oc_picture){.width = raster.width, .height = raster.height, .rgb = raster.rgb};
-    result = 0;
-done:
-    bs_buf_clear(&file);
-    return result;
-}
-
-/* File to pixels in one go, so that no more pictures than threads lie decoded at a time. */
-static void prepare(void *arg, long begin, long end, int worker)
-{
-    (void)worker;
-    batch *b = arg;
-    const oc_session *s = b->u->s;
-    size_t each = 3 * (size_t)s->engine->sizes.image_size * (size_t)s->engine->sizes.image_size;
-    for (long i = begin; i < end; i++) {
-        oc_picture picture = {0};
-        char *path = bs_join(b->u->l->root, b->task[i].file->path);
-        if (!path)
-            bs_err(&b->errors[i], "out of memory: a file's name");
-        else if (!decode(b, path, &picture, &b->errors[i], &b->unread[i]))
-            im_processor_run(&s->engine->processor, &picture, s->pixels + (size_t)i * each, &b->errors[i]);
-        oc_picture_clear(&picture);
-        free(path);
-    }
-}
-
-/* Pictures that failed leave holes in the batch; the others close ranks. Returns how many there are. */
-static int close_ranks(batch *b)
-{
-    const oc_session *s = b->u->s;
-    size_t each = 3 * (size_t)s->engine->sizes.image_size * (size_t)s->engine->sizes.image_size;
-    int kept = 0;
-    for (int i = 0; i < b->n; i++) {
-        if (b->errors[i].text[0])
-            continue;
-        if (kept != i)
-            memcpy(s->pixels + (size_t)kept * each, s->pixels + (size_t)i * each, each * sizeof *s->pixels);
-        kept++;
-    }
-    return kept;
-}
 
 /* `vector` NULL: what the error says. */
 static int store(batch *b, sqlite3_stmt *put, int i, const float *vector, oc_err *err)
@@ -227,22 +172,26 @@ static int store_all(batch *b, oc_err *err)
                       "INSERT INTO picture(path, size, mtime_ns, model, vector, error) VALUES(?1, ?2, ?3, ?4, ?5, ?6)"
                       " ON CONFLICT(path) DO UPDATE SET size = ?2, mtime_ns = ?3, model = ?4, vector = ?5, error = ?6",
                       err);
-    int width = oc_embedding_width(b->u->s->engine), kept = 0, result = put ? ix_db_run(b->u->l, "BEGIN IMMEDIATE", err) : -1;
+    int width = oc_embedding_width(b->u->s->engine), result = put ? ix_db_run(b->u->l, "BEGIN IMMEDIATE", err) : -1;
     for (int i = 0; !result && i < b->n; i++)
-        result = store(b, put, i, b->errors[i].text[0] ? NULL : b->rows + (long)kept++ * width, err);
+        result = store(b, put, i, b->errors[i].text[0] ? NULL : b->rows + (long)i * width, err);
     sqlite3_finalize(put);
     return result || ix_db_run(b->u->l, "COMMIT", err) ? -1 : 0;
 }
 
 static int encode_batch(batch *b, oc_err *err)
 {
-    oc_session *s = b->u->s;
-    int side = (int)s->engine->sizes.image_size;
-    memset(b->errors, 0, (size_t)b->n * sizeof *b->errors);
-    memset(b->unread, 0, (size_t)b->n * sizeof *b->unread);
-    bs_pool_for(s->pool, b->n, 1, prepare, b);
-    int kept = close_ranks(b);
-    return (kept && rn_embed_pixels(s, s->pixels, kept, side, side, b->rows, err)) || store_all(b, err) ? -1 : 0;
+    int result = 0;
+    for (int i = 0; !result && i < b->n; i++)
+        if (!(b->paths[i] = bs_join(b->u->l->root, b->task[i].file->path)))
+            result = bs_err(err, "out of memory: a file's name");
+    if (!result)
+        result =
+            rn_embed_files(b->u->s, (const char *const *)b->paths, b->n, b->rows, b->errors, b->unread, err) || store_all(b, err);
+    for (int i = 0; i < b->n; i++)
+        free(b->paths[i]);
+    memset(b->paths, 0, (size_t)b->n * sizeof *b->paths);
+    return result;
 }
 
 static int encode_todo(update *u, oc_err *err)
@@ -250,9 +199,10 @@ static int encode_todo(update *u, oc_err *err)
     int max = u->s->engine->options.max_batch, result = -1;
     batch b = {.u = u};
     b.rows = bs_calloc((size_t)max * (size_t)oc_embedding_width(u->s->engine), sizeof *b.rows, "a batch of vectors", err);
+    b.paths = bs_calloc((size_t)max, sizeof *b.paths, "a batch of pictures", err);
     b.errors = bs_calloc((size_t)max, sizeof *b.errors, "a batch of pictures", err);
     b.unread = bs_calloc((size_t)max, sizeof *b.unread, "a batch of pictures", err);
-    if (!b.rows || !b.errors || !b.unread)
+    if (!b.rows || !b.paths || !b.errors || !b.unread)
         goto done;
     for (long i = 0; i < u->todo_n && !u->r->stopped; i += b.n) {
         b.task = u->todo + i;
@@ -266,6 +216,7 @@ static int encode_todo(update *u, oc_err *err)
     result = 0;
 done:
     bs_free(b.rows);
+    bs_free(b.paths);
     bs_free(b.errors);
     bs_free(b.unread);
     return result;

@@ -10,6 +10,8 @@ enum { NR = 2 * VW, MC = 24 * MR };
 
 #include "rows_tmpl.h"
 
+#include "pixels_x86.h"
+
 const kn_table kn_avx2 = {
     .name = "avx2",
     .mr = MR,

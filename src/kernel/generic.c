@@ -1,5 +1,6 @@
 /* generic.c - the first tier: plain C that runs everywhere, and the truth that the other tiers are held against.
  * One number at a time, in the order of the formula. */
+#include "pixels_scalar.h"
 #include "scalar.h"
 #include "tiers.h"
 
@@ -307,6 +308,23 @@ static void to_bf16(long n, const float *x, uint16_t *y)
 {
     for (long i = 0; i < n; i++)
         y[i] = kn_float_to_brain(x[i]);
+}
+
+static void split_rgb(long n, const uint8_t *rgb, int16_t *planes, long plane) { kn_split_rgb(n, rgb, planes, plane); }
+
+static void blend_pixels(const kn_taps *t, const int16_t *planes, long plane, uint8_t *rgb)
+{
+    kn_blend_pixels(t, planes, plane, rgb);
+}
+
+static void blend_rows(long n, long rows, const uint8_t *const *row, const int16_t *low, const int16_t *high, uint8_t *y)
+{
+    kn_blend_rows_between(0, n, rows, row, low, high, y);
+}
+
+static void rgb_to_floats(long n, const uint8_t *rgb, const float *table, float *planes, long plane)
+{
+    kn_rgb_to_floats_between(0, n, rgb, table, planes, plane);
 }
 
 const kn_table kn_generic = {

@@ -11,6 +11,16 @@
 
 typedef enum kn_act { KN_NONE, KN_GELU, KN_GELU_TANH, KN_QUICK_GELU, KN_SILU, KN_RELU } kn_act;
 
+/* The weights of one pass of a picture's resizing, as integers of KN_TAP_BITS fractional bits. Output i is made of the inputs first[i] ..
+ * first[i] + count[i] - 1 (count >= 1) with the weights high * 2^KN_TAP_SPLIT + low at i * room; room is a multiple of KN_TAP_LANES, and
+ * what count leaves of it is zero. Sums of weights times bytes stay below 2^31. */
+enum { KN_TAP_BITS = 22, KN_TAP_SPLIT = 15, KN_TAP_LANES = 8 };
+typedef struct kn_taps {
+    long n, room;
+    int32_t *first, *count;
+    int16_t *low, *high;
+} kn_taps;
+
 /* One row kernel each; `n`, `d` count floats. Rows are contiguous: row r starts at r * d. */
 typedef struct kn_table {
     const char *name; /* generic, avx2, avx512 */
@@ -81,6 +91,17 @@ typedef struct kn_table {
     void (*from_bf16)(long n, const uint16_t *x, float *y);
     void (*to_f16)(long n, const float *x, uint16_t *y);  /* round to nearest even; overflow to inf; NaN stays NaN */
     void (*to_bf16)(long n, const float *x, uint16_t *y); /* likewise */
+
+    /* Pictures: arithmetic of integers, so that every tier gives the same bytes. */
+    /* planes[c * plane + i] = rgb[3 * i + c] for i < n and the three colours. */
+    void (*split_rgb)(long n, const uint8_t *rgb, int16_t *planes, long plane);
+    /* t->n outputs along a row, 3 bytes each: sums of weighted pixels, rounded to bytes. Reads planes up to first + count, that rounded up
+     * to KN_TAP_LANES. */
+    void (*blend_pixels)(const kn_taps *t, const int16_t *planes, long plane, uint8_t *rgb);
+    /* y[n] = the sum of `rows` >= 1 rows of n bytes, each with its weight, rounded to bytes. */
+    void (*blend_rows)(long n, long rows, const uint8_t *const *row, const int16_t *low, const int16_t *high, uint8_t *y);
+    /* planes[c * plane + i] = table[256 * c + rgb[3 * i + c]] for i < n. */
+    void (*rgb_to_floats)(long n, const uint8_t *rgb, const float *table, float *planes, long plane);
 } kn_table;
 
 /* The best tier of this CPU, or the one that OCELLI_CPU names (generic, avx2, avx512), looked up once.

@@ -41,5 +41,9 @@ size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, in
 int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, tx_ids *ids, int *cut, oc_err *err);
 /* Rows of normalised embeddings of prepared pixels [n, 3, height, width], n <= max_batch. */
 int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int width, float *rows, oc_err *err);
+/* The same of picture files, n <= max_batch: read, decoded and prepared by the session's threads, many files at once or one by all of them.
+ * errors[i] says why file i has no row (then it is zeros), "" when it has one; unread[i] (NULL: not asked for) that the file itself could not
+ * be read. Fails only when the model does. */
+int rn_embed_files(oc_session *s, const char *const *paths, int n, float *rows, oc_err *errors, bool *unread, oc_err *err);
 
 #endif

@@ -1,0 +1,62 @@
+/* files.c - from picture files to embeddings. */
+#include <string.h>
+
+#include "engine.h"
+
+typedef struct job {
+    oc_session *s;
+    int n;
+    const oc_err *errors;
+    size_t each; /* floats of a picture */
+} job;
+
+/* Pictures that failed leave holes in the batch; the others close ranks. Returns how many there are. */
+static int close_ranks(const job *j)
+{
+    int kept = 0;
+    for (int i = 0; i < j->n; i++) {
+        float *pixels = j->s->pixels + (size_t)i * j->each;
+        if (!j->errors[i].text[0] && kept++ < i)
+            memcpy(j->s->pixels + (size_t)(kept - 1) * j->each, pixels, j->each * sizeof *pixels);
+    }
+    return kept;
+}
+
+/* Rows that were made for the kept pictures alone go to where all pictures have theirs. */
+static void spread(const job *j, float *rows, int kept)
+{
+    size_t width = (size_t)oc_embedding_width(j->s->engine);
+    for (int i = j->n - 1; i >= 0; i--) {
+        if (j->errors[i].text[0])
+            memset(rows + (size_t)i * width, 0, width * sizeof *rows);
+        else if (--kept < i)
+            memcpy(rows + (size_t)i * width, rows + (size_t)kept * width, width * sizeof *rows);
+    }
+}
+
+int rn_embed_files(oc_session *s, const char *const *paths, int n, float *rows, oc_err *errors, bool *unread, oc_err *err)
+{
+    int side = (int)s->engine->sizes.image_size;
+    job j = {s, n, errors, 3 * (size_t)side * (size_t)side};
+    im_load options = {{.max_pixels = s->engine->options.max_pixels}, s->engine->options.fast_pixels, s->pool};
+    im_processor_load_files(&s->engine->processor, paths, n, &options, s->pixels, errors, unread);
+    int kept = close_ranks(&j);
+    if (kept && rn_embed_pixels(s, s->pixels, kept, side, side, rows, err))
+        return -1;
+    spread(&j, rows, kept);
+    return 0;
+}
+
+int oc_embed_files(oc_session *s, const char *const *paths, int n, float *rows, oc_err *errors, oc_err *err)
+{
+    const oc_engine *e = s->engine;
+    size_t width = (size_t)oc_embedding_width(e);
+    if (!(e->model->family->can & MD_EMBEDS_IMAGES))
+        return bs_err(err, "the model '%s' (%s) does not embed pictures", e->model->folder, oc_family(e));
+    for (int at = 0; at < n; at += e->options.max_batch) {
+        int part = n - at < e->options.max_batch ? n - at : e->options.max_batch;
+        if (rn_embed_files(s, paths + at, part, rows + (size_t)at * width, errors + at, NULL, err))
+            return -1;
+    }
+    return 0;
+}
