@@ -259,12 +259,13 @@ static void exp_columns(long rows, long n, float *x, long ld, const float *m, fl
         }
 }
 
-static void softmax_backward(long n, const float *y, const float *dy, float *dx)
+static void softmax_slope(long n, const float *y, const float *dy, float s, float *dx)
 {
-    float s = dot(n, y, dy);
     for (long i = 0; i < n; i++)
         dx[i] = y[i] * (dy[i] - s);
 }
+
+static void softmax_backward(long n, const float *y, const float *dy, float *dx) { softmax_slope(n, y, dy, dot(n, y, dy), dx); }
 
 static void rotate(long half, const float *x, const float *c, const float *s, float sign, bool accumulate, float *y)
 {
@@ -307,6 +308,31 @@ static void to_bf16(long n, const float *x, uint16_t *y)
 {
     for (long i = 0; i < n; i++)
         y[i] = kn_float_to_brain(x[i]);
+}
+
+static void from_i8(long n, const int8_t *x, float scale, float *y)
+{
+    for (long i = 0; i < n; i++)
+        y[i] = scale * (float)x[i];
+}
+
+static void few_scores(long rows, long keys, long d, const float *q, const float *k, long ld, float alpha, float *s, long lds)
+{
+    for (long r = 0; r < rows; r++)
+        for (long j = 0; j < keys; j++) {
+            float sum = 0;
+            for (long e = 0; e < d; e++)
+                sum += q[r * d + e] * k[j * ld + e];
+            s[r * lds + j] = 0 + alpha * sum;
+        }
+}
+
+static void few_values(long rows, long keys, long d, const float *p, long ldp, const float *v, long ld, float *y)
+{
+    for (long r = 0; r < rows; r++)
+        for (long j = 0; j < keys; j++)
+            for (long e = 0; e < d; e++)
+                y[r * d + e] += p[r * ldp + j] * v[j * ld + e];
 }
 
 const kn_table kn_generic = {

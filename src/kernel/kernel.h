@@ -67,6 +67,8 @@ typedef struct kn_table {
     void (*exp_columns)(long rows, long n, float *x, long ld, const float *max, float *sum);
     /* dx = y * (dy - dot(y, dy)); dx may be dy. One row. */
     void (*softmax_backward)(long n, const float *y, const float *dy, float *dx);
+    /* dx = y * (dy - s): the same where dot(y, dy) is known. */
+    void (*softmax_slope)(long n, const float *y, const float *dy, float s, float *dx);
 
     /* Pairs (x[i], x[i + half]) turned by the angles whose cosines and sines are c and s: y[i] = x[i] c[i] - sign x[i + half] s[i], y[i + half] =
      * x[i + half] c[i] + sign x[i] s[i], written or, with `accumulate`, added. y may be x where it is written. Su et al. 2021. */
@@ -79,8 +81,15 @@ typedef struct kn_table {
 
     void (*from_f16)(long n, const uint16_t *x, float *y);
     void (*from_bf16)(long n, const uint16_t *x, float *y);
-    void (*to_f16)(long n, const float *x, uint16_t *y);  /* round to nearest even; overflow to inf; NaN stays NaN */
-    void (*to_bf16)(long n, const float *x, uint16_t *y); /* likewise */
+    void (*to_f16)(long n, const float *x, uint16_t *y);             /* round to nearest even; overflow to inf; NaN stays NaN */
+    void (*to_bf16)(long n, const float *x, uint16_t *y);            /* likewise */
+    void (*from_i8)(long n, const int8_t *x, float scale, float *y); /* y = scale x */
+
+    /* Attention of a few rows of queries, q[rows, d] and p[rows, ldp] against keys or values whose rows lie ld apart. Sums have
+     * gemm_tile's order: s[r*lds + j] = alpha * sum over e of q[r*d + e] * k[j*ld + e], for j < keys; and
+     * y[r*d + e] += p[r*ldp + j] * v[j*ld + e], key by key. */
+    void (*few_scores)(long rows, long keys, long d, const float *q, const float *k, long ld, float alpha, float *s, long lds);
+    void (*few_values)(long rows, long keys, long d, const float *p, long ldp, const float *v, long ld, float *y);
 } kn_table;
 
 /* The best tier of this CPU, or the one that OCELLI_CPU names (generic, avx2, avx512), looked up once.
@@ -157,13 +166,29 @@ void kn_rms_norm_backward(kn_work *w, long rows, long d, const float *x, const f
 /* The sum of squares in double, in fixed blocks: the norm of a gradient. */
 double kn_sum_squares(kn_work *w, long n, const float *x);
 
+/* What a cache of keys and values holds; int8 with a scale for each row (position, head): the number is scale * x. Attention over a
+ * cache has the bits of attention over the same numbers in fp32. */
+typedef enum kn_kv_type { KN_KV_F32, KN_KV_F16, KN_KV_BF16, KN_KV_I8 } kn_kv_type;
+/* Keys and values of page_keys positions that follow each other; scales of int8 alone. */
+typedef struct kn_page {
+    const void *k, *v;
+    const float *k_scale, *v_scale;
+} kn_page;
+
 /* Scaled dot-product attention (Vaswani 2017): softmax(scale q k^T + mask) v for every (batch, head).
  * Element (b, t, h, e) of q lies at q + b*q_batch + t*q_row + h*q_head + e: time t, head h, the last dimension contiguous;
  * heads may lie side by side in a row or be matrices of their own. Value width may differ from key width.
  * Query head h reads key head h / (heads / kv_heads). causal hides key j from query i when j > i + tk - tq.
  * key_mask [batch, tk] (1 keeps, 0 hides; NULL keeps all); rows of which every key is hidden give zero.
  * bias [heads, tq, tk] is added to the scaled scores where it is not NULL (T5). lse [batch, heads, tq] receives max +
- * log(sum) (for the backward) unless NULL. */
+ * log(sum) (for the backward) unless NULL.
+ *
+ * pages, unless NULL, stand in place of k and v: [batch, ceil(tk / page_keys)], so that a cache can grow by pages; one that lies in
+ * one piece is a single page. Position t, head h, element e of a page's keys is its element (t % page_keys)*k_row + h*k_head + e,
+ * its scale k_scale[(t % page_keys)*scale_row + h*scale_head]; values likewise. Positions from tk on are not read.
+ *
+ * Scores are never held for more than a strip of queries and a block of keys, whatever tq and tk. A query has the same bits alone
+ * and among others, and with a cache's keys as with keys just computed. */
 typedef struct kn_attn {
     long batch, heads, kv_heads, tq, tk, dk, dv;
     const float *q, *k, *v;
@@ -174,12 +199,16 @@ typedef struct kn_attn {
     const uint8_t *key_mask;
     const float *bias;
     float *lse;
+    kn_kv_type kv_type; /* of pages; k and v are fp32 */
+    const kn_page *pages;
+    long page_keys, scale_row, scale_head;
 } kn_attn;
-/* Bytes of scratch one worker needs for such a shape; `scratch` below holds that times the pool's threads. */
+/* Bytes of scratch one worker needs for such a shape, a multiple of 128 that does not grow with tk; `scratch` below holds that times
+ * the pool's threads. `pages` must already tell whether there are any. */
 size_t kn_attn_scratch(const kn_table *t, const kn_attn *a);
 void kn_attn_forward(kn_work *w, const kn_attn *a, void *scratch);
-/* dq, dk, dv (same strides as q, k, v; each may be NULL) += gradients for dy (y's strides), given lse of the
- * forward (y itself is not read). dbias likewise, [heads, tq, tk]. */
+/* dq, dk, dv (same strides as q, k, v; each may be NULL) += gradients for dy (y's strides), given y and lse of the forward.
+ * dbias likewise, [heads, tq, tk]. Pages are not looked at. */
 size_t kn_attn_backward_scratch(const kn_table *t, const kn_attn *a);
 void kn_attn_backward(kn_work *w, const kn_attn *a, const float *dy, float *dq, float *dk, float *dv, float *dbias,
                       void *scratch);

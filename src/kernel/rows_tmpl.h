@@ -350,10 +350,12 @@ static float softmax(long n, const float *x, float *y)
     return m + (float)kn_log(s);
 }
 
-static void softmax_backward(long n, const float *y, const float *dy, float *dx)
+static void softmax_slope(long n, const float *y, const float *dy, float s, float *dx)
 {
-    each(n, v_set(dot(n, y, dy)), y, dy, dx, f_softmax);
+    each(n, v_set(s), y, dy, dx, f_softmax);
 }
+
+static void softmax_backward(long n, const float *y, const float *dy, float *dx) { softmax_slope(n, y, dy, dot(n, y, dy), dx); }
 
 static void max_columns(long rows, long n, const float *x, long ld, float *most)
 {
@@ -472,3 +474,12 @@ static void from_f16(long n, const uint16_t *x, float *y) { widen(n, x, y, v_fro
 static void from_bf16(long n, const uint16_t *x, float *y) { widen(n, x, y, v_from_bf16); }
 static void to_f16(long n, const float *x, uint16_t *y) { narrow(n, x, y, v_to_f16); }
 static void to_bf16(long n, const float *x, uint16_t *y) { narrow(n, x, y, v_to_bf16); }
+
+/* Left to the compiler, whose vectors do it as well. */
+static void from_i8(long n, const int8_t *x, float scale, float *y)
+{
+    for (long i = 0; i < n; i++)
+        y[i] = scale * (float)x[i];
+}
+
+#include "attention_tmpl.h"

@@ -4,5 +4,6 @@
                         .layer_norm = layer_norm, .layer_norm_backward = layer_norm_backward, .add_rows = add_rows,
                         .rms_norm = rms_norm, .rms_norm_backward = rms_norm_backward, .softmax = softmax, .exp_shift = exp_shift,
                         .max_columns = max_columns, .exp_columns = exp_columns, .softmax_backward = softmax_backward,
-                        .rotate = rotate, .adamw = adamw, .from_f16 = from_f16, .from_bf16 = from_bf16, .to_f16 = to_f16,
-                        .to_bf16 = to_bf16,
+                        .softmax_slope = softmax_slope, .rotate = rotate, .adamw = adamw, .from_f16 = from_f16,
+                        .from_bf16 = from_bf16, .to_f16 = to_f16, .to_bf16 = to_bf16, .from_i8 = from_i8,
+                        .few_scores = few_scores, .few_values = few_values,

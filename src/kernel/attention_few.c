@@ -1,0 +1,217 @@
+/* attention_few.c - attention of few queries, as when text is generated: bound by reading keys and values, so each is read once for
+ * all query heads that share it, a stretch that the first cache holds at a time.
+ *
+ * Items are key heads; where those are fewer than the threads want, a round of blocks of KN_KEYS keys, whose softmaxes are kept
+ * in slots of scratch and merged in order. Both ways, and attention.c, give the same bits: every sum has the same order. */
+#include <math.h>
+#include <string.h>
+
+#include "attention.h"
+
+/* Queries; keys of a stretch; softmaxes that a worker's scratch has room for; blocks of keys worth sharing. */
+enum { FEW = 4, STRETCH = 32, SLOTS = 4, WORTH_SHARING = 4 };
+
+typedef struct few {
+    kn_work *w;
+    const kn_attn *a;
+    char *scratch;
+    size_t each; /* bytes of one worker */
+    long b, kv;  /* the key head that is shared, */
+    long block;  /* and the block that is the first slot's */
+    long keys;   /* of this batch */
+} few;
+
+/* One worker's scratch. A row is a query of a head: row g * tq + i is query i of the g-th head that reads these keys. */
+typedef struct room {
+    float *q, *rows, *s;
+    kn_partial all, slot[SLOTS];
+} room;
+
+static long rows_of(const kn_attn *a) { return a->heads / a->kv_heads * a->tq; }
+
+static size_t lay_partial(kn_partial *p, float *base, long rows, long dv)
+{
+    *p = (kn_partial){base, base + rows, base + 2 * rows};
+    return (size_t)(rows * (dv + 2));
+}
+
+static size_t lay(const kn_attn *a, room *r, float *base)
+{
+    long rows = rows_of(a);
+    size_t n = 0;
+    r->q = base + n, n += (size_t)(rows * a->dk);
+    r->rows = base + n, n += a->pages ? (size_t)(STRETCH * (a->dk > a->dv ? a->dk : a->dv)) : 0;
+    r->s = base + n, n += (size_t)(rows * KN_KEYS);
+    n += lay_partial(&r->all, base + n, rows, a->dv);
+    for (int i = 0; i < SLOTS; i++)
+        n += lay_partial(&r->slot[i], base + n, rows, a->dv);
+    return (n * sizeof(float) + KN_ROOM_ALIGN - 1) / KN_ROOM_ALIGN * KN_ROOM_ALIGN;
+}
+
+static room room_of(const few *f, long worker)
+{
+    room r;
+    lay(f->a, &r, (float *)(void *)(f->scratch + (size_t)worker * f->each));
+    return r;
+}
+
+bool kn_attn_is_few(const kn_attn *a) { return a->tq <= FEW; }
+
+size_t kn_attn_few_scratch(const kn_attn *a)
+{
+    static float nowhere[1];
+    room r;
+    return lay(a, &r, nowhere);
+}
+
+/* ---- a block of keys ---------------------------------------------------------------------------------- */
+
+static void gather_queries(const kn_attn *a, long b, long kv, float *q)
+{
+    long rows = rows_of(a);
+    for (long r = 0; r < rows; r++) {
+        long h = kv * (rows / a->tq) + r / a->tq, i = r % a->tq;
+        memcpy(q + r * a->dk, a->q + b * a->q_batch + i * a->q_row + h * a->q_head, (size_t)a->dk * sizeof *q);
+    }
+}
+
+/* Bias and masks of row r, whose query is i of head h. */
+static void mask_row(const kn_table *t, const kn_attn *a, long b, long h, long i, long j, long n, float *s)
+{
+    if (a->bias)
+        t->add(n, s, a->bias + (h * a->tq + i) * a->tk + j, s);
+    for (long p = 0; a->key_mask && p < n; p++)
+        if (kn_key_hidden(a, b, j + p))
+            s[p] = -INFINITY;
+    long end = kn_visible(a, i) - j;
+    for (long p = end < 0 ? 0 : end; p < n; p++)
+        s[p] = -INFINITY;
+}
+
+/* The sum is added in order, as down a column. */
+static void softmax_row(const kn_table *t, long n, float *s, float *most, float *sum)
+{
+    *most = t->max(n, s);
+    t->exp_shift(n, s, *most, s);
+    *sum = 0;
+    for (long j = 0; j < n; j++)
+        *sum += s[j];
+}
+
+static void block_scores(const few *f, const room *r, kn_head h, long j, long n)
+{
+    const kn_attn *a = f->a;
+    const kn_table *t = f->w->t;
+    for (long p = 0; p < n; p += STRETCH) {
+        long now = kn_min(STRETCH, n - p);
+        kn_rows k = kn_key_rows(t, a, h, j + p, now, r->rows);
+        kn_prefetch_keys(a, h, j + p + now, kn_min(STRETCH, n - p - now));
+        t->few_scores(rows_of(a), now, a->dk, r->q, k.at, k.ld, a->scale, r->s + p, KN_KEYS);
+    }
+}
+
+static void block_values(const few *f, const room *r, kn_head h, long j, long n, float *y)
+{
+    const kn_attn *a = f->a;
+    const kn_table *t = f->w->t;
+    memset(y, 0, (size_t)(rows_of(a) * a->dv) * sizeof *y);
+    for (long p = 0; p < n; p += STRETCH) {
+        long now = kn_min(STRETCH, n - p);
+        kn_rows v = kn_value_rows(t, a, h, j + p, now, r->rows);
+        kn_prefetch_values(a, h, j + p + now, kn_min(STRETCH, n - p - now));
+        t->few_values(rows_of(a), now, a->dv, r->s + p, KN_KEYS, v.at, v.ld, y);
+    }
+}
+
+/* The softmax of all rows over n keys from j on. */
+static void one_block(const few *f, const room *r, long b, long kv, long j, long n, kn_partial to)
+{
+    const kn_attn *a = f->a;
+    long rows = rows_of(a), group = rows / a->tq;
+    kn_head h = {b, kv * group, kv};
+    block_scores(f, r, h, j, n);
+    kn_prefetch_values(a, h, j, kn_min(STRETCH, n));
+    for (long row = 0; row < rows; row++) {
+        float *s = r->s + row * KN_KEYS;
+        mask_row(f->w->t, a, b, kv * group + row / a->tq, row % a->tq, j, n, s);
+        softmax_row(f->w->t, n, s, &to.max[row], &to.sum[row]);
+    }
+    block_values(f, r, h, j, n, to.y);
+}
+
+static long keys_of_batch(const kn_attn *a, long b) { return kn_min(kn_visible(a, a->tq - 1), kn_kept(a, b)); }
+
+static void finish(const few *f, const room *r, long b, long kv)
+{
+    const kn_attn *a = f->a;
+    long group = rows_of(a) / a->tq;
+    for (long g = 0; g < group; g++) {
+        long row = g * a->tq;
+        kn_partial p = {r->all.max + row, r->all.sum + row, r->all.y + row * a->dv};
+        kn_partial_finish(f->w->t, a, kn_head_of(a, b, kv * group + g), 0, p, a->tq);
+    }
+}
+
+/* ---- a key head by one thread ------------------------------------------------------------------------- */
+
+static void head_items(void *arg, long begin, long end, int worker)
+{
+    const few *f = arg;
+    const kn_attn *a = f->a;
+    room r = room_of(f, worker);
+    for (long item = begin; item < end; item++) {
+        long b = item / a->kv_heads, kv = item % a->kv_heads, keys = keys_of_batch(a, b);
+        gather_queries(a, b, kv, r.q);
+        kn_partial_clear(r.all, rows_of(a), a->dv);
+        for (long j = 0; j < keys; j += KN_KEYS) {
+            one_block(f, &r, b, kv, j, kn_min(KN_KEYS, keys - j), r.slot[0]);
+            kn_partial_merge(f->w->t, r.all, r.slot[0], rows_of(a), a->dv);
+        }
+        finish(f, &r, b, kv);
+    }
+}
+
+/* ---- a key head by all threads ------------------------------------------------------------------------ */
+
+static kn_partial slot_of(const few *f, long i) { return room_of(f, i / SLOTS).slot[i % SLOTS]; }
+
+static void slot_items(void *arg, long begin, long end, int worker)
+{
+    const few *f = arg;
+    room r = room_of(f, worker);
+    gather_queries(f->a, f->b, f->kv, r.q);
+    for (long i = begin; i < end; i++) {
+        long j = (f->block + i) * KN_KEYS;
+        one_block(f, &r, f->b, f->kv, j, kn_min(KN_KEYS, f->keys - j), slot_of(f, i));
+    }
+}
+
+static void shared_head(few *f)
+{
+    const kn_attn *a = f->a;
+    long slots = (long)SLOTS * f->w->threads, blocks = (f->keys + KN_KEYS - 1) / KN_KEYS;
+    room first = room_of(f, 0);
+    kn_partial_clear(first.all, rows_of(a), a->dv);
+    for (f->block = 0; f->block < blocks; f->block += slots) {
+        long now = kn_min(slots, blocks - f->block);
+        bs_pool_for(f->w->pool, now, 1, slot_items, f);
+        for (long i = 0; i < now; i++)
+            kn_partial_merge(f->w->t, first.all, slot_of(f, i), rows_of(a), a->dv);
+    }
+    finish(f, &first, f->b, f->kv);
+}
+
+void kn_attn_few(kn_work *w, const kn_attn *a, void *scratch)
+{
+    few f = {.w = w, .a = a, .scratch = scratch, .each = kn_attn_scratch(w->t, a)};
+    long items = a->batch * a->kv_heads;
+    if (items >= 2 * w->threads || a->tk < (long)WORTH_SHARING * KN_KEYS) {
+        bs_pool_for(w->pool, items, 1, head_items, &f);
+        return;
+    }
+    for (f.b = 0; f.b < a->batch; f.b++)
+        for (f.kv = 0; f.kv < a->kv_heads; f.kv++) {
+            f.keys = keys_of_batch(a, f.b);
+            shared_head(&f);
+        }
+}

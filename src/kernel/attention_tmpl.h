@@ -1,0 +1,129 @@
+/* attention_tmpl.h - attention of few queries, for any vector of simd_*.h: nothing is packed, and every sum has the order that
+ * gemm_tile gives it. Rows of queries and vectors are constants where this is inlined, so that the sums are registers. */
+
+/* Keys [0, n) of at most blocks * VW become lanes by transposing squares of VW keys by VW elements; `whole`: n is all of them. */
+KN_INLINE void scores_of(const int rows, const int blocks, const bool whole, long n, long d, const float *q, const float *k,
+                         long ld, float alpha, float *s, long lds)
+{
+    vf sum[4][4];
+#pragma GCC unroll 4
+    for (int b = 0; b < blocks; b++)
+#pragma GCC unroll 4
+        for (int g = 0; g < rows; g++)
+            sum[b][g] = v_zero();
+    for (long e = 0; e < d; e += VW) {
+        bool cut = e + VW > d;
+        vpart m = v_part(cut ? d - e : VW);
+#pragma GCC unroll 4
+        for (int b = 0; b < blocks; b++) {
+            vf r[VW];
+#pragma GCC unroll 16
+            for (int i = 0; i < VW; i++) {
+                const float *at = k + (b * VW + i) * ld + e;
+                r[i] = !whole && i >= n ? v_zero() : cut ? v_load_part(at, m) : v_load(at);
+            }
+            v_transpose(r);
+#pragma GCC unroll 16
+            for (int c = 0; c < VW; c++) {
+                if (cut && e + c >= d)
+                    break;
+#pragma GCC unroll 4
+                for (int g = 0; g < rows; g++)
+                    sum[b][g] = v_fma(v_set(q[g * d + e + c]), r[c], sum[b][g]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < rows; g++)
+#pragma GCC unroll 4
+        for (int b = 0; b < blocks; b++) {
+            vf x = v_fma(v_set(alpha), sum[b][g], v_zero());
+            if (whole)
+                v_store(s + g * lds + b * VW, x);
+            else
+                v_store_part(s + g * lds, v_part(n), x);
+        }
+}
+
+KN_INLINE void scores_of_rows(const int rows, const int blocks, long keys, long d, const float *q, const float *k, long ld,
+                              float alpha, float *s, long lds)
+{
+    long j = 0;
+    for (; j + blocks * VW <= keys; j += blocks * VW)
+        scores_of(rows, blocks, true, blocks * VW, d, q, k + j * ld, ld, alpha, s + j, lds);
+    for (; blocks > 1 && j + VW <= keys; j += VW)
+        scores_of(rows, 1, true, VW, d, q, k + j * ld, ld, alpha, s + j, lds);
+    if (j < keys)
+        scores_of(rows, 1, false, keys - j, d, q, k + j * ld, ld, alpha, s + j, lds);
+}
+
+static void few_scores(long rows, long keys, long d, const float *q, const float *k, long ld, float alpha, float *s, long lds)
+{
+    for (; rows >= 4; rows -= 4, q += 4 * d, s += 4 * lds)
+        scores_of_rows(4, 1, keys, d, q, k, ld, alpha, s, lds);
+    switch (rows) {
+    case 3: scores_of_rows(3, 1, keys, d, q, k, ld, alpha, s, lds); break;
+    case 2: scores_of_rows(2, 2, keys, d, q, k, ld, alpha, s, lds); break;
+    case 1: scores_of_rows(1, 4, keys, d, q, k, ld, alpha, s, lds); break;
+    default: break;
+    }
+}
+
+/* `vectors` of a value; the last is a part unless it is whole. */
+KN_INLINE void values_of(const int rows, const int vectors, const bool whole, long keys, const float *p, long ldp, const float *v,
+                         long ld, float *y, long d, vpart last)
+{
+    vf sum[4][8];
+#pragma GCC unroll 4
+    for (int g = 0; g < rows; g++)
+#pragma GCC unroll 8
+        for (int i = 0; i < vectors; i++)
+            sum[g][i] = whole ? v_load(y + g * d + i * VW) : v_load_part(y + g * d, last);
+    for (long j = 0; j < keys; j++, v += ld) {
+        vf r[8];
+#pragma GCC unroll 8
+        for (int i = 0; i < vectors; i++)
+            r[i] = whole ? v_load(v + i * VW) : v_load_part(v, last);
+#pragma GCC unroll 4
+        for (int g = 0; g < rows; g++) {
+            vf a = v_set(p[g * ldp + j]);
+#pragma GCC unroll 8
+            for (int i = 0; i < vectors; i++)
+                sum[g][i] = v_fma(a, r[i], sum[g][i]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < rows; g++)
+#pragma GCC unroll 8
+        for (int i = 0; i < vectors; i++) {
+            vf x = v_add(sum[g][i], v_zero()); /* -0 becomes 0, as in a tile */
+            if (whole)
+                v_store(y + g * d + i * VW, x);
+            else
+                v_store_part(y + g * d, last, x);
+        }
+}
+
+KN_INLINE void values_of_rows(const int rows, const int vectors, long keys, long d, const float *p, long ldp, const float *v,
+                              long ld, float *y)
+{
+    long e = 0;
+    for (; e + vectors * VW <= d; e += vectors * VW)
+        values_of(rows, vectors, true, keys, p, ldp, v + e, ld, y + e, d, v_part(VW));
+    for (; e + VW <= d; e += VW)
+        values_of(rows, 1, true, keys, p, ldp, v + e, ld, y + e, d, v_part(VW));
+    if (e < d)
+        values_of(rows, 1, false, keys, p, ldp, v + e, ld, y + e, d, v_part(d - e));
+}
+
+static void few_values(long rows, long keys, long d, const float *p, long ldp, const float *v, long ld, float *y)
+{
+    for (; rows >= 4; rows -= 4, p += 4 * ldp, y += 4 * d)
+        values_of_rows(4, 2, keys, d, p, ldp, v, ld, y);
+    switch (rows) {
+    case 3: values_of_rows(3, 2, keys, d, p, ldp, v, ld, y); break;
+    case 2: values_of_rows(2, 4, keys, d, p, ldp, v, ld, y); break;
+    case 1: values_of_rows(1, 8, keys, d, p, ldp, v, ld, y); break;
+    default: break;
+    }
+}
