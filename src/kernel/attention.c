@@ -55,8 +55,8 @@ size_t kn_attn_scratch(const kn_table *t, const kn_attn *a)
 {
     static float nowhere[1];
     room r;
-    size_t few = kn_attn_is_few(a) ? kn_attn_few_scratch(a) : 0, n = lay(t, a, &r, nowhere);
-    return few > n ? few : n;
+    size_t few = kn_attn_few_scratch(a), n = lay(t, a, &r, nowhere);
+    return few > n ? few : n; /* for few queries and for many: it never shrinks as tq grows */
 }
 
 /* ---- a strip of queries against a block of keys ------------------------------------------------------- */

@@ -37,7 +37,7 @@ static size_t lay_partial(kn_partial *p, float *base, long rows, long dv)
 
 static size_t lay(const kn_attn *a, room *r, float *base)
 {
-    long rows = rows_of(a);
+    long rows = a->heads / a->kv_heads * kn_min(a->tq, FEW);
     size_t n = 0;
     r->q = base + n, n += (size_t)(rows * a->dk);
     r->rows = base + n, n += a->pages ? (size_t)(STRETCH * (a->dk > a->dv ? a->dk : a->dv)) : 0;
