@@ -4,11 +4,13 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <jpeglib.h>
 
 #include "../src/image/image.h"
 #include "../src/image/preprocess.h"
@@ -711,6 +713,305 @@ static void thin_pictures(void **state)
     assert_says(&err, "holds no pixels", NULL);
 }
 
+/* ---- from a file's bytes to numbers in one go --------------------------------------------------------- */
+
+/* A JPEG of a soft picture with noise on it, as the settings say; free() it. */
+typedef struct jpeg_kind {
+    const char *name;
+    int components, across, down; /* sampling of the first component; the others have 1 x 1 */
+    bool progressive;
+    int restart; /* rows of blocks */
+} jpeg_kind;
+
+static const jpeg_kind jpeg_kinds[] = {
+    {"4:2:0", 3, 2, 2, false, 0},      {"4:2:2", 3, 2, 1, false, 0}, {"4:4:4", 3, 1, 1, false, 0},
+    {"4:4:0", 3, 1, 2, false, 0},      {"grey", 1, 1, 1, false, 0},  {"4:1:1", 3, 4, 1, false, 0},
+    {"CMYK", 4, 1, 1, false, 0},       {"YCCK", 4, 2, 2, false, 3},  {"restarts", 3, 2, 2, false, 1},
+    {"progressive", 3, 2, 2, true, 0},
+};
+enum { JPEG_KINDS = sizeof jpeg_kinds / sizeof *jpeg_kinds };
+
+static bs_buf make_jpeg(const jpeg_kind *kind, int width, int height, int orientation)
+{
+    static const uint8_t exif[] = "Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\0\0\0\0\0\0\0\0";
+    struct jpeg_compress_struct c;
+    struct jpeg_error_mgr errors;
+    uint8_t app1[sizeof exif - 1], *bytes = NULL;
+    unsigned long n = 0;
+    c.err = jpeg_std_error(&errors);
+    jpeg_create_compress(&c);
+    jpeg_mem_dest(&c, &bytes, &n);
+    c.image_width = (unsigned)width;
+    c.image_height = (unsigned)height;
+    c.input_components = kind->components;
+    c.in_color_space = kind->components == 1 ? JCS_GRAYSCALE : kind->components == 3 ? JCS_RGB : JCS_CMYK;
+    jpeg_set_defaults(&c);
+    if (kind->components == 4 && kind->across == 2)
+        jpeg_set_colorspace(&c, JCS_YCCK);
+    jpeg_set_quality(&c, 85, TRUE);
+    c.comp_info[0].h_samp_factor = kind->across;
+    c.comp_info[0].v_samp_factor = kind->down;
+    if (kind->progressive)
+        jpeg_simple_progression(&c);
+    c.restart_in_rows = kind->restart;
+    jpeg_start_compress(&c, TRUE);
+    memcpy(app1, exif, sizeof app1);
+    app1[24] = (uint8_t)orientation;
+    jpeg_write_marker(&c, JPEG_APP0 + 1, app1, sizeof app1);
+    size_t row = (size_t)width * (size_t)kind->components;
+    uint8_t *line = malloc(row);
+    assert_non_null(line);
+    for (int y = 0; y < height; y++) {
+        for (int i = 0; i < (int)row; i++) {
+            uint32_t noise = ((uint32_t)(y * (int)row + i) * 2654435761u) >> 27;
+            line[i] = (uint8_t)(128 + 90 * sin(i / 31.0 + y / 17.0) + noise);
+        }
+        jpeg_write_scanlines(&c, &line, 1);
+    }
+    jpeg_finish_compress(&c);
+    jpeg_destroy_compress(&c);
+    free(line);
+    bs_buf b = {0};
+    assert_int_equal(bs_buf_put(&b, bytes, n, NULL), 0);
+    free(bytes);
+    return b;
+}
+
+static im_processor square_processor(int side, int crop)
+{
+    im_processor p;
+    oc_err err = {0};
+    assert_int_equal(im_processor_default(&p, "clip", &err), 0);
+    p.shortest = side;
+    p.crop_width = p.crop_height = crop;
+    return p;
+}
+
+static float *load_or_fail(const im_processor *p, const bs_buf *file, bool fast, bs_pool *pool, const char *name)
+{
+    oc_err err = {0};
+    im_load options = {{0}, fast, pool};
+    size_t n = 3 * (size_t)p->crop_width * (size_t)p->crop_height;
+    float *out = malloc(n * sizeof *out);
+    assert_non_null(out);
+    for (size_t i = 0; i < n; i++)
+        out[i] = NAN;
+    if (im_processor_load(p, file->p, file->n, &options, out, &err))
+        fail_msg("%s: %s", name, err.text);
+    return out;
+}
+
+/* Decoded as a whole, then prepared: what loading must equal. */
+static float *decode_and_run(const im_processor *p, const bs_buf *file, const char *name)
+{
+    oc_err err = {0};
+    im_raster r = decode_or_fail(file->p, file->n, name);
+    oc_picture picture = {.width = r.width, .height = r.height, .rgb = r.rgb};
+    float *out = malloc(3 * (size_t)p->crop_width * (size_t)p->crop_height * sizeof *out);
+    assert_non_null(out);
+    assert_int_equal(im_processor_run(p, &picture, out, &err), 0);
+    im_raster_clear(&r);
+    return out;
+}
+
+static void check_load(const im_processor *p, const bs_buf *file, bs_pool *const *pools, int count, const char *name)
+{
+    float *want = decode_and_run(p, file, name);
+    size_t n = 3 * (size_t)p->crop_width * (size_t)p->crop_height;
+    for (int k = 0; k < count; k++) {
+        float *got = load_or_fail(p, file, false, pools[k], name);
+        for (size_t i = 0; i < n; i++)
+            if (memcmp(&got[i], &want[i], sizeof *got))
+                fail_msg("%s on %d threads: number %zu is %g, expected %g", name, bs_pool_threads(pools[k]), i, (double)got[i],
+                         (double)want[i]);
+        free(got);
+    }
+    free(want);
+}
+
+static void loading_equals_decoding_of_small_files(void **state)
+{
+    (void)state;
+    bs_pool *alone = NULL;
+    bs_buf list = data_file("pictures.txt");
+    im_processor p = square_processor(9, 7);
+    for (char *line = strtok(list.p, "\n"); line; line = strtok(NULL, "\n")) {
+        line[strcspn(line, " ")] = 0;
+        bs_buf file = data_file(line);
+        check_load(&p, &file, &alone, 1, line);
+        bs_buf_clear(&file);
+    }
+    bs_buf_clear(&list);
+}
+
+/* Every kind and orientation in shapes that are cropped on all sides, in parts that begin anywhere. */
+static void loading_equals_decoding_of_jpegs(void **state)
+{
+    (void)state;
+    static const int sizes[][2] = {{701, 467}, {467, 701}, {640, 480}, {333, 900}, {1500, 301}, {17, 1100}, {8, 8}, {1, 1}};
+    bs_pool *pools[] = {NULL, bs_pool_open(2, NULL), bs_pool_open(3, NULL), bs_pool_open(7, NULL)};
+    im_processor p = square_processor(56, 56), wide = square_processor(90, 40);
+    for (int k = 0; k < JPEG_KINDS; k++)
+        for (int i = 0; i < 8; i++) {
+            char name[64];
+            int orientation = (k + 3 * i) % 8 + 1;
+            snprintf(name, sizeof name, "%s, %d x %d, orientation %d", jpeg_kinds[k].name, sizes[i][0], sizes[i][1], orientation);
+            bs_buf file = make_jpeg(&jpeg_kinds[k], sizes[i][0], sizes[i][1], orientation);
+            check_load(i % 2 ? &wide : &p, &file, pools, 4, name);
+            bs_buf_clear(&file);
+        }
+    for (int i = 1; i < 4; i++)
+        bs_pool_close(pools[i]);
+}
+
+/* The other way of asking, too: both sides given, whatever the shape, and every filter. */
+static void loading_keeps_every_filter(void **state)
+{
+    (void)state;
+    bs_pool *pool = bs_pool_open(2, NULL);
+    for (int orientation = 1; orientation <= 8; orientation++) {
+        bs_buf file = make_jpeg(&jpeg_kinds[0], 500, 333, orientation);
+        for (int filter = 0; filter <= IM_HAMMING; filter++) {
+            im_processor p = square_processor(0, 31);
+            p.rule = IM_SIZE_EXACT;
+            p.width = 45;
+            p.height = 600;
+            p.resample = (im_filter)filter;
+            check_load(&p, &file, &pool, 1, "a stretched picture");
+        }
+        bs_buf_clear(&file);
+    }
+    bs_pool_close(pool);
+}
+
+static double mean_difference(const float *a, const float *b, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += fabs((double)a[i] - (double)b[i]);
+    return sum / (double)n;
+}
+
+/* Levels of 0..255; turned pictures must not be a pixel off, which soft pictures would show, too. */
+static void fast_loading_is_close(void **state)
+{
+    (void)state;
+    bs_pool *pools[] = {NULL, bs_pool_open(3, NULL)};
+    im_processor p = square_processor(56, 50);
+    size_t n = 3 * 50 * 50;
+    p.do_rescale = p.do_normalize = false;
+    for (int orientation = 1; orientation <= 8; orientation++)
+        for (int k = 0; k < JPEG_KINDS; k++) {
+            bs_buf file = make_jpeg(&jpeg_kinds[k], 1003, 805, orientation);
+            float *exact = load_or_fail(&p, &file, false, NULL, "exactly");
+            float *fast = load_or_fail(&p, &file, true, pools[0], "fast"),
+                  *shared = load_or_fail(&p, &file, true, pools[1], "fast");
+            assert_memory_equal(fast, shared, n * sizeof *fast);
+            double off = mean_difference(exact, fast, n);
+            if (off > 3.5 || off == 0)
+                fail_msg("%s, orientation %d: off by %.2f levels", jpeg_kinds[k].name, orientation, off);
+            free(exact);
+            free(fast);
+            free(shared);
+            bs_buf_clear(&file);
+        }
+    bs_pool_close(pools[1]);
+}
+
+/* What the scale would take away below the size that is wanted, it leaves: small pictures are exact. */
+static void fast_loading_never_enlarges(void **state)
+{
+    (void)state;
+    im_processor p = square_processor(224, 224);
+    bs_buf file = make_jpeg(&jpeg_kinds[0], 447, 600, 1);
+    float *exact = load_or_fail(&p, &file, false, NULL, "exactly"), *fast = load_or_fail(&p, &file, true, NULL, "fast");
+    assert_memory_equal(exact, fast, sizeof *fast * 3 * 224 * 224);
+    free(exact);
+    free(fast);
+    bs_buf_clear(&file);
+}
+
+/* Also where nothing of what is cut off would be needed. */
+static void truncated_files_do_not_load(void **state)
+{
+    (void)state;
+    bs_pool *pools[] = {NULL, bs_pool_open(2, NULL)};
+    im_processor p = square_processor(20, 20);
+    float out[3 * 20 * 20];
+    for (int k = 0; k < JPEG_KINDS; k++) {
+        bs_buf file = make_jpeg(&jpeg_kinds[k], 300, 1400, 1);
+        for (size_t cut = 1; cut <= file.n; cut += 1 + cut / 3 + file.n / 50)
+            for (int i = 0; i < 2; i++) {
+                oc_err err = {0};
+                im_load options = {{0}, false, pools[i]};
+                if (!im_processor_load(&p, file.p, file.n - cut, &options, out, &err))
+                    fail_msg("%s: %zu bytes less of %zu are taken for a picture", jpeg_kinds[k].name, cut, file.n);
+                assert_true(err.text[0] && (cut > 1 || strstr(err.text, "truncated")));
+            }
+        bs_buf_clear(&file);
+    }
+    bs_pool_close(pools[1]);
+}
+
+static void damaged_files_load_or_fail(void **state)
+{
+    (void)state;
+    bs_pool *pool = bs_pool_open(2, NULL);
+    im_processor p = square_processor(20, 20);
+    float out[3 * 20 * 20];
+    bs_rng rng;
+    bs_rng_seed(&rng, 8, 1);
+    for (int k = 0; k < JPEG_KINDS; k++) {
+        bs_buf file = make_jpeg(&jpeg_kinds[k], 420, 420, 6);
+        for (int i = 0; i < 40; i++) {
+            size_t at = bs_rng_below(&rng, (uint32_t)file.n);
+            char was = file.p[at];
+            oc_err err = {0};
+            im_load options = {{0}, i % 3 == 0, i % 2 ? pool : NULL};
+            file.p[at] = (char)bs_rng_below(&rng, 256);
+            int result = im_processor_load(&p, file.p, file.n, &options, out, &err);
+            assert_true(result ? err.text[0] : !err.text[0]);
+            file.p[at] = was;
+        }
+        bs_buf_clear(&file);
+    }
+    bs_pool_close(pool);
+}
+
+static void many_files_at_once(void **state)
+{
+    (void)state;
+    enum { FILES = 5 };
+    static const char *const names[FILES] = {"yuv420.jpg", "rgb8.png", "nowhere.jpg", "pictures.txt", "lossy.webp"};
+    char paths[FILES][1024];
+    const char *list[FILES];
+    for (int i = 0; i < FILES; i++) {
+        snprintf(paths[i], sizeof paths[i], "%s", data_path(names[i]));
+        list[i] = paths[i];
+    }
+    im_processor p = square_processor(8, 8);
+    float out[FILES * 192];
+    for (int threads = 1; threads <= 4; threads++) {
+        oc_err errors[FILES];
+        bool unread[FILES];
+        im_load options = {.pool = bs_pool_open(threads, NULL)};
+        im_processor_load_files(&p, list, FILES, &options, out, errors, unread);
+        bs_pool_close(options.pool);
+        for (int i = 0; i < FILES; i++)
+            assert_true((errors[i].text[0] != 0) == (i == 2 || i == 3) && unread[i] == (i == 2));
+        assert_says(&errors[3], "cannot decode", "pictures.txt");
+        for (int i = 0; i < FILES; i++) {
+            bs_buf file = {0};
+            if (errors[i].text[0] || bs_read_file(&file, list[i], 0, NULL))
+                continue;
+            float *want = decode_and_run(&p, &file, names[i]);
+            assert_memory_equal(out + 192 * i, want, 192 * sizeof *want);
+            free(want);
+            bs_buf_clear(&file);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -733,6 +1034,14 @@ int main(void)
         cmocka_unit_test(crops_pad),
         cmocka_unit_test_setup_teardown(wrong_configs_are_refused, make_folder, drop_folder),
         cmocka_unit_test(thin_pictures),
+        cmocka_unit_test(loading_equals_decoding_of_small_files),
+        cmocka_unit_test(loading_equals_decoding_of_jpegs),
+        cmocka_unit_test(loading_keeps_every_filter),
+        cmocka_unit_test(fast_loading_is_close),
+        cmocka_unit_test(fast_loading_never_enlarges),
+        cmocka_unit_test(truncated_files_do_not_load),
+        cmocka_unit_test(damaged_files_load_or_fail),
+        cmocka_unit_test(many_files_at_once),
     };
     return cmocka_run_group_tests_name("image", tests, NULL, NULL);
 }

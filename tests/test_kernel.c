@@ -1532,6 +1532,93 @@ static int run_bench(int threads, const char *only)
     return 0;
 }
 
+/* ---- pictures ------------------------------------------------------------------------------------------- */
+
+static uint8_t *random_bytes(long n)
+{
+    uint8_t *x = fence((size_t)n);
+    for (long i = 0; i < n; i++)
+        x[i] = (uint8_t)bs_rng_below(&rng, 256);
+    return x;
+}
+
+static void same_bytes(const char *tier, const char *what, const void *got, const void *want, size_t n)
+{
+    if (memcmp(got, want, n))
+        fail_msg("%s, %s: not the bytes of generic C (seed %llu)", tier, what, (unsigned long long)seed);
+}
+
+/* Weights of either sign that add up to one, as a filter's do, in n outputs of up to `most` inputs out of `in`. */
+static kn_taps random_taps(long n, long most, long in)
+{
+    long room = (most + KN_TAP_LANES - 1) / KN_TAP_LANES * KN_TAP_LANES;
+    kn_taps t = {
+        n, room, fence((size_t)n * 4), fence((size_t)n * 4), fence((size_t)(n * room) * 2), fence((size_t)(n * room) * 2)};
+    memset(t.low, 0, (size_t)(n * room) * 2);
+    memset(t.high, 0, (size_t)(n * room) * 2);
+    for (long i = 0; i < n; i++) {
+        t.count[i] = 1 + (int32_t)bs_rng_below(&rng, (uint32_t)most);
+        t.first[i] = (int32_t)bs_rng_below(&rng, (uint32_t)(in - t.count[i] + 1));
+        int32_t left = 1 << KN_TAP_BITS, step = (1 << KN_TAP_BITS) / t.count[i];
+        for (long k = 0; k < t.count[i]; k++) {
+            int32_t w = k + 1 == t.count[i] ? left : step + (int32_t)bs_rng_below(&rng, 40001) - 20000;
+            int32_t high = (w + (1 << (KN_TAP_SPLIT - 1))) >> KN_TAP_SPLIT;
+            left -= w;
+            t.high[i * room + k] = (int16_t)high;
+            t.low[i * room + k] = (int16_t)(w - high * (1 << KN_TAP_SPLIT));
+        }
+    }
+    return t;
+}
+
+static void check_row_of_pixels(const kn_table *t, long n)
+{
+    const kn_table *truth = tiers[0];
+    long most = 1 + (long)bs_rng_below(&rng, (uint32_t)(n < 70 ? n : 70)), plane = n + most + KN_TAP_LANES;
+    uint8_t *rgb = random_bytes(3 * n), *a = fence((size_t)n * 3), *b = fence((size_t)n * 3);
+    int16_t *p = fence((size_t)(3 * plane) * 2), *q = fence((size_t)(3 * plane) * 2);
+    memset(p, 0, (size_t)(3 * plane) * 2);
+    memset(q, 0, (size_t)(3 * plane) * 2);
+    t->split_rgb(n, rgb, p, plane);
+    truth->split_rgb(n, rgb, q, plane);
+    same_bytes(t->name, "split_rgb", p, q, (size_t)(3 * plane) * 2);
+    kn_taps taps = random_taps(n, most, n);
+    t->blend_pixels(&taps, p, plane, a);
+    truth->blend_pixels(&taps, q, plane, b);
+    same_bytes(t->name, "blend_pixels", a, b, (size_t)n * 3);
+    float *table = random_floats(768, -3, 3), *x = zeros(3 * n + 2), *y = zeros(3 * n + 2);
+    t->rgb_to_floats(n, rgb, table, x, n + 1);
+    truth->rgb_to_floats(n, rgb, table, y, n + 1);
+    same_bits(t->name, "rgb_to_floats", x, y, 3 * n + 2);
+    unfence();
+}
+
+static void check_blend_rows(const kn_table *t, long n, long rows)
+{
+    const uint8_t *row[40];
+    uint8_t *a = fence((size_t)n), *b = fence((size_t)n);
+    for (long k = 0; k < rows; k++)
+        row[k] = random_bytes(n);
+    kn_taps taps = random_taps(1, rows, rows);
+    t->blend_rows(n, rows, row, taps.low, taps.high, a);
+    tiers[0]->blend_rows(n, rows, row, taps.low, taps.high, b);
+    same_bytes(t->name, "blend_rows", a, b, (size_t)n);
+    unfence();
+}
+
+static void pictures_have_the_same_bytes(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER (t)
+        for (int i = 0; i < LENGTHS; i++) {
+            for (int k = 0; k < 4; k++)
+                check_row_of_pixels(t, lengths[i]);
+            for (long rows = 1; rows <= 40; rows += 1 + rows / 4)
+                check_blend_rows(t, lengths[i], rows);
+        }
+}
+
 int main(int argc, char **argv)
 {
     const char *given = getenv("OCELLI_SEED");
@@ -1563,14 +1650,14 @@ int main(int argc, char **argv)
         cmocka_unit_test(narrowing_rounds),
         cmocka_unit_test(many_rows_keep_their_bits),
         cmocka_unit_test(cross_entropy_is_right),
+        cmocka_unit_test(pictures_have_the_same_bytes),
         cmocka_unit_test(attention_is_right),
         cmocka_unit_test(queries_keep_their_bits),
         cmocka_unit_test(gradients_may_be_left_out),
     };
     const struct CMUnitTest threaded[] = {
-        cmocka_unit_test(tiers_are_found),
-        cmocka_unit_test(gemm_keeps_its_bits),
-        cmocka_unit_test(many_rows_keep_their_bits),
+        cmocka_unit_test(tiers_are_found),           cmocka_unit_test(gemm_keeps_its_bits),
+        cmocka_unit_test(many_rows_keep_their_bits), cmocka_unit_test(pictures_have_the_same_bytes),
         cmocka_unit_test(attention_is_right),
     };
     if (ONLY_THREADS)

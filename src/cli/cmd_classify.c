@@ -213,7 +213,6 @@ static int run(const cl_command *self, int argc, char **argv)
         {"templates", "NAME|FILE", CL_TEXT, &j.set, CL_TEMPLATES_HELP, 0, 0},
         {"top", "K", CL_INT, &j.top, "labels to show for each picture (5; all of them with --json)", 1, 1e9},
         {"fast-decode", NULL, CL_FLAG, &j.common.fast, CL_FAST_HELP, 0, 0},
-        {"fast-decode", NULL, CL_FLAG, &j.common.fast, "the same", 0, 0},
         {0},
     };
     int code = cl_parse(self, argc, argv, options, &j.common, &j.pictures);

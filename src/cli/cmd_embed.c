@@ -149,7 +149,6 @@ static int run(const cl_command *self, int argc, char **argv)
         {"npy", "FILE", CL_TEXT, &j.npy, "write all rows as one NumPy array instead", 0, 0},
         {"normalize", NULL, CL_FLAG, &j.normalize, "rows of length 1, so that a dot product is a cosine", 0, 0},
         {"fast-decode", NULL, CL_FLAG, &j.common.fast, CL_FAST_HELP, 0, 0},
-        {"fast-decode", NULL, CL_FLAG, &j.common.fast, "the same", 0, 0},
         {0},
     };
     int code = cl_parse(self, argc, argv, options, &j.common, &j.pictures);

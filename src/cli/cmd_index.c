@@ -92,7 +92,6 @@ static int run(const cl_command *self, int argc, char **argv)
         {"db", "FILE", CL_TEXT, &j.db, "the database (DIR/" IX_DEFAULT_NAME ")", 0, 0},
         {"retry", NULL, CL_FLAG, &j.retry, "pictures that failed before once more, though they have not changed", 0, 0},
         {"fast-decode", NULL, CL_FLAG, &j.common.fast, CL_FAST_HELP, 0, 0},
-        {"fast-decode", NULL, CL_FLAG, &j.common.fast, "the same", 0, 0},
         {0},
     };
     int code = cl_parse(self, argc, argv, options, &j.common, &rest);

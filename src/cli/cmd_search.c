@@ -186,7 +186,6 @@ static int run(const cl_command *self, int argc, char **argv)
         {"top", "K", CL_INT, &j.top, "so many of the best (10)", 1, 1e9},
         {"stdin", NULL, CL_FLAG, &j.from_stdin, "queries from standard input, a line each", 0, 0},
         {"fast-decode", NULL, CL_FLAG, &j.common.fast, CL_FAST_HELP, 0, 0},
-        {"fast-decode", NULL, CL_FLAG, &j.common.fast, "the same", 0, 0},
         {0},
     };
     int code = cl_parse(self, argc, argv, options, &j.common, &words);
