@@ -130,9 +130,13 @@ enum { LENGTHS = sizeof lengths / sizeof *lengths };
 static void tiers_are_found(void **state)
 {
     (void)state;
+#if defined(__aarch64__)
+    static const char *const all[] = {"generic", "neon"};
+#else
     static const char *const all[] = {"generic", "avx2", "avx512"};
+#endif
     assert_string_equal(tiers[0]->name, "generic");
-    for (int i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         bool found = false;
         for (int j = 0; j < tier_count; j++)
             found = found || !strcmp(all[i], tiers[j]->name);

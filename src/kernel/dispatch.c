@@ -9,6 +9,11 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#define TIER_NAMES "generic, avx2, avx512"
+#elif defined(__aarch64__)
+#define TIER_NAMES "generic, neon"
+#else
+#define TIER_NAMES "generic"
 #endif
 
 enum { MAX_TIERS = 4 };
@@ -38,6 +43,8 @@ static void find_tiers(void)
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
         tiers[tier_count++] = &kn_avx512;
+#elif defined(__aarch64__)
+    tiers[tier_count++] = &kn_neon; /* no aarch64 is without it */
 #endif
 }
 
@@ -58,7 +65,7 @@ const kn_table *kn_best(oc_err *err)
     for (int i = 0; i < count; i++)
         if (!strcmp(name, all[i]->name))
             return all[i];
-    bs_err(err, "OCELLI_CPU: this CPU cannot run '%s'; it can run up to '%s' (tiers: generic, avx2, avx512)", name,
+    bs_err(err, "OCELLI_CPU: this CPU cannot run '%s'; it can run up to '%s' (tiers: " TIER_NAMES ")", name,
            all[count - 1]->name);
     return NULL;
 }

@@ -13,7 +13,7 @@ typedef enum kn_act { KN_NONE, KN_GELU, KN_GELU_TANH, KN_QUICK_GELU, KN_SILU, KN
 
 /* One row kernel each; `n`, `d` count floats. Rows are contiguous: row r starts at r * d. */
 typedef struct kn_table {
-    const char *name; /* generic, avx2, avx512 */
+    const char *name; /* generic, avx2, avx512, neon */
 
     /* The micro-kernel of GEMM: c[i][j] = (accumulate ? c : 0) + alpha * sum over p of a[p*sa + i] * b[p*sb + j] for the first
      * m <= mr rows and n <= nr columns, summed over p = 0..k-1 in order with one accumulator an element. Packed operands have
@@ -83,7 +83,7 @@ typedef struct kn_table {
     void (*to_bf16)(long n, const float *x, uint16_t *y); /* likewise */
 } kn_table;
 
-/* The best tier of this CPU, or the one that OCELLI_CPU names (generic, avx2, avx512), looked up once.
+/* The best tier of this CPU, or the one that OCELLI_CPU names (generic, avx2, avx512; neon), looked up once.
  * A tier that the CPU lacks is an error. */
 const kn_table *kn_best(oc_err *err);
 /* Every tier that this CPU can run, generic first; *count of them. */

@@ -29,7 +29,9 @@ static inline vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf v_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 static inline vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }   /* a b + c */
 static inline vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a b */
-static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }              /* b when either is NaN */
+/* a[i] b + c, where a[0..n) may be read. */
+static inline vf v_fma_at(const float *a, int i, int n, vf b, vf c) { return (void)n, v_fma(v_set(a[i]), b, c); }
+static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); } /* b when either is NaN */
 static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf v_abs(vf a) { return _mm512_abs_ps(a); }
 

@@ -7,6 +7,8 @@
 extern const kn_table kn_generic;
 #if defined(__x86_64__)
 extern const kn_table kn_avx2, kn_avx512;
+#elif defined(__aarch64__)
+extern const kn_table kn_neon;
 #endif
 
 #endif

@@ -23,10 +23,9 @@ KN_INLINE void tile(const int m, const int nv, const bool part, long k, const fl
         vf b1 = nv == 1 ? b0 : part ? v_load_part(b + VW, last) : v_load(b + VW);
 #pragma GCC unroll 16
         for (int i = 0; i < m; i++) {
-            vf ai = v_set(a[i]);
-            s[i][0] = v_fma(ai, b0, s[i][0]);
+            s[i][0] = v_fma_at(a, i, m, b0, s[i][0]);
             if (nv == 2)
-                s[i][1] = v_fma(ai, b1, s[i][1]);
+                s[i][1] = v_fma_at(a, i, m, b1, s[i][1]);
         }
     }
     vf scale = v_set(alpha);
@@ -63,6 +62,8 @@ KN_INLINE void tile_of(int m, const int nv, const bool part, long k, const float
     case 10: tile(10, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
     case 11: tile(11, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
     case 12: tile(12, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
+#endif
+#if MR > 12
     case 13: tile(13, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
     case 14: tile(14, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
 #endif
@@ -161,9 +162,9 @@ KN_INLINE void copy_narrow(const float *x, long left, long width, float *p, bool
         v_store(p, v);
 }
 
-KN_INLINE void copy_wide(const float *x, long left, float *p)
+KN_INLINE void copy_wide(const float *x, long left, const long width, float *p)
 {
-    for (long j = 0; j < NR && j < left; j += VW)
+    for (long j = 0; j < width && j < left; j += VW)
         v_store(p + j, left - j >= VW ? v_load(x + j) : v_load_part(x + j, v_part(left - j)));
 }
 
@@ -175,7 +176,10 @@ static void pack_rows(long k, long w, long width, const float *x, long ld, float
             __builtin_prefetch(x + ROWS_AHEAD * ld + j);
         if (width == NR)
             for (long j = 0; j < w; j += NR)
-                copy_wide(x + j, w - j, p + j * k);
+                copy_wide(x + j, w - j, NR, p + j * k);
+        else if (width > VW)
+            for (long j = 0; j < w; j += width)
+                copy_wide(x + j, w - j, width, p + j * k);
         else
             for (long j = 0; j < w; j += width)
                 copy_narrow(x + j, w - j, width, p + j * k, q + 1 == k);
