@@ -250,7 +250,7 @@ def facts():
 
 
 def main():
-    for tier in tiers()[0]:
+    for tier in tiers(program)[0]:
         tap.check(f"{tier}: forward is the code path of embed", forward_is_embed, tier)
     tap.check("batches do not matter", batches_do_not_matter)
     tap.check("--npy is all rows", one_array)

@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,18 @@ def save(tensors, path):
 
 
 class Program:
-    """Runs `ocelli` with a time limit; under sanitizers a report is a failure wherever it appears."""
+    """Runs `ocelli` with a time limit; under sanitizers a report is a failure wherever it appears. A program for another machine runs through
+    the emulator that meson was told of."""
 
     def __init__(self, path, timeout=300):
         self.path, self.timeout = str(Path(path).resolve()), timeout
+        self.machine = {62: "x86_64", 183: "aarch64"}.get(struct.unpack_from("<H", Path(path).read_bytes(), 18)[0])  # e_machine of ELF
+        emulator = os.environ.get("MESON_EXE_WRAPPER")
+        if emulator:
+            self.folder = tempfile.TemporaryDirectory()
+            self.path = str(Path(self.folder.name, "ocelli"))
+            Path(self.path).write_text(f'#!/bin/sh\nexec {emulator} "{Path(path).resolve()}" "$@"\n')
+            os.chmod(self.path, 0o755)
 
     def run(self, *args, text=None, env=None, cwd=None, **more):
         stdin = {} if text is None else {"input": text.encode() if isinstance(text, str) else text}
@@ -69,14 +78,16 @@ class Program:
         return got
 
 
-TIERS = {"generic": [], "avx2": ["avx2", "fma", "f16c"], "avx512": ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"]}
+TIERS = {"x86_64": {"generic": [], "avx2": ["avx2", "fma", "f16c"], "avx512": ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"]},
+         "aarch64": {"generic": [], "neon": []}}
 
 
-def tiers():
-    """(tiers that this CPU must be able to run, the others)."""
+def tiers(program):
+    """(tiers of the program that this CPU must be able to run, the others)."""
     try:
         flags = next(x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("flags")).split()
     except (OSError, StopIteration):
         flags = []
-    can = [t for t, need in TIERS.items() if all(f in flags for f in need)]
-    return can, [t for t in TIERS if t not in can]
+    all_tiers = TIERS.get(program.machine, {"generic": []})
+    can = [t for t, need in all_tiers.items() if all(f in flags for f in need)]
+    return can, [t for t in all_tiers if t not in can]

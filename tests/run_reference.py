@@ -47,7 +47,7 @@ def equal(first, program, case, tier, threads, out):
 
 def main():
     program = Program(sys.argv[1])
-    can, cannot = tiers()
+    can, cannot = tiers(program)
     with tempfile.TemporaryDirectory() as tmp:
         for tier in can:
             compare(program, tier)

@@ -29,13 +29,22 @@ enum { ONLY_THREADS = 0 };
 enum { ONLY_THREADS = 0 };
 #endif
 
+/* An emulator is a hundred times slower: the fastest tier alone is held against truth (generic C is the same code everywhere), and what only
+ * the portable loops would notice is left out. */
+#if defined(EMULATED)
+enum { SLOW_MACHINE = 1 };
+#else
+enum { SLOW_MACHINE = 0 };
+#endif
+
 static bs_rng rng;
 static uint64_t seed;
 static const kn_table *const *tiers;
 static int tier_count;
 
 /* Which thread does what is the same on every tier: the fastest serves where only that is looked at. */
-#define EACH_TIER(t) for (int tier_ = ONLY_THREADS ? tier_count - 1 : 0; tier_ < tier_count && (t = tiers[tier_]); tier_++)
+#define EACH_TIER(t) \
+    for (int tier_ = ONLY_THREADS || SLOW_MACHINE ? tier_count - 1 : 0; tier_ < tier_count && (t = tiers[tier_]); tier_++)
 #define ULP 0x1p-24
 
 /* ---- fenced memory ------------------------------------------------------------------------------------ */
@@ -143,7 +152,11 @@ static void tiers_are_found(void **state)
         setenv("OCELLI_CPU", all[i], 1);
         oc_err err = {0};
         const kn_table *t = kn_best(&err);
-        print_message(found ? "# tier %s: checked\n" : "# *** TIER %s DID NOT RUN: THIS CPU LACKS IT ***\n", all[i]);
+        bool left_out = SLOW_MACHINE && i == 0;
+        print_message(left_out ? "# tier %s: not checked by emulation\n"
+                      : found  ? "# tier %s: checked\n"
+                               : "# *** TIER %s DID NOT RUN: THIS CPU LACKS IT ***\n",
+                      all[i]);
         assert_true(found == (t != NULL));
         assert_true(found || strstr(err.text, all[i]));
         assert_true(!found || !strcmp(t->name, all[i]));
@@ -397,9 +410,11 @@ static void gemm_keeps_its_bits(void **state)
         for (int s = 0; s < SHAPES; s++)
             for (int i = 0; i < 4; i++)
                 check_packed(t, w, 4, shapes[s][0], shapes[s][1], shapes[s][2], 4 * (int)bs_rng_below(&rng, 32) + (i & 1));
-        check_packed(t, w, 4, 500, 700, 1100, 4 + 64);
-        check_gemm_bits(t, w, 4, 500, 2100, 1100, 2); /* more than one panel of B and more than one stretch of k */
-        check_gemm_bits(t, w, 4, 300, 600, 5000, 1);
+        if (!SLOW_MACHINE) {
+            check_packed(t, w, 4, 500, 700, 1100, 4 + 64);
+            check_gemm_bits(t, w, 4, 500, 2100, 1100, 2); /* more than one panel of B and more than one stretch of k */
+            check_gemm_bits(t, w, 4, 300, 600, 5000, 1);
+        }
         check_gemm_bits(t, w, 4, 290, 333, 800, 128 + 16 + 32);
         check_gemm_bits(t, w, 4, 290, 333, 800, 128 + 16 + 2);
         close_works(pool, w);

@@ -173,7 +173,7 @@ def other_settings():
 
 
 def other_tier():
-    can, _ = tiers()
+    can, _ = tiers(program)
     train("tier", "--stop-after", 2, code=1, env={"OCELLI_CPU": can[0]})
     got = program.good(*[x for x in arguments("tier") if x != "--quiet"], env={"OCELLI_CPU": can[-1]})
     assert len(can) == 1 or "other kernels" in got.err, got.err

@@ -8,6 +8,10 @@
 
 #include "ocelli.h"
 
+/* Numbers of checkpoints, of pictures and of the library lie in memory as they do in the file, and `long` counts them. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && sizeof(long) == 8 && sizeof(void *) == 8,
+               "Ocelli needs a little-endian 64-bit machine");
+
 /* ---- errors ------------------------------------------------------------------------------------------- */
 
 /* Writes the first error only (a later one never hides the cause) and returns -1. err may be NULL. */

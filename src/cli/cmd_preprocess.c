@@ -126,5 +126,5 @@ done:
 const cl_command cmd_preprocess = {
     "preprocess", "pictures as the numbers a model takes", "--model M --out F.safetensors IMAGE...",
     "  ocelli preprocess --model starter --out px.safetensors photo.jpg    # pixel_values [1,3,H,W]\n"
-    "  ocelli preprocess --fast --repeat 20 --out px.safetensors photo.jpg     # and how long one takes\n",
+    "  ocelli preprocess --fast-decode --repeat 20 --out px.safetensors photo.jpg     # and how long one takes\n",
     run};
