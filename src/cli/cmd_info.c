@@ -20,8 +20,8 @@ static int collect(facts *f, const md_model *m, const cl_common *common, oc_err 
     f->m = m;
     m->family->sizes(m->m, &f->sizes);
     int side = (int)f->sizes.image_size;
-    size_t images = rn_plan_images(m, NULL, kn, common->threads ? common->threads : 1, rows, side, side);
-    size_t texts = rn_plan_texts(m, NULL, kn, common->threads ? common->threads : 1, rows, (int)f->sizes.max_tokens);
+    size_t images = rn_plan_images(m, NULL, kn, common->threads ? common->threads : 1, rows, side, side, false);
+    size_t texts = rn_plan_texts(m, NULL, kn, common->threads ? common->threads : 1, rows, (int)f->sizes.max_tokens, false);
     f->arena = images > texts ? images : texts;
     for (size_t i = 0; m->store && i < ck_count(m->store); i++)
         f->by_dtype[ck_at(m->store, i)->dtype] += (long)ck_at(m->store, i)->count;

@@ -31,7 +31,7 @@ static void shape(kn_packed *w, const md_slot *s, kn_dtype dtype, long group)
 static int keep_group(const md_model *m, const md_slot *s, kn_packed *w, oc_err *err)
 {
     ck_quantized q;
-    int found = w->dtype == KN_I4 ? ck_quantized_find(m->store, s->name, w->n, w->k, &q, err) : 0;
+    int found = w->dtype == KN_I4 && m->store ? ck_quantized_find(m->store, s->name, w->n, w->k, &q, err) : 0;
     if (found > 0 && q.bits == 4)
         w->group = q.group;
     return found < 0 ? -1 : 0;
@@ -121,7 +121,7 @@ static int pack(const md_packed *p, kn_work *work, int id, oc_err *err)
     bool same = found > 0 && ((w->dtype == KN_I8 && q.bits == 8) || (w->dtype == KN_I4 && q.bits == 4));
     if (found < 0 || (same ? pack_integers(m, work, w, &q, err) : pack_floats(m, work, w, s, err)))
         return -1;
-    const ck_tensor *t = found > 0 ? q.q : ck_find(m->store, s->name);
+    const ck_tensor *t = found > 0 ? q.q : m->store ? ck_find(m->store, s->name) : NULL;
     if (t)
         ck_release(m->store, t);
     return 0;

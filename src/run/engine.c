@@ -71,19 +71,24 @@ md_packed *rn_pack(const md_model *m, const kn_table *t, oc_dtype dtype, oc_err 
     return md_packed_open(m, t, dtype == OC_AUTO ? md_file_dtype(m) : kinds[dtype], 0, err);
 }
 
+static int open_weights(oc_engine *e, const char *folder, oc_err *err)
+{
+    e->packed = e->model ? rn_pack(e->model, e->kn, e->options.dtype, err) : NULL;
+    if (!e->packed)
+        return -1;
+    e->model->family->sizes(e->model->m, &e->sizes);
+    if (!isfinite(oc_logit_scale(e)))
+        return md_check_finite(e->model, err) ? -1 : bs_err(err, "'%s': logit_scale is too large", folder);
+    return e->options.lora ? md_lora_open(&e->lora, e->model, e->options.lora, e->options.lora_scale, err) : 0;
+}
+
 static int open_parts(oc_engine *e, const char *folder, oc_err *err)
 {
     e->kn = kn_best(err);
     e->model = e->kn ? md_open_lean(folder, err) : NULL;
-    e->packed = e->model ? rn_pack(e->model, e->kn, e->options.dtype, err) : NULL;
-    if (!e->packed)
+    if (open_weights(e, folder, err))
         return -1;
     const md_family *f = e->model->family;
-    f->sizes(e->model->m, &e->sizes);
-    if (!isfinite(oc_logit_scale(e)))
-        return md_check_finite(e->model, err) ? -1 : bs_err(err, "'%s': logit_scale is too large", folder);
-    if (e->options.lora && md_lora_open(&e->lora, e->model, e->options.lora, e->options.lora_scale, err))
-        return -1;
     if (f->can & MD_EMBEDS_IMAGES) {
         int h, w;
         if (im_processor_read(&e->processor, folder, err))
@@ -103,7 +108,32 @@ static int open_parts(oc_engine *e, const char *folder, oc_err *err)
     return 0;
 }
 
-oc_engine *oc_engine_open(const char *model, const oc_options *options, oc_err *err)
+/* What md_open_lean gives, or with random weights when there are none. */
+static md_model *open_or_draw(const char *folder, uint64_t seed, oc_err *err)
+{
+    char *one = bs_join(folder, "model.safetensors"), *many = bs_join(folder, "model.safetensors.index.json");
+    bool held = !one || !many || bs_is_file(one) || bs_is_file(many);
+    free(one);
+    free(many);
+    if (held)
+        return md_open_lean(folder, err);
+    md_model *m = md_create(folder, err);
+    if (m && !md_own(m, err) && !md_init(m, seed, err)) {
+        m->weights_bytes = (size_t)m->parameters * sizeof(float);
+        return m;
+    }
+    md_close(m);
+    return NULL;
+}
+
+static int open_bare(oc_engine *e, const char *folder, uint64_t seed, oc_err *err)
+{
+    e->kn = kn_best(err);
+    e->model = e->kn ? open_or_draw(folder, seed, err) : NULL;
+    return open_weights(e, folder, err);
+}
+
+static oc_engine *open_engine(const char *model, const oc_options *options, bool bare, uint64_t seed, oc_err *err)
 {
     oc_engine *e = calloc(1, sizeof *e);
     char *folder = NULL;
@@ -115,7 +145,7 @@ oc_engine *oc_engine_open(const char *model, const oc_options *options, oc_err *
         e->options = *options;
     set_defaults(&e->options);
     folder = !model ? NULL : rn_find_model(model, e->options.data_dir, err);
-    if (!folder || open_parts(e, folder, err)) {
+    if (!folder || (bare ? open_bare(e, folder, seed, err) : open_parts(e, folder, err))) {
         bs_err(err, "no model is named"); /* unless something was said already */
         oc_engine_close(e);
         free(folder);
@@ -124,6 +154,16 @@ oc_engine *oc_engine_open(const char *model, const oc_options *options, oc_err *
     e->options.lora = e->options.data_dir = NULL; /* the caller's strings need not live on */
     free(folder);
     return e;
+}
+
+oc_engine *oc_engine_open(const char *model, const oc_options *options, oc_err *err)
+{
+    return open_engine(model, options, false, 0, err);
+}
+
+oc_engine *rn_engine_bare(const char *model, const oc_options *options, uint64_t seed, oc_err *err)
+{
+    return open_engine(model, options, true, seed, err);
 }
 
 void oc_engine_close(oc_engine *e)
@@ -161,16 +201,17 @@ static size_t plan(const md_model *m, const md_lora *l, const kn_table *kn, int 
     return cx.failed ? 0 : tn_plan_bytes(&cx);
 }
 
-size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int height, int width)
+size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int height, int width,
+                      bool whole)
 {
-    md_batch b = {.images = rows, .channels = 3, .height = height, .width = width};
+    md_batch b = {.images = rows, .channels = 3, .height = height, .width = width, .want_hidden = whole};
     return m->family->embed_images ? plan(m, l, kn, threads, &b, m->family->embed_images) : 0;
 }
 
-size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens)
+size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens, bool whole)
 {
     int anywhere = 0; /* a plan reads no values */
-    md_batch b = {.texts = rows, .length = tokens, .pool = &anywhere};
+    md_batch b = {.texts = rows, .length = tokens, .pool = &anywhere, .want_hidden = whole};
     return m->family->embed_texts ? plan(m, l, kn, threads, &b, m->family->embed_texts) : 0;
 }
 
@@ -190,8 +231,8 @@ oc_session *oc_session_open(oc_engine *e, oc_err *err)
     if (!s->work)
         goto failed;
     int threads = bs_pool_threads(s->pool);
-    size_t images = rn_plan_images(e->model, &e->lora, e->kn, threads, rows, side, side);
-    size_t texts = rn_plan_texts(e->model, &e->lora, e->kn, threads, rows, (int)e->sizes.max_tokens);
+    size_t images = rn_plan_images(e->model, &e->lora, e->kn, threads, rows, side, side, e->whole);
+    size_t texts = rn_plan_texts(e->model, &e->lora, e->kn, threads, rows, (int)e->sizes.max_tokens, e->whole);
     s->arena_bytes = images > texts ? images : texts;
     s->arena = bs_alloc(s->arena_bytes, "the arena", err);
     s->pixels = bs_alloc((size_t)rows * 3 * (size_t)side * (size_t)side * sizeof(float), "a batch of pictures", err);
@@ -245,8 +286,32 @@ static int embed(oc_session *s, const md_batch *b, tn_t (*fn)(tn_ctx *, const vo
 
 int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int width, float *rows, oc_err *err)
 {
-    md_batch b = {.images = n, .pixel_values = pixels, .channels = 3, .height = height, .width = width};
+    md_batch b = {
+        .images = n, .pixel_values = pixels, .channels = 3, .height = height, .width = width, .want_hidden = s->engine->whole};
     return embed(s, &b, s->engine->model->family->embed_images, rows, err);
+}
+
+/* Room for n texts of b->length ids, zeroed, in the batch. */
+static int text_batch(md_batch *b, int n, oc_err *err)
+{
+    b->texts = n;
+    b->input_ids = calloc((size_t)(n * b->length), sizeof *b->input_ids);
+    b->pool = calloc((size_t)n, sizeof *b->pool);
+    return b->input_ids && b->pool ? 0 : bs_err(err, "out of memory: a batch of texts");
+}
+
+int rn_embed_ids(oc_session *s, const int *ids, int n, int length, float *rows, oc_err *err)
+{
+    const oc_engine *e = s->engine;
+    md_batch b = {.length = length, .want_hidden = e->whole};
+    int result = text_batch(&b, n, err);
+    for (int i = 0; i < n && !result; i++) {
+        memcpy(b.input_ids + i * b.length, ids + i * b.length, (size_t)length * sizeof *ids);
+        b.pool[i] = e->model->family->pool_position(e->model->m, ids + i * b.length, length);
+    }
+    result = result ? result : embed(s, &b, e->model->family->embed_texts, rows, err);
+    md_batch_clear(&b);
+    return result;
 }
 
 /* ---- pictures ------------------------------------------------------------------------------------------------------ */
@@ -325,7 +390,7 @@ static int embed_texts(oc_session *s, const char *const *texts, int n, float *ro
     const oc_engine *e = s->engine;
     int result = -1;
     tx_ids *ids = calloc((size_t)n, sizeof *ids);
-    md_batch b = {.texts = n};
+    md_batch b = {0};
     if (!ids)
         return bs_err(err, "out of memory: a batch of texts");
     for (int i = 0; i < n; i++) {
@@ -333,12 +398,8 @@ static int embed_texts(oc_session *s, const char *const *texts, int n, float *ro
             goto done;
         b.length = (long)ids[i].n > b.length ? (long)ids[i].n : b.length;
     }
-    b.input_ids = calloc((size_t)(n * b.length), sizeof *b.input_ids);
-    b.pool = calloc((size_t)n, sizeof *b.pool);
-    if (!b.input_ids || !b.pool) {
-        bs_err(err, "out of memory: a batch of texts");
+    if (text_batch(&b, n, err))
         goto done;
-    }
     for (int i = 0; i < n; i++) {
         for (size_t k = 0; k < ids[i].n; k++)
             b.input_ids[i * b.length + (long)k] = ids[i].p[k];

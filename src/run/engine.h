@@ -16,6 +16,7 @@ struct oc_engine {
     md_sizes sizes;
     oc_options options;
     const kn_table *kn;
+    bool whole; /* all rows of the last layer are computed, to measure what leaving them out saves; set before a session opens */
 };
 
 struct oc_session {
@@ -34,9 +35,13 @@ struct oc_session {
 md_packed *rn_pack(const md_model *m, const kn_table *t, oc_dtype dtype, oc_err *err);
 /* Where a model named on the command line lies: a folder as it is, else NAME beside the program's data. free() it. */
 char *rn_find_model(const char *name, const char *data_dir, oc_err *err);
+/* An engine of weights alone, without tokenizer and processor, for prepared pixels and ids. Where the folder holds only config.json the weights
+ * are drawn from `seed`. */
+oc_engine *rn_engine_bare(const char *model, const oc_options *options, uint64_t seed, oc_err *err);
 /* Arena bytes that one pass over `rows` pictures (texts of `tokens` ids) needs. 0 when the model cannot. */
-size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int height, int width);
-size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens);
+size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int height, int width,
+                      bool whole);
+size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens, bool whole);
 /* The ids of one text as the model takes them: cut to `max` with the end token kept; *cut counts those that were. */
 int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, tx_ids *ids, int *cut, oc_err *err);
 /* Rows of normalised embeddings of prepared pixels [n, 3, height, width], n <= max_batch. */
@@ -45,5 +50,7 @@ int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int w
  * errors[i] says why file i has no row (then it is zeros), "" when it has one; unread[i] (NULL: not asked for) that the file itself could not
  * be read. Fails only when the model does. */
 int rn_embed_files(oc_session *s, const char *const *paths, int n, float *rows, oc_err *errors, bool *unread, oc_err *err);
+/* The same of prepared texts [n, length], n <= max_batch, length <= max_tokens; what is behind a text's end has id 0 or any other. */
+int rn_embed_ids(oc_session *s, const int *ids, int n, int length, float *rows, oc_err *err);
 
 #endif

@@ -80,6 +80,7 @@ tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s
     y.shape[y.rank - 1] = s->head_major ? a.dv : a.heads * a.dv;
     y = tn_like(cx, y, grad);
     a.lse = y.grad ? tn_bytes(cx, (size_t)(a.batch * a.heads * a.tq) * sizeof(float)) : NULL;
+    cx->flops += (a.causal ? 1.0 : 2.0) * (double)(a.batch * a.heads * a.tq * a.tk) * (double)(a.dk + a.dv);
     if (s->last_key)
         a.key_mask = mask_up_to(cx, &a, s->last_key);
     size_t mark = cx->used;

@@ -155,6 +155,7 @@ static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t resi
     tn_t y = x;
     y.shape[y.rank - 1] = out;
     y = tn_like(cx, y, grad);
+    cx->flops += 2.0 * (double)rows * (double)in * (double)out;
     size_t mark = cx->used;
     float *h = lo ? tn_bytes(cx, (size_t)(rows * lo->r) * sizeof *h) : NULL;
     if (lo)
@@ -221,6 +222,7 @@ tn_t tn_matmul_nt(tn_ctx *cx, tn_t a, tn_t b)
         return tn_fail(cx, "matmul: rows of %ld and of %ld", tn_last(a), tn_last(b));
     long m = tn_rows(a), n = tn_rows(b), k = tn_last(a);
     tn_t y = tn_new2(cx, a.grad || b.grad, m, n);
+    cx->flops += 2.0 * (double)m * (double)n * (double)k;
     if (tn_live(cx)) {
         kn_gemm g = forward_gemm(cx, a.v, m, k, b.v, n, y.v);
         g.bf16 = false;
@@ -331,6 +333,7 @@ tn_t tn_conv2d(tn_ctx *cx, tn_t x, const tn_linear_w *l, long stride)
     long rows = s.b * s.oh * s.ow, width = s.c * s.kh * s.kw;
     bool grad = x.grad || tn_grad_of(cx, w) || tn_grad_of(cx, &l->bias);
     tn_t y = tn_new(cx, grad, 4, (long[]){s.b, s.oh, s.ow, s.o});
+    cx->flops += 2.0 * (double)rows * (double)width * (double)s.o;
     size_t mark = cx->used;
     float *columns = tn_bytes(cx, (size_t)(rows * width) * sizeof *columns);
     if (x.grad)

@@ -111,6 +111,8 @@ typedef struct tn_ctx {
     tn_tap_fn *tap; /* NULL: nobody listens */
     void *tap_arg;
 
+    double flops; /* of the forward's matrix products and attention, a multiply-add as two: for measuring */
+
     bool failed;
     oc_err err;
 } tn_ctx;

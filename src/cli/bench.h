@@ -1,0 +1,36 @@
+/* bench.h - what the parts of `ocelli bench` share: its switches, a clock, and the machine's limits. */
+#ifndef CL_BENCH_H
+#define CL_BENCH_H
+
+#include "cli.h"
+
+typedef struct cl_bench {
+    const cl_command *self;
+    cl_common common;
+    const char *batches, *cpu, *in, *out;
+    float seconds; /* of measuring, a line */
+    bool texts, whole, from_stdin;
+    cl_texts words; /* which sections; all when empty */
+} cl_bench;
+
+/* Each prints its lines on stdout; -1 and an error. */
+int cl_bench_model(cl_bench *b, oc_err *err);
+
+/* Seconds of one call: the median of the rounds, and the best. */
+typedef struct cl_timing {
+    double median, best;
+    int rounds;
+} cl_timing;
+/* Calls run(arg) once to warm up, then in rounds of equally many calls until `seconds` are over, at least five rounds. */
+cl_timing cl_time(double seconds, void (*run)(void *), void *arg);
+double cl_median(double *x, int n); /* sorts x */
+
+/* Fused multiply-adds on registers alone, in GFLOP/s of all the pool's threads with the tier's vectors (best of a few rounds): what no kernel of
+ * the tier can exceed. */
+double cl_fma_peak(const kn_table *t, bs_pool *pool);
+/* GB/s that all the pool's threads read from memory, far beyond the caches; 0 when there is no memory for it. */
+double cl_read_rate(const kn_table *t, bs_pool *pool);
+/* As the system calls it; "" when it does not say. */
+void cl_cpu_name(char *name, size_t n);
+
+#endif

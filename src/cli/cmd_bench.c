@@ -1,0 +1,45 @@
+/* cmd_bench.c - how fast this machine is, and how much of that Ocelli reaches. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench.h"
+
+static int choose(cl_bench *b, oc_err *err)
+{
+    const char *what = b->words.n ? b->words.p[0] : "";
+    if (!strcmp(what, "model"))
+        return cl_bench_model(b, err);
+    return bs_err(err, "expected kernels or model, not '%s'", what);
+}
+
+static int run(const cl_command *self, int argc, char **argv)
+{
+    cl_bench b = {.self = self, .seconds = 1};
+    oc_err err = {0};
+    const cl_option options[] = {
+        {"cpu", "TIER", CL_TEXT, &b.cpu, "the kernels of this tier (as OCELLI_CPU)", 0, 0},
+        {"seconds", "S", CL_FLOAT, &b.seconds, "to measure each line for (1)", 0, 3600},
+        {"batch", "N,N", CL_TEXT, &b.batches, "model: rows at once, each measured (1,8,32)", 0, 0},
+        {"texts", NULL, CL_FLAG, &b.texts, "model: texts of full length instead of pictures", 0, 0},
+        {"whole", NULL, CL_FLAG, &b.whole, "model: compute every row of the last layer, though one is read", 0, 0},
+        {"in", "FILE", CL_TEXT, &b.in, "model: pixel_values, input_ids (safetensors) instead of random ones", 0, 0},
+        {"out", "FILE", CL_TEXT, &b.out, "model: write image_embeds, text_embeds of all inputs, not normalised", 0, 0},
+        {"stdin", NULL, CL_FLAG, &b.from_stdin, "model: measure as lines `image ROWS [PASSES]`, `text ROWS [PASSES]` say", 0, 0},
+        {0},
+    };
+    int code = cl_parse(self, argc, argv, options, &b.common, &b.words);
+    if (code < 0 && b.words.n < 1)
+        code = cl_usage(self, "expected `kernels` or `model`");
+    if (code < 0 && b.cpu && setenv("OCELLI_CPU", b.cpu, 1))
+        code = cl_usage(self, "out of memory");
+    if (code < 0)
+        code = cl_done(self, choose(&b, &err) ? cl_fail(self, &err) : CL_OK);
+    cl_texts_clear(&b.words);
+    return code;
+}
+
+const cl_command cmd_bench = {"bench", "how fast this machine is, and how much of that is reached", "model [SWITCHES]",
+                              "  ocelli bench model --model clip-vit-base-patch32 --batch 1,8,32\n"
+                              "  ocelli bench model --model M --texts --json\n\n"
+                              "A folder that holds only config.json is measured with random weights.\n",
+                              run};
