@@ -276,10 +276,28 @@ def passes_for(ms):
     return (1, 0) if ms > 700 else (max(2, int(400 / ms) + 1), 1)
 
 
+def used():
+    """(seconds of all CPUs in use, or taken by a hypervisor, and in all)"""
+    n = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(n) - n[3] - n[4], sum(n)
+
+
+def settle(limit=20):
+    """Waits until nobody works: whoever spun a while after its work sleeps now, and other programs are done."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        before = used()
+        time.sleep(0.2)
+        after = used()
+        if (after[0] - before[0]) <= 0.1 * (after[1] - before[1]):
+            return
+    sys.exit("other programs keep this machine busy: what was measured so far is kept, try again")
+
+
 def one_round(results, section, engines, tower, rows, turn):
     key = f"{section}/n{rows}"
     for e in engines[turn % len(engines):] + engines[:turn % len(engines)]:
-        time.sleep(0.1)  # whoever spun a while after its work sleeps now
+        settle()
         known = results["times"].get(key, {}).get(e.name)
         n, drop = passes_for(median(known) if known else e.ask(f"{tower} {rows} 1")["ms"][0])
         ms = e.ask(f"{tower} {rows} {n}")["ms"][drop:]
@@ -393,10 +411,12 @@ def main():
             make_model(size, a.work)
         return
     results = read_results(a)
-    for section in a.only or SECTIONS:
-        if not a.over():
-            SECTIONS[section](a, results, section)
-            (a.work / "results.json").write_text(json.dumps(results, indent=1))
+    try:
+        for section in a.only or SECTIONS:
+            if not a.over():
+                SECTIONS[section](a, results, section)
+    finally:
+        (a.work / "results.json").write_text(json.dumps(results, indent=1))
     print(report(results))
     if a.table:
         a.table.write_text(report(results))
