@@ -411,6 +411,7 @@ def main():
             make_model(size, a.work)
         return
     results = read_results(a)
+    settle(3)
     try:
         for section in a.only or SECTIONS:
             if not a.over():
