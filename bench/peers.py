@@ -412,7 +412,7 @@ def main():
             make_model(size, a.work)
         return
     results = read_results(a)
-    settle(3)
+    settle(40)
     try:
         for section in a.only or SECTIONS:
             if not a.over():
