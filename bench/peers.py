@@ -340,7 +340,7 @@ def cpu_name():
 
 def read_results(a):
     """What is there already, if it is of the same machine and the same Ocelli."""
-    version = subprocess.run(["git", "-C", HERE.parent, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    version = a.version or subprocess.run(["git", "-C", HERE.parent, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     now = {"cpu": cpu_name(), "threads": a.threads, "ocelli": version}
     path = a.work / "results.json"
     old = json.loads(path.read_text()) if path.exists() else {}
@@ -393,6 +393,7 @@ def arguments():
     p.add_argument("--rounds", type=int, default=7)
     p.add_argument("--budget", type=float, default=1e9, help="stop after so many seconds; the next call goes on")
     p.add_argument("--prepare", action="store_true", help="only make environment and models")
+    p.add_argument("--version", help="what Ocelli is called in the table (the commit of this tree)")
     p.add_argument("--table", type=Path)
     p.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     return p.parse_args()
@@ -411,7 +412,7 @@ def main():
             make_model(size, a.work)
         return
     results = read_results(a)
-    settle(3)
+    settle(40)
     try:
         for section in a.only or SECTIONS:
             if not a.over():

@@ -132,7 +132,7 @@ static int open_all(job *j, oc_err *err)
     bs_rng_seed(&rng, b->common.seed, 2);
     if (read_batches(j, err))
         return -1;
-    oc_options o = {.threads = b->common.threads, .max_batch = largest(j)};
+    oc_options o = {.threads = b->common.threads, .max_batch = largest(j), .dtype = cl_dtype(&b->common)};
     double start = bs_now();
     j->engine = rn_engine_bare(b->common.model ? b->common.model : "starter", &o, b->common.seed, err);
     if (!j->engine)

@@ -73,9 +73,7 @@ md_packed *rn_pack(const md_model *m, const kn_table *t, oc_dtype dtype, oc_err 
 
 static int open_weights(oc_engine *e, const char *folder, oc_err *err)
 {
-    if (!e->model)
-        return -1;
-    e->packed = rn_pack(e->model, e->kn, e->options.dtype, err);
+    e->packed = e->model ? rn_pack(e->model, e->kn, e->options.dtype, err) : NULL;
     if (!e->packed)
         return -1;
     e->model->family->sizes(e->model->m, &e->sizes);
@@ -110,7 +108,7 @@ static int open_parts(oc_engine *e, const char *folder, oc_err *err)
     return 0;
 }
 
-/* What md_open gives, or with random weights when there are none. */
+/* What md_open_lean gives, or with random weights when there are none. */
 static md_model *open_or_draw(const char *folder, uint64_t seed, oc_err *err)
 {
     char *one = bs_join(folder, "model.safetensors"), *many = bs_join(folder, "model.safetensors.index.json");

@@ -16,8 +16,7 @@ struct oc_engine {
     md_sizes sizes;
     oc_options options;
     const kn_table *kn;
-    bool
-        whole; /* the last layer computes rows that nobody reads, too: to measure what leaving them out saves. Set before a session is opened */
+    bool whole; /* all rows of the last layer are computed, to measure what leaving them out saves; set before a session opens */
 };
 
 struct oc_session {
