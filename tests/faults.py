@@ -311,6 +311,37 @@ def to_full(args, full):
     assert got.returncode == 1 and len(lines) == 1 and "standard output" in lines[0], f"exit {got.returncode}: {lines}"
 
 
+def through_link(args, name):
+    """What a symbolic link points to is written, whether it is there or not, and the link stays."""
+    for there in [True, False]:
+        out, real = fresh("links"), fresh("real")
+        out.mkdir()
+        real.mkdir()
+        if there:
+            (real / "target").write_bytes(b"old")
+        (out / "hop").symlink_to(os.path.relpath(real, out) + "/target")
+        (out / name).symlink_to("hop")
+        program.good(*args(out))
+        assert (out / name).is_symlink() and (out / "hop").is_symlink(), "the link was replaced"
+        assert (real / "target").stat().st_size > 100 and sorted(os.listdir(real)) == ["target"]
+    (out / "hop").unlink()
+    (out / "hop").symlink_to(name)
+    program.fails(*args(out), says="levels of symbolic links")
+
+
+def links():
+    for command, name in [("forward", "o.safetensors"), ("preprocess", "o.safetensors"), ("embed --npy", "o.npy")]:
+        tap.check(f"{command}: through a symbolic link", through_link, lambda out: writers(out)[command], name)
+
+
+def small_tokenizer():
+    for style, least in [("clip", 514), ("gpt2", 257)]:
+        args = ["tokenizer", "--style", style, "--out", tmp / ("tok-" + style), corpus()]
+        program.fails(*args, "--size", least - 1, says=f"expected {least}")
+        assert not (tmp / ("tok-" + style)).exists(), "a folder is left behind"
+        program.good(*args, "--size", least)
+
+
 def small_disk():
     disk = tmp / "disk"
     disk.mkdir()
@@ -379,6 +410,8 @@ inputs()
 usage()
 pairs_files()
 full_disk()
+links()
+small_tokenizer()
 small_disk()
 forbidden()
 shutil.rmtree(tmp, ignore_errors=True)

@@ -164,6 +164,28 @@ def killed():
     assert kills >= 3, f"only {kills} runs lived long enough to be killed"
     train("killed", *LONG)
     same("long", "killed")
+    assert [x["step"] for x in metrics("killed")] == list(range(1, 61)), "a step's line is missing or there twice"
+
+
+def two_at_once():
+    """The second run on one folder is refused, and the first one's lock goes with it, even by kill -9."""
+    run = start("shared", *LONG, "--steps", 100000)
+    wait_for(tmp / "shared" / "checkpoint.safetensors")
+    program.fails(*arguments("shared", *LONG, "--steps", 100000), says="another run writes there")
+    run.kill()
+    run.communicate()
+    train("shared", *LONG, "--steps", 100000, "--stop-after", 1, code=1)
+
+
+def cut_metrics():
+    """Lines that a killed run wrote after its checkpoint go, with half a line; an earlier run's lines stay."""
+    file = tmp / "cut.jsonl"
+    earlier = '{"step":7,"loss":1}\nnot ours\n{"step":9,"loss":1}\n{"step":1,"loss":2}\n'
+    train("cut", "--stop-after", 4, code=1)
+    file.write_text(earlier + file.read_text() + '{"step":5,"loss":1}\n{"step":6,"loss":1}\n{"step":7,"lo')
+    train("cut")
+    assert file.read_text().startswith(earlier)
+    assert [json.loads(x)["step"] for x in file.read_text()[len(earlier):].splitlines()] == list(range(1, STEPS + 1))
 
 
 def other_settings():
@@ -266,7 +288,17 @@ def lora_threads():
 
 
 def lora_on_a_wrong_module():
-    program.fails(*arguments("nowhere", "--targets", "no_such_module", **LORA), says="target modules match no linear layer")
+    program.fails(*arguments("nowhere", "--targets", "no_such_module", **LORA), says="'no_such_module'; it has q_proj, ")
+    assert not (tmp / "nowhere").exists(), "an empty folder is left behind"
+
+
+def nothing_to_start_with():
+    for command in [dict(start=["--config", MODEL]), LORA]:
+        program.fails(*arguments("unborn", "--data", tmp / "absent.jsonl", **command), says="absent.jsonl")
+        assert not (tmp / "unborn").exists(), "a folder is left behind"
+    (tmp / "mine").mkdir()
+    program.fails(*arguments("mine", "--targets", "x", **LORA))
+    assert (tmp / "mine").is_dir(), "the user's own folder is gone"
 
 
 def full_finetune():
@@ -289,6 +321,9 @@ def main():
     train("long", *LONG)
     tap.check("Ctrl-C and resumed: the same bits", interrupted)
     tap.check("kill -9 at any moment and resumed: the same bits", killed)
+    tap.check("two runs on one folder: the second is refused", two_at_once)
+    tap.check("metrics are cut back to the checkpoint", cut_metrics)
+    tap.check("a run that cannot start leaves no folder", nothing_to_start_with)
     tap.check("other settings are refused", other_settings)
     tap.check("another tier goes on, with a word", other_tier)
     for cut in [0, 7, 100, 5000]:

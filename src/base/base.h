@@ -60,8 +60,8 @@ void bs_map_release(const bs_map *m, size_t at, size_t n);
 /* Reads a whole file of at most max bytes into b (emptied first). path "-" is standard input. */
 int bs_read_file(bs_buf *b, const char *path, size_t max, oc_err *err);
 
-/* An output that appears whole or not at all: written as PATH.tmp-PID, synced, renamed by commit. A device or a pipe is written to directly;
- * then `tmp` is NULL. */
+/* An output that appears whole or not at all: written as PATH.tmp-PID, synced, renamed by commit. Of a symbolic link, what it points to is
+ * written and the link stays. A device or a pipe is written to directly; then `tmp` is NULL. */
 typedef struct bs_out {
     FILE *f;
     char *path, *tmp;
@@ -73,6 +73,15 @@ void bs_out_abort(bs_out *o); /* also right after commit or on a zeroed struct *
 int bs_write_file(const char *path, const void *bytes, size_t n, oc_err *err);
 /* Makes a folder and its parents; fine when it exists. */
 int bs_mkdirs(const char *path, oc_err *err);
+/* An output folder for one writer: made where it is missing, and refused (-1) while another process holds it. The system lets go of it when this
+ * process ends, however it ends. bs_claim_end removes a folder that was made for nothing; it is fine on a zeroed struct. */
+typedef struct bs_claim {
+    char *path; /* NULL: nothing is claimed */
+    int fd;
+    bool made;
+} bs_claim;
+int bs_claim_folder(bs_claim *c, const char *path, oc_err *err);
+void bs_claim_end(bs_claim *c);
 bool bs_is_dir(const char *path);
 bool bs_is_file(const char *path);
 /* "a/b" from "a" and "b" ("b" alone when b is absolute or a is NULL); free() it. */

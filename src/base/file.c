@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -102,28 +103,57 @@ static void remove_orphans(const char *path)
     globfree(&found);
 }
 
-/* A device or a pipe is written to as it is: a rename would put a file in its place. */
+/* A device or a pipe is written to as it is: a rename would put a file in its place. So is a circle of links, which cannot be opened. */
 static bool takes_bytes_directly(const char *path)
 {
     struct stat st;
-    return !stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+    if (stat(path, &st))
+        return errno == ELOOP;
+    return !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
+/* What the symbolic link `path` names, beside the link where that is relative; NULL when it is none. */
+static char *target_of_link(const char *path)
+{
+    char target[4096];
+    ssize_t n = readlink(path, target, sizeof target - 1);
+    if (n < 0)
+        return NULL;
+    target[n] = 0;
+    char *folder = bs_strdup(path), *slash = folder ? strrchr(folder, '/') : NULL;
+    if (slash)
+        slash[slash == folder] = 0;
+    char *place = folder ? bs_join(slash ? folder : NULL, target) : NULL;
+    free(folder);
+    return place;
+}
+
+/* The place behind all links, which need not exist. */
+static char *place_of(const char *path)
+{
+    char *place = bs_strdup(path), *next;
+    for (int hops = 0; place && hops < 40 && (next = target_of_link(place)); hops++) {
+        free(place);
+        place = next;
+    }
+    return place;
 }
 
 int bs_out_open(bs_out *o, const char *path, oc_err *err)
 {
     memset(o, 0, sizeof *o);
     bool direct = takes_bytes_directly(path);
-    if (!direct)
-        remove_orphans(path);
-    size_t n = strlen(path) + 32;
-    o->path = bs_strdup(path);
-    o->tmp = direct ? NULL : malloc(n);
+    o->path = direct ? bs_strdup(path) : place_of(path);
+    size_t n = o->path ? strlen(o->path) + 32 : 0;
+    o->tmp = direct || !o->path ? NULL : malloc(n);
+    if (!direct && o->path)
+        remove_orphans(o->path);
     if (!o->path || (!direct && !o->tmp)) {
         bs_out_abort(o);
         return bs_err(err, "out of memory: the name of '%s'", path);
     }
     if (!direct)
-        snprintf(o->tmp, n, "%s.tmp-%ld", path, (long)getpid());
+        snprintf(o->tmp, n, "%s.tmp-%ld", o->path, (long)getpid());
     o->f = fopen(direct ? path : o->tmp, "wb");
     if (!o->f) {
         bs_err(err, "cannot write '%s': %s", path, strerror(errno));
@@ -224,6 +254,39 @@ int bs_mkdirs(const char *path, oc_err *err)
         result = bs_err(err, "cannot make the folder '%s': a file is in the way", path);
     free(copy);
     return result;
+}
+
+/* The folder itself carries the lock, so none is left lying about. A file system without locks has no one to refuse. */
+int bs_claim_folder(bs_claim *c, const char *path, oc_err *err)
+{
+    *c = (bs_claim){.fd = -1};
+    bool made = !bs_is_dir(path);
+    if (bs_mkdirs(path, err))
+        return -1;
+    c->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (c->fd >= 0 && flock(c->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+        close(c->fd);
+        return bs_err(err, "'%s' is in use: another run writes there", path);
+    }
+    c->made = made;
+    c->path = bs_strdup(path);
+    if (c->path)
+        return 0;
+    if (c->fd >= 0)
+        close(c->fd);
+    return bs_err(err, "out of memory: the name of '%s'", path);
+}
+
+void bs_claim_end(bs_claim *c)
+{
+    if (!c->path)
+        return;
+    if (c->made)
+        rmdir(c->path); /* fails unless it is empty */
+    if (c->fd >= 0)
+        close(c->fd);
+    free(c->path);
+    *c = (bs_claim){.fd = -1};
 }
 
 bool bs_is_dir(const char *path)

@@ -8,6 +8,7 @@ static int merge(const char *folder, const char *adapter, float scale, const cha
 {
     int result = -1;
     md_lora lora = {0};
+    bs_claim claim = {0};
     md_model *m = md_open(folder, err);
     float **values = m ? calloc((size_t)m->n + 1, sizeof *values) : NULL;
     char *path = bs_join(out, "model.safetensors");
@@ -15,7 +16,8 @@ static int merge(const char *folder, const char *adapter, float scale, const cha
         bs_err(err, "--out '%s' is the model's own folder: merging twice would apply the adapter twice", out);
         goto done;
     }
-    if (!values || !path || md_check_finite(m, err) || md_lora_open(&lora, m, adapter, scale, err) || bs_mkdirs(out, err))
+    if (!values || !path || md_check_finite(m, err) || md_lora_open(&lora, m, adapter, scale, err) ||
+        bs_claim_folder(&claim, out, err))
         goto done;
     for (int i = 0; i < m->n; i++) {
         if (!lora.by_id[i].r)
@@ -31,6 +33,7 @@ done:
         bs_free(values[i]);
     free(values);
     free(path);
+    bs_claim_end(&claim);
     md_lora_clear(&lora);
     md_close(m);
     return result;

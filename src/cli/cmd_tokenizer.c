@@ -12,7 +12,7 @@ static int run(const cl_command *self, int argc, char **argv)
     int size = 0, length = 0;
     const char *out = NULL, *style = "clip";
     const cl_option options[] = {
-        {"size", "N", CL_INT, &size, "ids in all: bytes, merges, special tokens", 260, 1e7},
+        {"size", "N", CL_INT, &size, "ids in all: bytes, merges, special tokens", 1, 1e7},
         {"out", "DIR", CL_TEXT, &out, "folder of tokenizer.json and its companions", 0, 0},
         {"style", "NAME", CL_TEXT, &style, "clip (lower case, end-of-word marks) or gpt2 (clip)", 0, 0},
         {"max-length", "N", CL_INT, &length, "model_max_length (clip 77, gpt2 1024)", 2, 1e7},
@@ -27,7 +27,9 @@ static int run(const cl_command *self, int argc, char **argv)
         goto done;
     }
     tx_train_options o = {.style = clip ? TX_STYLE_CLIP : TX_STYLE_GPT2, .size = size, .max_length = length};
-    int32_t got = bs_mkdirs(out, &err) ? -1 : tx_train_bpe(files.p, (size_t)files.n, &o, out, &err);
+    bs_claim claim = {0};
+    int32_t got = bs_claim_folder(&claim, out, &err) ? -1 : tx_train_bpe(files.p, (size_t)files.n, &o, out, &err);
+    bs_claim_end(&claim);
     code = got < 0 ? cl_fail(self, &err) : CL_OK;
     if (got >= 0 && common.json)
         printf("{\"size\":%d}\n", (int)got);

@@ -7,6 +7,7 @@
 #include "../train/trainer.h"
 #include "batch_dump.h"
 #include "cli.h"
+#include "run_lines.h"
 
 typedef struct job {
     const cl_command *self;
@@ -19,6 +20,8 @@ typedef struct job {
     bool export_too, fresh, full, dumped;
     FILE *log;
     double shown;
+    char *folder; /* where the model's files come from */
+    bs_claim claim;
     md_model *model;
     tx_tokenizer *tokenizer;
     im_processor processor;
@@ -72,36 +75,42 @@ static void set_temperature(job *j)
         j->model->slots[p->id].own[0] = logf(1 / j->temperature);
 }
 
-/* Where the model's files come from: --config for a fresh one, else --model. */
 static int open_model(job *j, oc_err *err)
 {
-    char *folder = rn_find_model(j->config ? j->config : j->common.model, NULL, err);
-    j->model = folder ? j->config ? md_create(folder, err) : md_open(folder, err) : NULL;
-    int result = -1;
+    j->folder = rn_find_model(j->config ? j->config : j->common.model, NULL, err);
+    j->model = j->folder ? j->config ? md_create(j->folder, err) : md_open(j->folder, err) : NULL;
     if (!j->model)
-        goto done;
-    if (cl_same_place(folder, j->out)) {
-        bs_err(err, "--out '%s' is the model's own folder, which training would overwrite", j->out);
-        goto done;
-    }
+        return -1;
+    if (cl_same_place(j->folder, j->out))
+        return bs_err(err, "--out '%s' is the model's own folder, which training would overwrite", j->out);
     const md_family *f = j->model->family;
-    if (!f->pair_loss) {
-        bs_err(err, "the family %s is not one of picture-text pairs", f->model_type);
-        goto done;
-    }
+    if (!f->pair_loss)
+        return bs_err(err, "the family %s is not one of picture-text pairs", f->model_type);
     if ((!j->finetune || j->full) && md_own(j->model, err))
-        goto done;
+        return -1;
     if (j->config && md_init(j->model, j->common.seed, err))
-        goto done;
+        return -1;
     if (j->config && j->temperature > 0)
         set_temperature(j);
-    j->tokenizer = tx_open(folder, err);
-    if (!j->tokenizer || im_processor_read(&j->processor, folder, err) || bs_mkdirs(j->out, err))
-        goto done;
-    result = j->finetune && !j->full ? 0 : cl_copy_model_files(folder, j->out, err);
-done:
-    free(folder);
-    return result;
+    j->tokenizer = tx_open(j->folder, err);
+    return j->tokenizer ? im_processor_read(&j->processor, j->folder, err) : -1;
+}
+
+/* The last of what is opened, so that a run that cannot start leaves nothing. */
+static int open_out(job *j, oc_err *err)
+{
+    if (bs_claim_folder(&j->claim, j->out, err))
+        return -1;
+    j->log = j->metrics ? cl_metrics_open(j->metrics, err) : stdout;
+    if (!j->log)
+        return -1;
+    return j->finetune && !j->full ? 0 : cl_copy_model_files(j->folder, j->out, err);
+}
+
+static int on_resume(void *arg, long step, oc_err *err)
+{
+    const char *path = ((job *)arg)->metrics;
+    return path ? cl_metrics_cut(path, step, err) : 0;
 }
 
 static int add_targets(ck_adapter_config *c, const char *list, oc_err *err)
@@ -153,10 +162,7 @@ static int open_rest(job *j, oc_err *err)
                            .max_pixels = j->common.max_pixels};
     dt_augment_default(&o.augment, j->augment);
     j->loader = dt_loader_open(&o, err);
-    j->log = j->metrics ? fopen(j->metrics, "a") : stdout;
-    if (j->log && j->metrics)
-        setvbuf(j->log, NULL, _IOLBF, 0); /* a killed run keeps the lines of the steps that its checkpoint has */
-    return j->loader && j->log ? 0 : bs_err(err, "cannot write '%s'", j->metrics ? j->metrics : "standard output");
+    return j->loader ? 0 : -1;
 }
 
 static void close_all(job *j)
@@ -170,6 +176,8 @@ static void close_all(job *j)
     md_lora_clear(&j->lora);
     tx_close(j->tokenizer);
     md_close(j->model);
+    bs_claim_end(&j->claim);
+    free(j->folder);
 }
 
 /* ---- the run ------------------------------------------------------------------------------------------------------ */
@@ -211,7 +219,7 @@ static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err
 
 static int train(job *j, oc_err *err)
 {
-    if (open_model(j, err) || (j->finetune && !j->full && open_adapter(j, err)) || open_rest(j, err))
+    if (open_model(j, err) || (j->finetune && !j->full && open_adapter(j, err)) || open_rest(j, err) || open_out(j, err))
         return -1;
     long steps = j->steps ? j->steps : (long)j->epochs * ((j->pairs.n + j->common.batch - 1) / j->common.batch);
     long warmup = j->warmup < 1 ? (long)((double)steps * (double)j->warmup) : (long)j->warmup;
@@ -232,6 +240,7 @@ static int train(job *j, oc_err *err)
                     .settings = settings.p,
                     .stop_after = j->stop_after,
                     .batch_seen = j->dump ? on_batch : NULL,
+                    .resumed = on_resume,
                     .report = on_report,
                     .say = on_say,
                     .arg = j,

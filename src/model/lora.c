@@ -81,6 +81,36 @@ done:
     return result;
 }
 
+/* The last parts of the linear layers' names, each once, as far as they fit. */
+static void put_kinds(const md_model *m, bs_buf *text)
+{
+    char module[512];
+    for (int id = 0; id < m->n && text->n < 300; id++) {
+        if (!module_of(&m->slots[id], module, sizeof module))
+            continue;
+        const char *dot = strrchr(module, '.'), *kind = dot ? dot + 1 : module;
+        char listed[520];
+        snprintf(listed, sizeof listed, " %s,", kind);
+        if (!text->n || !strstr(text->p, listed))
+            bs_buf_printf(text, NULL, "%s", listed);
+    }
+}
+
+static void no_target(const ck_adapter_config *c, const md_model *m, oc_err *err)
+{
+    bs_buf wanted = {0}, there = {0};
+    for (int i = 0; i < c->target_modules.n && wanted.n < 200; i++)
+        bs_buf_printf(&wanted, NULL, "%s%.64s", i ? ", " : "", c->target_modules.p[i]);
+    put_kinds(m, &there);
+    bs_err(err, "the adapter's target modules match no linear layer of '%s': '%s'; it has%.*s", m->folder,
+           wanted.n          ? wanted.p
+           : c->target_regex ? c->target_regex
+                             : "all-linear",
+           there.n ? (int)there.n - 1 : 5, there.n ? there.p : " none ");
+    bs_buf_clear(&wanted);
+    bs_buf_clear(&there);
+}
+
 int md_lora_create(md_lora *l, const md_model *m, ck_adapter_config *config, uint64_t seed, oc_err *err)
 {
     int targets = 0;
@@ -107,7 +137,7 @@ int md_lora_create(md_lora *l, const md_model *m, ck_adapter_config *config, uin
     }
     if (targets)
         return 0;
-    bs_err(err, "the adapter's target modules match no linear layer of '%s'", m->folder);
+    no_target(&l->config, m, err);
 failed:
     md_lora_clear(l);
     return -1;

@@ -577,7 +577,8 @@ static int check_options(const tx_train_options *o, oc_err *err)
     bool clip = o->style == TX_STYLE_CLIP;
     int32_t least = (clip ? 512 + 2 : 256 + 1) + (int32_t)o->n_special;
     if (o->n_special > 1 << 20 || o->size < least || o->size > TX_MAX_ID)
-        return bs_err(err, "cannot train a tokenizer of %d ids: bytes and special tokens alone take %d", o->size, least);
+        return bs_err(err, "cannot train a tokenizer of %d ids: expected %d, which bytes and special tokens alone take, to %d",
+                      o->size, least, TX_MAX_ID);
     for (size_t i = 0; i < o->n_special; i++)
         if (!o->special[i][0] || tx_utf8_valid(o->special[i], strlen(o->special[i])) != strlen(o->special[i]))
             return bs_err(err, "cannot train a tokenizer: special token %zu is empty or not valid UTF-8", i);

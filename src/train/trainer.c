@@ -77,7 +77,7 @@ static int resume(run *r, oc_err *err)
     say(r, "going on from '%s' after step %ld", r->checkpoint, r->state.step);
     if (other)
         say(r, "that run used other kernels than these (%s): it goes on, but not bit by bit the same", r->state.tier, 0);
-    return 0;
+    return r->o->resumed ? r->o->resumed(r->o->arg, r->state.step, err) : 0;
 }
 
 /* The weights (the average, where one is kept) or the adapter. */

@@ -26,8 +26,9 @@ typedef struct tr_options {
     const char *settings; /* one line that a resumed run must agree with */
     long stop_after;      /* steps of this run; 0: all */
     int (*batch_seen)(void *arg, long step, const md_batch *b,
-                      oc_err *err);                /* before step number `step` (from 1); -1 ends the run. NULL: nobody looks */
-    void (*report)(void *arg, const tr_report *r); /* after each step */
+                      oc_err *err); /* before step number `step` (from 1); -1 ends the run. NULL: nobody looks */
+    int (*resumed)(void *arg, long step, oc_err *err); /* before a run goes on after `step`; -1 ends it. NULL: nobody asks */
+    void (*report)(void *arg, const tr_report *r);     /* after each step */
     void (*say)(void *arg, const char *text);
     void *arg;
 } tr_options;
