@@ -11,13 +11,15 @@
 #include "work.h"
 
 enum { CHUNK = 512 }; /* columns: with a block of rows, what of C stays in the second cache */
+enum { LINE = 16 };   /* floats */
+enum { ITEMS = 8 };   /* for each thread, at least: they end together */
 
 typedef struct job {
     kn_work *w;
     const kn_gemm *g;
     const kn_micro *u; /* the micro-kernel for this product */
     unsigned long id;
-    long rows, blocks;         /* of a block of A; how many */
+    long tall, rows, blocks;   /* of a tile and of a block of A; how many blocks */
     long n0, n, chunk, chunks; /* the columns at hand */
     long k0, k;                /* the stretch of k at hand, k0 a multiple of KN_KC */
     bool shared;               /* B lies packed in w->b */
@@ -33,12 +35,22 @@ kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const f
     return (kn_operand){p, width, k * width};
 }
 
-/* Tiles of one strip of B, at most KN_KC long. */
-static void strip_tiles(const kn_micro *u, long m, int n, long k, kn_operand a, const float *b, long sb, float *c, long ldc,
-                        float alpha, bool accumulate)
+/* Memory that will be read soon, asked for a piece at a time: all at once would hold up the loads of the tile at hand. */
+static void ask(const float *x, long begin, long end)
 {
-    for (long i = 0, tile = 0; i < m; i += u->mr, tile++)
-        u->tile(k, a.at + tile * a.panel, a.step, b, sb, c + i * ldc, ldc, (int)kn_min(u->mr, m - i), n, alpha, accumulate);
+    for (long i = begin; i < end; i += LINE)
+        __builtin_prefetch(x + i, 0, 2);
+}
+
+/* Tiles of one strip of B, at most KN_KC long; between them `ahead` floats of what comes `next` are brought near. */
+static void strip_tiles(const kn_micro *u, long m, int n, long k, kn_operand a, long rows, const float *b, long sb, float *c,
+                        long ldc, float alpha, bool accumulate, const float *next, long ahead)
+{
+    long tiles = (m + rows - 1) / rows, each = kn_round_up((ahead + tiles - 1) / tiles, LINE);
+    for (long i = 0, tile = 0; i < m; i += rows, tile++) {
+        ask(next, kn_min(tile * each, ahead), kn_min((tile + 1) * each, ahead));
+        u->tile(k, a.at + tile * a.panel, a.step, b, sb, c + i * ldc, ldc, (int)kn_min(rows, m - i), n, alpha, accumulate);
+    }
 }
 
 void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operand b, float *c, long ldc, float alpha,
@@ -48,8 +60,8 @@ void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operan
     for (long p = 0; p == 0 || p < k; p += KN_KC) {
         kn_operand part = {a.at + p * a.step, a.step, a.panel};
         for (long j = 0, strip = 0; j < n; j += t->nr, strip++)
-            strip_tiles(&u, m, (int)kn_min(t->nr, n - j), kn_min(KN_KC, k - p), part, b.at + p * b.step + strip * b.panel, b.step,
-                        c + j, ldc, alpha, accumulate || p > 0);
+            strip_tiles(&u, m, (int)kn_min(t->nr, n - j), kn_min(KN_KC, k - p), part, t->mr, b.at + p * b.step + strip * b.panel,
+                        b.step, c + j, ldc, alpha, accumulate || p > 0, NULL, 0);
     }
 }
 
@@ -82,14 +94,21 @@ static void pack_panel(void *arg, long begin, long end, int worker)
     }
 }
 
-/* The strip of B at `column` of the columns at hand, p into the stretch of k; at the head of a group it may be packed now. */
+/* Where the strip of B at `column` of the columns at hand lies packed, p into the stretch of k; NULL: nowhere yet. */
+static const float *packed_strip(const job *j, long p, long k, long column)
+{
+    if (j->g->packed)
+        return (const float *)j->g->packed->data + (j->n0 + column) * j->g->k + (j->k0 + p) * j->u->nr;
+    return j->shared ? j->w->b + p * kn_round_up(j->n, j->u->nr) + column * k : NULL;
+}
+
+/* The same strip; at the head of a group it may be packed now. */
 static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long column, long begin, long end)
 {
     const kn_micro *u = j->u;
-    if (j->g->packed)
-        return (const float *)j->g->packed->data + (j->n0 + column) * j->g->k + (j->k0 + p) * u->nr;
-    if (j->shared)
-        return j->w->b + p * kn_round_up(j->n, u->nr) + column * k;
+    const float *packed = packed_strip(j, p, k, column);
+    if (packed)
+        return packed;
     long in_group = (column - begin) % (KN_GROUP * u->nr);
     if (in_group == 0)
         u->pack_b(k, kn_min(KN_GROUP * u->nr, end - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb,
@@ -97,26 +116,54 @@ static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long
     return me->strip + in_group * k;
 }
 
-static void one_item(const job *j, kn_worker *me, long block, long chunk)
+/* What a thread reads of packed B after the strip at `column`: the next of the same piece of k, or the first of the next. */
+static const float *next_strip(const job *j, long p, long k, long column, long begin, long end, long *floats)
+{
+    const float *next = NULL;
+    if (column + j->u->nr < end)
+        next = packed_strip(j, p, k, column + j->u->nr);
+    else if (p + KN_KC < j->k)
+        k = kn_min(KN_KC, j->k - p - KN_KC), next = packed_strip(j, p + KN_KC, k, begin);
+    *floats = next ? k * j->u->nr : 0;
+    return next;
+}
+
+/* A piece of k of an item: its rows, packed now or before, times the columns [begin, end). */
+static void one_piece(const job *j, kn_worker *me, long i0, long m, long p, long begin, long end, bool packed)
 {
     const kn_micro *u = j->u;
     const kn_gemm *g = j->g;
-    long i0 = block * j->rows, m = kn_min(j->rows, g->m - i0);
+    long k = kn_min(KN_KC, j->k - p);
+    kn_operand a = {me->a + p * j->rows, j->tall, k * j->tall};
+    if (!packed)
+        u->pack_a(k, m, j->tall, a_at(g, i0, j->k0 + p), g->lda, !g->ta, me->a + p * j->rows);
+    for (long column = begin, ahead; column < end; column += u->nr) {
+        const float *b = strip_of_b(j, me, p, k, column, begin, end);
+        const float *next = next_strip(j, p, k, column, begin, end, &ahead);
+        strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, j->tall, b, u->nr, g->c + i0 * g->ldc + j->n0 + column, g->ldc,
+                    g->alpha, g->accumulate || j->k0 + p > 0, next, ahead);
+    }
+}
+
+static void one_item(const job *j, kn_worker *me, long block, long chunk)
+{
+    long i0 = block * j->rows, m = kn_min(j->rows, j->g->m - i0);
     long begin = chunk * j->chunk, end = kn_min(begin + j->chunk, j->n);
     bool packed = me->job == j->id && me->block == block;
-    for (long p = 0; p < j->k; p += KN_KC) {
-        long k = kn_min(KN_KC, j->k - p);
-        kn_operand a = {me->a + p * j->rows, u->mr, k * u->mr};
-        if (!packed)
-            u->pack_a(k, m, u->mr, a_at(g, i0, j->k0 + p), g->lda, !g->ta, me->a + p * j->rows);
-        for (long column = begin; column < end; column += u->nr)
-            strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, strip_of_b(j, me, p, k, column, begin, end), u->nr,
-                        g->c + i0 * g->ldc + j->n0 + column, g->ldc, g->alpha, g->accumulate || j->k0 + p > 0);
-    }
+    for (long p = 0; p < j->k; p += KN_KC)
+        one_piece(j, me, i0, m, p, begin, end, packed);
     me->job = j->id;
     me->block = block;
     if (j->last)
-        epilogue(j->w->t, g, i0, m, j->n0 + begin, end - begin);
+        epilogue(j->w->t, j->g, i0, m, j->n0 + begin, end - begin);
+}
+
+/* Threads that take items in turn find blocks of their own, so that each block of A is packed by one. */
+static void take(const job *j, kn_worker *me, long item)
+{
+    long threads = j->w->threads, first = item / (threads * j->chunks) * threads, side = kn_min(threads, j->blocks - first);
+    long at = item - first * j->chunks;
+    one_item(j, me, first + at % side, at / side);
 }
 
 static void run_items(void *arg, long begin, long end, int worker)
@@ -125,23 +172,38 @@ static void run_items(void *arg, long begin, long end, int worker)
     if (j->u->begin)
         j->u->begin();
     for (long item = begin; item < end; item++)
-        one_item(j, &j->w->worker[worker], item / j->chunks, item % j->chunks);
+        take(j, &j->w->worker[worker], item);
     if (j->u->end)
         j->u->end();
 }
 
-/* Rows in equal blocks of at most mc; columns in chunks small enough that every thread finds work. */
+/* How tall tiles are best for m rows: the last should not be left with few, which take as long as many. */
+static long tile_height(const kn_micro *u, long m)
+{
+    enum { LEAST = 4 }; /* rows that take as long as fewer */
+    long best = u->mr, least = m / best * best + (m % best ? kn_max(m % best, LEAST) : 0);
+    for (long h = u->mr - 1; h > LEAST; h--) {
+        long cost = m / h * h + (m % h ? kn_max(m % h, LEAST) : 0);
+        if (cost < least)
+            best = h, least = cost;
+    }
+    return best;
+}
+
+/* Rows in equal blocks of at most mc; columns in chunks small enough that every thread finds work to the end. */
 static void cut(job *j, long columns, int threads)
 {
     const kn_micro *u = j->u;
+    j->tall = u->pack_a == u->pack_b ? tile_height(u, j->g->m) : u->mr;
     j->blocks = (j->g->m + u->mc - 1) / u->mc;
-    j->rows = kn_round_up((j->g->m + j->blocks - 1) / j->blocks, u->mr);
+    long tiles = (j->g->m + j->tall - 1) / j->tall;
+    j->rows = (tiles + j->blocks - 1) / j->blocks * j->tall;
     j->n = columns;
-    j->chunk = kn_min(CHUNK, kn_round_up(columns, u->nr));
-    long wanted = threads > 1 ? 4 * threads : 1;
-    while (j->chunk > 2 * u->nr && j->blocks * ((columns + j->chunk - 1) / j->chunk) < wanted)
-        j->chunk = kn_round_up(j->chunk / 2, u->nr);
+    long least = threads > 1 ? (ITEMS * threads + j->blocks - 1) / j->blocks : 1;
+    long chunks = kn_max((columns + CHUNK - 1) / CHUNK, least);
+    j->chunk = kn_round_up((columns + chunks - 1) / chunks, u->nr);
     j->chunks = (columns + j->chunk - 1) / j->chunk;
+    j->blocks = (j->g->m + j->rows - 1) / j->rows;
 }
 
 /* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. */
@@ -149,6 +211,14 @@ static long stretch(const job *j)
 {
     long by_a = KN_A_FLOATS / j->rows / KN_KC * KN_KC;
     return by_a > KN_KC ? by_a : KN_KC;
+}
+
+/* How many columns of a stretch of B the shared panel holds; as many each time. */
+static long columns_at_hand(const job *j, long step)
+{
+    long n = j->g->n, most = KN_B_FLOATS / kn_min(step, kn_round_up(j->g->k + 1, KN_KC)) / j->u->nr * j->u->nr;
+    long times = j->shared ? (n + most - 1) / most : 1;
+    return kn_round_up((n + times - 1) / times, j->u->nr);
 }
 
 static void run_stretch(job *j, bs_pool *pool)
@@ -184,8 +254,7 @@ void kn_gemm_run(kn_work *w, const kn_gemm *g)
     job j = {.w = w, .g = g, .u = choose(w, g)};
     cut(&j, g->n, w->threads);
     j.shared = j.blocks > 1 && !g->packed;
-    long step = stretch(&j);
-    long columns = j.shared ? KN_B_FLOATS / kn_min(step, kn_round_up(g->k + 1, KN_KC)) / j.u->nr * j.u->nr : g->n;
+    long step = stretch(&j), columns = columns_at_hand(&j, step);
     for (j.n0 = 0; j.n0 < g->n; j.n0 += columns) {
         cut(&j, kn_min(columns, g->n - j.n0), w->threads);
         for (j.k0 = 0; j.k0 == 0 || j.k0 < g->k; j.k0 += step) {

@@ -48,5 +48,6 @@ kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const f
 
 static inline long kn_round_up(long n, long step) { return (n + step - 1) / step * step; }
 static inline long kn_min(long a, long b) { return a < b ? a : b; }
+static inline long kn_max(long a, long b) { return a > b ? a : b; }
 
 #endif
