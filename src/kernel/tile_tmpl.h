@@ -19,6 +19,7 @@ KN_INLINE void tile(const int m, const int nv, const bool part, long k, const fl
             __builtin_prefetch(row + (nv - 1) * VW, 1);
             row += ldc;
         }
+
         vf b0 = nv == 1 && part ? v_load_part(b, last) : v_load(b);
         vf b1 = nv == 1 ? b0 : part ? v_load_part(b + VW, last) : v_load(b + VW);
 #pragma GCC unroll 16
@@ -146,6 +147,8 @@ static void pack_transposed(long k, long w, long width, const float *x, long ld,
                 pack_columns(VW, k, from, ld, next, width, p + j, k * width - j);
             else if (rows == MR)
                 pack_columns(MR, k, from, ld, next, width, p + j, k * width - j);
+            else if (rows == MR - 1)
+                pack_columns(MR - 1, k, from, ld, next, width, p + j, k * width - j);
             else
                 pack_columns(rows, k, from, ld, next, width, p + j, k * width - j);
         }
