@@ -128,7 +128,7 @@ static void packed_weights_give_the_same(void **state)
     int count;
     const kn_table *const *all = kn_all(&count);
     for (int t = 0; t < count; t++)
-        for (int dtype = KN_F32; dtype <= KN_F32; dtype++) {
+        for (int dtype = KN_F32; dtype <= KN_I4; dtype++) {
             oc_err err = {0};
             md_packed *p = md_packed_open(b.model, all[t], (kn_dtype)dtype, 0, &err);
             assert_non_null(p);
@@ -252,8 +252,8 @@ static void groups_of_int4_explain_themselves(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pooled_rows_are_the_towers_own),        cmocka_unit_test(packed_weights_give_the_same),
-         cmocka_unit_test(sessions_and_engines_live_side_by_side),
+        cmocka_unit_test(pooled_rows_are_the_towers_own),         cmocka_unit_test(packed_weights_give_the_same),
+        cmocka_unit_test(sessions_and_engines_live_side_by_side), cmocka_unit_test(quantized_folders_are_read_as_written),
         cmocka_unit_test(groups_of_int4_explain_themselves),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);

@@ -21,6 +21,9 @@ enum { MAX_TIERS = 4 };
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static const kn_table *tiers[MAX_TIERS];
 static int tier_count;
+#if defined(__x86_64__)
+static bool vnni, bf16; /* of AVX-512 */
+#endif
 
 #if defined(__x86_64__)
 /* Asked of the CPU itself, as not every compiler's __builtin_cpu_supports knows the name. */
@@ -28,6 +31,19 @@ static bool has_f16c(void)
 {
     unsigned a, b, c, d;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+/* AVX-512 came in parts: VNNI (bit 11 of ecx, leaf 7) and BF16 (bit 5 of eax, leaf 7.1) are asked for where they are used. */
+static bool has_vnni(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & 1u << 11);
+}
+
+static bool has_bf16(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
 }
 #endif
 
@@ -43,6 +59,8 @@ static void find_tiers(void)
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
         tiers[tier_count++] = &kn_avx512;
+    vnni = has_vnni();
+    bf16 = has_bf16();
 #elif defined(__aarch64__)
     tiers[tier_count++] = &kn_neon; /* no aarch64 is without it */
 #endif
@@ -89,5 +107,35 @@ const kn_micro *kn_bf16_micro(const kn_table *t)
 {
     (void)t;
     return NULL;
+}
+#endif
+
+#if defined(__x86_64__)
+const kn_low_int *kn_low_int_of(const kn_table *t)
+{
+    pthread_once(&once, find_tiers);
+    if (t == &kn_avx512)
+        return vnni ? &kn_low_int_vnni : &kn_low_int_avx512;
+    return t == &kn_avx2 ? &kn_low_int_avx2 : &kn_low_int_generic;
+}
+
+const kn_low_bf16 *kn_low_bf16_of(const kn_table *t)
+{
+    pthread_once(&once, find_tiers);
+    if (t == &kn_avx512)
+        return bf16 ? &kn_low_bf16_dot : &kn_low_bf16_avx512;
+    return t == &kn_avx2 ? &kn_low_bf16_avx2 : &kn_low_bf16_generic;
+}
+#else
+const kn_low_int *kn_low_int_of(const kn_table *t)
+{
+    (void)t;
+    return &kn_low_int_generic;
+}
+
+const kn_low_bf16 *kn_low_bf16_of(const kn_table *t)
+{
+    (void)t;
+    return &kn_low_bf16_generic;
 }
 #endif

@@ -238,19 +238,17 @@ static const kn_micro *choose(const kn_work *w, const kn_gemm *g)
     return g->bf16 && !g->packed && w->bf16 && g->k >= 32 && (tail == 0 || tail >= 16) ? w->bf16 : &w->fp32;
 }
 
-/* What needs no loops of ours: nothing at all, or a weight in another form. */
-static bool done_elsewhere(kn_work *w, const kn_gemm *g)
-{
-    bool low = g->packed && g->packed->dtype != KN_F32;
-    if (low && g->m > 0 && g->n > 0)
-        kn_low_run(w, g);
-    return low || g->m <= 0 || g->n <= 0;
-}
+static bool nothing_to_do(const kn_gemm *g) { return g->m <= 0 || g->n <= 0; }
+static bool is_low(const kn_gemm *g) { return g->packed && g->packed->dtype != KN_F32; }
 
 void kn_gemm_run(kn_work *w, const kn_gemm *g)
 {
-    if (done_elsewhere(w, g))
+    if (nothing_to_do(g))
         return;
+    if (is_low(g)) {
+        kn_low_run(w, g);
+        return;
+    }
     job j = {.w = w, .g = g, .u = choose(w, g)};
     cut(&j, g->n, w->threads);
     j.shared = j.blocks > 1 && !g->packed;
@@ -268,8 +266,12 @@ void kn_gemm_run(kn_work *w, const kn_gemm *g)
 
 void kn_gemm_serial(kn_work *w, int worker, const kn_gemm *g)
 {
-    if (done_elsewhere(w, g))
+    if (nothing_to_do(g))
         return;
+    if (is_low(g)) {
+        kn_low_serial(w, worker, g);
+        return;
+    }
     job j = {.w = w, .g = g, .u = choose(w, g)};
     kn_worker *me = &w->worker[worker];
     cut(&j, g->n, 1);

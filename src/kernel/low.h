@@ -21,12 +21,57 @@ typedef struct kn_micro {
 extern const kn_micro kn_amx_bf16;
 #endif
 
-/* Weights packed in another form than fp32 (kernel.h, "weights packed once"): what kn_packed_bytes, kn_pack_weight,
- * kn_pack_quantized and kn_gemm_run hand on for dtype != KN_F32. kn_low_run may be called within a work function. */
+/* ---- weights packed as bf16, int8 or int4: low.c has the loops, low_*.c the micro-kernels ---------------------- */
+
+/* Micro-kernels that multiply rows of int8 by int8 or int4 weights; nr is the table's. Integers are exact and no multiply-add is
+ * fused, so every tier gives the same bits before the activation.
+ *
+ * Rows of A come in tiles of mr rows whose 32-bit units along k are interleaved: unit u of row i is a[u * mr + i]. It holds
+ * `depth` numbers for int8 weights (2: as int16, 4: as int8), always 4 for int4 weights.
+ * A strip of int8 weights is nr columns wide: the depth numbers of column j in unit u lie at (u * nr + j) * depth, as w + bias.
+ * A strip of int4 weights is cut into groups: 32 of k take 16 * nr bytes, in which byte o * 4 * nr + j * 4 + q of column j has
+ * k = 8 o + q in its low half and k + 4 in its high, as w + 8; behind a group come its nr scales. */
+typedef struct kn_low_int {
+    int nr, mr8, mr4, depth, bias;
+    float (*largest)(long k, const float *x); /* max |x|: infinite or NaN when one of x is */
+    /* q = x * inverse to nearest, ties to even; |x * inverse| is at most 127.5. */
+    void (*round)(long k, const float *x, float inverse, int8_t *q);
+    /* sum[i][j] = (start ? start[i] : sum[i][j]) + the products, for i < m <= mr8, j < nr. */
+    void (*tile8)(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m);
+    /* sum[i][j] = over groups in order, (float)(start[g][i] + products) * (a's scale[g][i] * b's scale), both [group][mr4]; k is
+     * a multiple of 32, with zeros in A behind the true one. m <= mr4. */
+    void (*tile4)(long k, long group, const int32_t *a, const uint8_t *b, const float *scale, const int32_t *start, float *sum,
+                  long ld, int m);
+    void (*rescale)(long n, const int32_t *sum, float s, const float *scale,
+                    float *y); /* y = (float)sum * (s * scale); y may be sum */
+} kn_low_int;
+
+/* Micro-kernel for bf16 weights: pairs along k of column j at ((k / 2) * nr + j) * 2, a missing last number is 0. Strips of A are
+ * what `pack` makes of rows, as kn_table's does, `pair` floats for two numbers along k (2: floats, 1: a pair of bf16).
+ * sum = (accumulate ? sum : 0) + products, summed over k in order. m <= mr. */
+typedef struct kn_low_bf16 {
+    int nr, mr, pair;
+    void (*pack)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
+    void (*tile)(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate);
+} kn_low_bf16;
+
+extern const kn_low_int kn_low_int_generic;
+extern const kn_low_bf16 kn_low_bf16_generic;
+#if defined(__x86_64__)
+extern const kn_low_int kn_low_int_avx2, kn_low_int_avx512, kn_low_int_vnni;
+extern const kn_low_bf16 kn_low_bf16_avx2, kn_low_bf16_avx512, kn_low_bf16_dot;
+#endif
+
+/* The best of them beside a tier on this CPU. */
+const kn_low_int *kn_low_int_of(const kn_table *t);
+const kn_low_bf16 *kn_low_bf16_of(const kn_table *t);
+
+/* What kn_packed_bytes, kn_pack_weight, kn_pack_quantized, kn_gemm_run and kn_gemm_serial hand on for dtypes other than KN_F32. */
 size_t kn_low_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group);
 void kn_low_pack(kn_work *w, const kn_packed *p, const float *x, long ld);
 void kn_low_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale);
 void kn_low_run(kn_work *w, const kn_gemm *g);
+void kn_low_serial(kn_work *w, int worker, const kn_gemm *g);
 
 /* The micro-kernel for products of bf16 numbers beside the tier t; NULL: this CPU has none (or OCELLI_CPU masks it). */
 const kn_micro *kn_bf16_micro(const kn_table *t);

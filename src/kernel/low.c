@@ -1,0 +1,394 @@
+/* low.c - products with weights packed as bf16, int8 or int4: their forms, and the loops around the micro-kernels of low_*.c.
+ *
+ *   as many rows of A as the scratch holds, quantised or packed once, together  >  wait
+ *     items: (block of rows) x (chunk of columns), each taken by one thread  >  a stretch of k  >  strips of W  >  tiles
+ *
+ * Tiles add into an item's own sums (int32 or fp32), which stay in the second cache and become rows of C at its end. W is used
+ * where it lies. Integers are exact, and other sums run over k in an order that depends on k alone. */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "work.h"
+
+enum { LINE = 64, BLOCK = 32, OCT = 8 };             /* int4: k in whole blocks, cut into octs */
+enum { SUMS = 1 << 15, ROWS = 120, STRETCH = 1024 }; /* of an item: sums, rows at most, k between visits to the sums */
+enum { FEW = 1 << 15 };                              /* numbers of A that are not worth waking threads for */
+/* A worker's scratch: an item's sums or a row on its way, and behind it the tiles of the serial form. */
+enum { ROW_BYTES = 1 << 18, TILES_BYTES = KN_A_FLOATS * 4 - ROW_BYTES, SHARED_BYTES = KN_B_FLOATS * 4 };
+/* So long that a row fits there, as floats and as bytes; its products of bytes, 2^16 at most, fit an int32. */
+enum { MAX_K = ROW_BYTES / 5 - 2 * LINE };
+
+/* ---- forms ---------------------------------------------------------------------------------------------- */
+
+/* What a weight's form and the tiles of A that meet it measure. */
+typedef struct form {
+    kn_dtype dtype;
+    const kn_low_int *u;
+    const kn_low_bf16 *h;
+    int nr, mr;
+    long k, group, groups; /* int8: one group of all k */
+    size_t strip, scales;  /* bytes of a strip of W; the scales of int8 lie behind all strips, at `scales` */
+    size_t units, tile;    /* bytes of a tile of A: its numbers, and those with scales and starting sums */
+} form;
+
+static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
+
+static size_t strip_bytes(const form *f)
+{
+    size_t nr = (size_t)f->nr, k = (size_t)f->k;
+    switch (f->dtype) {
+    case KN_BF16: return round_up(k, 2) * nr * sizeof(uint16_t);
+    case KN_I8: return round_up(k, (size_t)f->u->depth) * nr;
+    default: return round_up(k, BLOCK) * nr / 2 + (size_t)f->groups * nr * sizeof(float);
+    }
+}
+
+static size_t unit_bytes(const form *f)
+{
+    size_t mr = (size_t)f->mr, k = (size_t)f->k;
+    switch (f->dtype) {
+    case KN_BF16: return f->h->pair == 2 ? k * mr * sizeof(float) : (k + 1) / 2 * mr * sizeof(float);
+    case KN_I8: return round_up(k, (size_t)f->u->depth) / (size_t)f->u->depth * mr * sizeof(int32_t);
+    default: return round_up(k, BLOCK) * mr;
+    }
+}
+
+static form form_of(const kn_table *t, kn_dtype dtype, long n, long k, long group)
+{
+    form f = {.dtype = dtype, .u = kn_low_int_of(t), .h = kn_low_bf16_of(t), .k = k};
+    f.nr = dtype == KN_BF16 ? f.h->nr : f.u->nr;
+    f.mr = dtype == KN_BF16 ? f.h->mr : dtype == KN_I8 ? f.u->mr8 : f.u->mr4;
+    f.group = dtype == KN_I4 ? group : k;
+    f.groups = dtype == KN_I4 ? (k + group - 1) / group : dtype == KN_I8;
+    f.strip = round_up(strip_bytes(&f), LINE);
+    f.scales = f.strip * (size_t)((n + f.nr - 1) / f.nr);
+    f.units = unit_bytes(&f);
+    size_t behind = (size_t)f.groups * (size_t)f.mr * (sizeof(float) + sizeof(int32_t));
+    f.tile = round_up(f.units + behind, LINE) + LINE; /* never 0; and the same place of two tiles is not 4 KB apart for long */
+    return f;
+}
+
+static form form_of_weight(const kn_table *t, const kn_packed *p) { return form_of(t, p->dtype, p->n, p->k, p->group); }
+
+size_t kn_low_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group)
+{
+    form f = form_of(t, dtype, n, k, group);
+    if (f.tile > TILES_BYTES || k > MAX_K)
+        return 0;
+    return f.scales + (dtype == KN_I8 ? round_up((size_t)kn_round_up(n, f.nr) * sizeof(float), LINE) : 0);
+}
+
+/* ---- quantising ----------------------------------------------------------------------------------------- */
+
+/* k numbers become integers of at most `top`; returns their scale. What is not finite makes the scale NaN, so that it is seen. */
+static float quantize(const kn_low_int *u, long k, const float *x, float top, int8_t *q)
+{
+    float most = u->largest(k, x);
+    if (!(most > 0 && most <= FLT_MAX)) {
+        memset(q, 0, (size_t)k);
+        return most == 0 ? 0 : NAN;
+    }
+    u->round(k, x, fminf(top / most, FLT_MAX), q);
+    return most / top;
+}
+
+static void quantize_row(const kn_low_int *u, kn_dtype dtype, long k, long group, const float *x, int8_t *q, float *scale)
+{
+    if (dtype == KN_I8) {
+        *scale = quantize(u, k, x, 127, q);
+        return;
+    }
+    for (long p = 0; p < k; p += group)
+        scale[p / group] = quantize(u, kn_min(group, k - p), x + p, 7, q + p);
+}
+
+void kn_quantize(kn_dtype dtype, long n, long k, long group, const float *x, long ld, int8_t *q, float *scale)
+{
+    long groups = dtype == KN_I8 ? 1 : (k + group - 1) / group;
+    for (long j = 0; j < n; j++)
+        quantize_row(&kn_low_int_generic, dtype, k, group, x + j * ld, q + j * k, scale + j * groups);
+}
+
+/* ---- packing W ------------------------------------------------------------------------------------------ */
+
+typedef struct packing {
+    kn_work *w;
+    const kn_packed *p;
+    form f;
+    const float *x; /* NULL: from q and scale */
+    long ld;
+    const int8_t *q;
+    const float *scale;
+} packing;
+
+static int clamp(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
+
+static void put_bytes(const form *f, uint8_t *strip, long column, const int8_t *q)
+{
+    int depth = f->u->depth;
+    for (long p = 0; p < f->k; p++)
+        strip[(p / depth * f->nr + column) * depth + p % depth] = (uint8_t)(clamp(q[p], -127, 127) + f->u->bias);
+}
+
+static void put_nibbles(const form *f, uint8_t *strip, long column, const int8_t *q, const float *scale)
+{
+    size_t width = (size_t)f->nr, oct = 4 * width;
+    for (long p = 0; p < f->k; p++) {
+        size_t at =
+            (size_t)(p / OCT) * oct + (size_t)(p / f->group) * width * sizeof *scale + 4 * (size_t)column + (size_t)(p % 4);
+        strip[at] |= (uint8_t)((clamp(q[p], -8, 7) + 8) << (p % OCT < 4 ? 0 : 4));
+    }
+    for (long g = 0; g < f->groups; g++) {
+        size_t octs = (size_t)kn_min((g + 1) * f->group, kn_round_up(f->k, BLOCK)) / OCT;
+        memcpy(strip + octs * oct + ((size_t)g * width + (size_t)column) * sizeof *scale, &scale[g], sizeof *scale);
+    }
+}
+
+static void put_brains(const form *f, uint16_t *strip, long column, const uint16_t *x)
+{
+    for (long p = 0; p < f->k; p++)
+        strip[(p / 2 * f->nr + column) * 2 + p % 2] = x[p];
+}
+
+/* Column j of W^T, a row of W; `scratch` holds its numbers and then its scales. */
+static void pack_column(const packing *a, long j, uint8_t *strip, void *scratch)
+{
+    const form *f = &a->f;
+    if (f->dtype == KN_BF16) {
+        a->w->t->to_bf16(f->k, a->x + j * a->ld, scratch);
+        put_brains(f, (uint16_t *)(void *)strip, j % f->nr, scratch);
+        return;
+    }
+    const int8_t *q = a->x ? scratch : a->q + j * f->k;
+    float *own = (float *)((char *)scratch + round_up((size_t)f->k, LINE));
+    const float *scale = a->x ? own : a->scale + j * f->groups;
+    if (a->x)
+        quantize_row(f->u, f->dtype, f->k, f->group, a->x + j * a->ld, scratch, own);
+    if (f->dtype == KN_I8) {
+        put_bytes(f, strip, j % f->nr, q);
+        memcpy((char *)a->p->data + f->scales + (size_t)j * sizeof *scale, scale, sizeof *scale);
+    } else {
+        put_nibbles(f, strip, j % f->nr, q, scale);
+    }
+}
+
+static void pack_strips(void *arg, long begin, long end, int worker)
+{
+    const packing *a = arg;
+    kn_worker *me = &a->w->worker[worker];
+    me->block = -1;
+    for (long s = begin; s < end; s++) {
+        uint8_t *strip = (uint8_t *)a->p->data + (size_t)s * a->f.strip;
+        memset(strip, 0, a->f.strip);
+        for (long j = s * a->f.nr; j < kn_min((s + 1) * a->f.nr, a->p->n); j++)
+            pack_column(a, j, strip, me->a);
+    }
+}
+
+static void pack_all(packing *a)
+{
+    a->f = form_of_weight(a->w->t, a->p);
+    bs_pool_for(a->w->pool, (a->p->n + a->f.nr - 1) / a->f.nr, 1, pack_strips, a);
+}
+
+void kn_low_pack(kn_work *w, const kn_packed *p, const float *x, long ld)
+{
+    packing a = {.w = w, .p = p, .x = x, .ld = ld};
+    pack_all(&a);
+}
+
+void kn_low_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale)
+{
+    packing a = {.w = w, .p = p, .q = q, .scale = scale};
+    pack_all(&a);
+}
+
+/* ---- products ------------------------------------------------------------------------------------------- */
+
+typedef struct job {
+    kn_work *w;
+    const kn_gemm *g;
+    form f;
+    char *a;                        /* tiles of rows [row0, row0 + rows) */
+    long row0, rows, block, blocks; /* the rows at hand; those of an item, a multiple of mr; how many such */
+    long chunk, chunks;             /* columns of an item, a multiple of nr */
+} job;
+
+static char *tile_at(const job *j, long row) { return j->a + (size_t)(row / j->f.mr) * j->f.tile; }
+
+/* Scales [groups][mr] and starting sums [groups][mr] lie behind a tile's numbers. */
+static float *scales_of(const form *f, char *tile) { return (float *)(void *)(tile + f->units); }
+static int32_t *starts_of(const form *f, char *tile) { return (int32_t *)(void *)(tile + f->units) + f->groups * f->mr; }
+
+static int32_t sum_of(long k, const int8_t *q)
+{
+    int32_t sum = 0;
+    for (long p = 0; p < k; p++)
+        sum += q[p];
+    return sum;
+}
+
+/* Row i of a tile: q, filled up with zeros, in units of 32 bits that lie mr apart. */
+static void interleave(const form *f, char *tile, long i, const int8_t *q)
+{
+    bool wide = f->dtype == KN_I8 && f->u->depth == 2;
+    int32_t *to = (int32_t *)(void *)tile + i;
+    long units = (long)(f->units / sizeof *to) / f->mr;
+    for (long u = 0; u < units; u++) {
+        int16_t pair[2] = {q[2 * u], q[2 * u + 1]};
+        memcpy(to + u * f->mr, wide ? (const void *)pair : q + 4 * u, sizeof *to);
+    }
+}
+
+static void quantize_into(const job *j, long row, const float *x, int8_t *q)
+{
+    const form *f = &j->f;
+    char *tile = tile_at(j, row);
+    int32_t bias = f->dtype == KN_I4 ? 8 : f->u->bias;
+    for (long group = 0, at = row % f->mr; group < f->groups; group++, at += f->mr) {
+        long p = group * f->group, k = kn_min(f->group, f->k - p);
+        scales_of(f, tile)[at] = quantize(f->u, k, x + p, 127, q + p);
+        starts_of(f, tile)[at] = bias ? -bias * sum_of(k, q + p) : 0;
+    }
+    memset(q + f->k, 0, BLOCK);
+    interleave(f, tile, row % f->mr, q);
+}
+
+/* Row `row` of those at hand, where it lies or, when it is a column, gathered. */
+static const float *row_of(const job *j, long row, float *scratch)
+{
+    const kn_gemm *g = j->g;
+    if (!g->ta)
+        return g->a + (j->row0 + row) * g->lda;
+    for (long p = 0; p < g->k; p++)
+        scratch[p] = g->a[p * g->lda + j->row0 + row];
+    return scratch;
+}
+
+/* Tiles [begin, end) of A. */
+static void prepare(void *arg, long begin, long end, int worker)
+{
+    const job *j = arg;
+    kn_worker *me = &j->w->worker[worker];
+    const kn_gemm *g = j->g;
+    me->block = -1; /* what lay in its scratch is gone */
+    for (long t = begin; t < end; t++) {
+        long row = t * j->f.mr, last = kn_min(row + j->f.mr, j->rows);
+        if (j->f.dtype == KN_BF16) {
+            const float *x = g->ta ? g->a + j->row0 + row : g->a + (j->row0 + row) * g->lda;
+            j->f.h->pack(g->k, last - row, j->f.mr, x, g->lda, !g->ta, (float *)(void *)tile_at(j, row));
+            continue;
+        }
+        float *gathered = me->a;
+        int8_t *q = (int8_t *)(gathered + g->k);
+        for (; row < last; row++)
+            quantize_into(j, row, row_of(j, row, gathered), q);
+    }
+}
+
+/* One tile of A by one strip of W, k from p on. */
+static void one_tile(const job *j, char *a, int m, const uint8_t *strip, long p, float *sum, long ld)
+{
+    const form *f = &j->f;
+    if (f->dtype == KN_BF16) {
+        const float *at = (const float *)(void *)a + p / 2 * f->mr * f->h->pair;
+        f->h->tile(kn_min(KN_KC, f->k - p), at, (const uint16_t *)(const void *)strip + p * f->nr, sum, ld, m, p > 0);
+    } else if (f->dtype == KN_I8) {
+        long depth = f->u->depth, units = (kn_min(STRETCH, f->k - p) + depth - 1) / depth;
+        const int32_t *at = (const int32_t *)(void *)a + p / depth * f->mr;
+        f->u->tile8(units, at, strip + p * f->nr, p ? NULL : starts_of(f, a), (int32_t *)(void *)sum, ld, m);
+    } else {
+        long k = kn_round_up(f->k, BLOCK);
+        f->u->tile4(k, f->group, (const int32_t *)(void *)a, strip, scales_of(f, a), starts_of(f, a), sum, ld, m);
+    }
+}
+
+/* sum += what g adds, and into C; residual may be C. */
+static void finish_row(const job *j, long row, long j0, long n, float *sum)
+{
+    const kn_gemm *g = j->g;
+    const kn_table *t = j->w->t;
+    const form *f = &j->f;
+    float *c = g->c + (j->row0 + row) * g->ldc + j0;
+    if (f->dtype == KN_I8) {
+        const float *of_weight = (const float *)(const void *)((const char *)g->packed->data + f->scales) + j0;
+        f->u->rescale(n, (const int32_t *)(void *)sum, g->alpha * scales_of(f, tile_at(j, row))[row % f->mr], of_weight, sum);
+    } else if (g->alpha != 1) {
+        t->scale(n, g->alpha, sum, sum);
+    }
+    if (g->accumulate)
+        t->add(n, sum, c, sum);
+    if (g->bias)
+        t->add(n, sum, g->bias + j0, sum);
+    if (g->act != KN_NONE)
+        t->act(g->act, n, sum, sum);
+    if (g->residual)
+        t->add(n, sum, g->residual + (j->row0 + row) * g->ldc + j0, c);
+    else
+        memcpy(c, sum, (size_t)n * sizeof *c);
+}
+
+static void one_item(const job *j, float *sums, long row0, long j0)
+{
+    const form *f = &j->f;
+    const uint8_t *data = j->g->packed->data;
+    long rows = kn_min(j->block, j->rows - row0), n = kn_min(j->chunk, j->g->n - j0);
+    long step = f->dtype == KN_BF16 ? KN_KC : f->dtype == KN_I8 ? STRETCH : f->k + 1;
+    for (long p = 0; p == 0 || p < f->k; p += step)
+        for (long c = 0; c < n; c += f->nr)
+            for (long i = 0; i < rows; i += f->mr)
+                one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->mr, rows - i), data + (size_t)((j0 + c) / f->nr) * f->strip, p,
+                         sums + i * j->chunk + c, j->chunk);
+    for (long i = 0; i < rows; i++)
+        finish_row(j, row0 + i, j0, n, sums + i * j->chunk);
+}
+
+static void run_items(void *arg, long begin, long end, int worker)
+{
+    const job *j = arg;
+    j->w->worker[worker].block = -1;
+    for (long item = begin; item < end; item++)
+        one_item(j, j->w->worker[worker].a, item / j->chunks * j->block, item % j->chunks * j->chunk);
+}
+
+/* Rows in equal blocks; columns in chunks whose sums fit, and small enough that every thread finds work. */
+static void cut(job *j, int threads)
+{
+    enum { EACH = 8 };
+    long mr = j->f.mr, nr = j->f.nr;
+    j->blocks = (j->rows + ROWS - 1) / ROWS;
+    j->block = kn_round_up((j->rows + j->blocks - 1) / j->blocks, mr);
+    j->chunk = kn_min(SUMS / j->block / nr * nr, kn_round_up(j->g->n, nr));
+    long wanted = threads > 1 ? EACH * threads : 1;
+    while (j->chunk > 2 * nr && j->blocks * ((j->g->n + j->chunk - 1) / j->chunk) < wanted)
+        j->chunk = kn_round_up(j->chunk / 2, nr);
+    j->chunks = (j->g->n + j->chunk - 1) / j->chunk;
+}
+
+/* `room` bytes at a hold tiles of as many rows as come together; worker: -1 for all of the pool. */
+static void run(kn_work *w, const kn_gemm *g, char *a, size_t room, int worker)
+{
+    job j = {.w = w, .g = g, .f = form_of_weight(w->t, g->packed), .a = a};
+    long most = (long)(room / j.f.tile) * j.f.mr;
+    for (j.row0 = 0; j.row0 < g->m; j.row0 += most) {
+        j.rows = kn_min(most, g->m - j.row0);
+        cut(&j, worker < 0 ? w->threads : 1);
+        long tiles = (j.rows + j.f.mr - 1) / j.f.mr;
+        if (worker >= 0 || j.rows * g->k <= FEW)
+            prepare(&j, 0, tiles, worker < 0 ? 0 : worker);
+        else
+            bs_pool_for(w->pool, tiles, 1, prepare, &j);
+        if (worker >= 0)
+            run_items(&j, 0, j.blocks * j.chunks, worker);
+        else
+            bs_pool_for(w->pool, j.blocks * j.chunks, 1, run_items, &j);
+    }
+}
+
+void kn_low_run(kn_work *w, const kn_gemm *g) { run(w, g, (char *)w->b, SHARED_BYTES, -1); }
+
+void kn_low_serial(kn_work *w, int worker, const kn_gemm *g)
+{
+    run(w, g, (char *)w->worker[worker].a + ROW_BYTES, TILES_BYTES, worker);
+}

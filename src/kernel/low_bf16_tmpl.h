@@ -1,0 +1,63 @@
+/* low_bf16_tmpl.h - the micro-kernel for bf16 weights that widens them as it goes; activations and sums are fp32. A pair along k
+ * lies in 32 bits: its second number is a float but for 16 bits to be cleared, the first is shifted there. The sum of an element
+ * is that of the tier's fp32 micro-kernel: an fp32 product with the widened weights has the same bits.
+ * The includer defines MR16 (the table's mr) and what low_tmpl.h needs. */
+
+enum { AHEAD16 = 1536 };
+
+KN_INLINE void multiply16(const int m, const float *a, vf b0, vf b1, vf s[MR16][2])
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++) {
+        vf x = v_set(a[i]);
+        s[i][0] = v_fma(x, b0, s[i][0]);
+        s[i][1] = v_fma(x, b1, s[i][1]);
+    }
+}
+
+KN_INLINE void tile16_of(const int m, long k, const float *a, const uint16_t *b, float *sum, long ld, bool accumulate)
+{
+    const vi second = vi_set((int32_t)0xffff0000);
+    vf s[MR16][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+        s[i][0] = s[i][1] = v_zero();
+    for (long p = 0; p < k; p += 2, a += 2 * MR16, b += 2 * NR) {
+        vi x = vi_load(b), y = vi_load(b + 2 * VW);
+        if (m <= 2)
+            __builtin_prefetch(b + AHEAD16 / 2);
+        multiply16(m, a, vi_first(x), vi_first(y), s);
+        if (p + 1 < k)
+            multiply16(m, a + MR16, vi_as_float(vi_and(x, second)), vi_as_float(vi_and(y, second)), s);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            float *to = sum + i * ld + v * VW;
+            v_store(to, v_add(s[i][v], accumulate ? v_load(to) : v_zero()));
+        }
+}
+
+static void tile16(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate)
+{
+    switch (m) {
+    case 1: tile16_of(1, k, a, b, sum, ld, accumulate); break;
+    case 2: tile16_of(2, k, a, b, sum, ld, accumulate); break;
+    case 3: tile16_of(3, k, a, b, sum, ld, accumulate); break;
+    case 4: tile16_of(4, k, a, b, sum, ld, accumulate); break;
+    case 5: tile16_of(5, k, a, b, sum, ld, accumulate); break;
+    case 6: tile16_of(6, k, a, b, sum, ld, accumulate); break;
+#if MR16 > 6
+    case 7: tile16_of(7, k, a, b, sum, ld, accumulate); break;
+    case 8: tile16_of(8, k, a, b, sum, ld, accumulate); break;
+    case 9: tile16_of(9, k, a, b, sum, ld, accumulate); break;
+    case 10: tile16_of(10, k, a, b, sum, ld, accumulate); break;
+    case 11: tile16_of(11, k, a, b, sum, ld, accumulate); break;
+    case 12: tile16_of(12, k, a, b, sum, ld, accumulate); break;
+    case 13: tile16_of(13, k, a, b, sum, ld, accumulate); break;
+    case 14: tile16_of(14, k, a, b, sum, ld, accumulate); break;
+#endif
+    default: break;
+    }
+}

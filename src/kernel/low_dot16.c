@@ -1,0 +1,79 @@
+/* low_dot16.c - bf16 weights on AVX512-BF16: activations are rounded to bf16 too, and vdpbf16ps adds the products of pairs. */
+#include <immintrin.h>
+
+#include "low.h"
+#include "scalar.h"
+
+enum { VW = 16, NR = 2 * VW, PAIR = 2, AHEAD = 1536 };
+#define MR 12
+
+/* Pair u of row i goes to p[u * width + i]; a missing second number is 0. */
+static void pack(long k, long w, long width, const float *x, long ld, bool transpose, float *p)
+{
+    long row = transpose ? ld : 1, step = transpose ? 1 : ld, units = (k + 1) / PAIR;
+    for (long j = 0; j < w; j++)
+        for (long q = 0; q < k; q += PAIR) {
+            const float *from = x + j * row + q * step;
+            uint16_t pair[PAIR] = {kn_float_to_brain(from[0]), q + 1 < k ? kn_float_to_brain(from[step]) : 0};
+            memcpy(p + (j / width * units + q / PAIR) * width + j % width, pair, sizeof pair);
+        }
+}
+
+static inline __m512bh load(const void *p) { return (__m512bh)_mm512_loadu_si512(p); }
+
+static inline __m512bh broadcast(const float *a)
+{
+    int32_t pair;
+    memcpy(&pair, a, sizeof pair);
+    return (__m512bh)_mm512_set1_epi32(pair);
+}
+
+static inline __attribute__((always_inline)) void tile_of(const int m, long k, const float *a, const uint16_t *b, float *sum,
+                                                          long ld, bool accumulate)
+{
+    __m512 s[MR][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+            s[i][v] = accumulate ? _mm512_loadu_ps(sum + i * ld + v * VW) : _mm512_setzero_ps();
+    for (long p = 0; p < k; p += PAIR, a += MR, b += PAIR * NR) {
+        if (m <= 2) {
+            __builtin_prefetch((const uint8_t *)b + AHEAD);
+            __builtin_prefetch((const uint8_t *)b + AHEAD + 64);
+        }
+        __m512bh b0 = load(b), b1 = load(b + PAIR * VW);
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            __m512bh x = broadcast(a + i);
+            s[i][0] = _mm512_dpbf16_ps(s[i][0], b0, x);
+            s[i][1] = _mm512_dpbf16_ps(s[i][1], b1, x);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+            _mm512_storeu_ps(sum + i * ld + v * VW, s[i][v]);
+}
+
+static void tile(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate)
+{
+    switch (m) {
+    case 1: tile_of(1, k, a, b, sum, ld, accumulate); break;
+    case 2: tile_of(2, k, a, b, sum, ld, accumulate); break;
+    case 3: tile_of(3, k, a, b, sum, ld, accumulate); break;
+    case 4: tile_of(4, k, a, b, sum, ld, accumulate); break;
+    case 5: tile_of(5, k, a, b, sum, ld, accumulate); break;
+    case 6: tile_of(6, k, a, b, sum, ld, accumulate); break;
+    case 7: tile_of(7, k, a, b, sum, ld, accumulate); break;
+    case 8: tile_of(8, k, a, b, sum, ld, accumulate); break;
+    case 9: tile_of(9, k, a, b, sum, ld, accumulate); break;
+    case 10: tile_of(10, k, a, b, sum, ld, accumulate); break;
+    case 11: tile_of(11, k, a, b, sum, ld, accumulate); break;
+    case 12: tile_of(12, k, a, b, sum, ld, accumulate); break;
+    default: break;
+    }
+}
+
+const kn_low_bf16 kn_low_bf16_dot = {.nr = NR, .mr = MR, .pair = 1, .pack = pack, .tile = tile};

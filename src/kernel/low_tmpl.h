@@ -1,0 +1,199 @@
+/* low_tmpl.h - micro-kernels for int8 and int4 weights, for any vector of integers. The includer defines, beside what simd_*.h has:
+ * vi, its loads, stores and arithmetic; MR8 and MR4, the rows of a tile; UNIT8, the bytes that a vector of int8 weights takes,
+ * DEPTH and BIAS as kn_low_int has them; dot8 (with what load8 loads) and dot4, sums4.
+ * Two vectors of columns, MR8 * 2 sums. Nothing here rounds but the last lines of tile4 and rescale. */
+
+#define KN_INLINE static inline __attribute__((always_inline))
+
+enum { NR = 2 * VW, NIBBLES = 4 * VW, BLOCK = 32 };
+enum { AHEAD = 1536 }; /* bytes: with few rows weights come from memory, and the hardware stops at each page */
+
+KN_INLINE void ask(const uint8_t *b)
+{
+    for (int i = 0; i < 2 * UNIT8; i += 64)
+        __builtin_prefetch(b + AHEAD + i);
+}
+
+KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld)
+{
+    vi s[MR8][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+            s[i][v] = start ? vi_set(start[i]) : vi_load(sum + i * ld + v * VW);
+    for (long u = 0; u < units; u++, a += MR8, b += 2 * UNIT8) {
+        if (m <= 2)
+            ask(b);
+        vi b0 = load8(b), b1 = load8(b + UNIT8);
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            vi x = vi_set(a[i]);
+            s[i][0] = dot8(s[i][0], b0, x);
+            s[i][1] = dot8(s[i][1], b1, x);
+            pin(&s[i][0], &s[i][1]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+            vi_store(sum + i * ld + v * VW, s[i][v]);
+}
+
+static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m)
+{
+    switch (m) {
+    case 1: tile8_of(1, units, a, b, start, sum, ld); break;
+    case 2: tile8_of(2, units, a, b, start, sum, ld); break;
+    case 3: tile8_of(3, units, a, b, start, sum, ld); break;
+    case 4: tile8_of(4, units, a, b, start, sum, ld); break;
+    case 5: tile8_of(5, units, a, b, start, sum, ld); break;
+    case 6: tile8_of(6, units, a, b, start, sum, ld); break;
+#if MR8 > 6
+    case 7: tile8_of(7, units, a, b, start, sum, ld); break;
+    case 8: tile8_of(8, units, a, b, start, sum, ld); break;
+    case 9: tile8_of(9, units, a, b, start, sum, ld); break;
+    case 10: tile8_of(10, units, a, b, start, sum, ld); break;
+    case 11: tile8_of(11, units, a, b, start, sum, ld); break;
+    case 12: tile8_of(12, units, a, b, start, sum, ld); break;
+#endif
+    default: break;
+    }
+}
+
+/* 32 of k: s += products. */
+KN_INLINE void block4(const int m, const int32_t *a, const uint8_t *b, vi s[MR4][2])
+{
+    vi h[MR4][2];
+    const vi mask = vi_set(0x0f0f0f0f);
+#pragma GCC unroll 8
+    for (int i = 0; i < m; i++)
+        h[i][0] = h[i][1] = vi_set(0);
+#pragma GCC unroll 4
+    for (int o = 0; o < BLOCK / 8; o++, b += 2 * NIBBLES)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++, a += MR4) {
+            vi b0 = vi_and(half ? vi_shift(vi_load(b)) : vi_load(b), mask);
+            vi b1 = vi_and(half ? vi_shift(vi_load(b + NIBBLES)) : vi_load(b + NIBBLES), mask);
+#pragma GCC unroll 8
+            for (int i = 0; i < m; i++) {
+                vi x = vi_set(a[i]);
+                h[i][0] = dot4(h[i][0], b0, x);
+                h[i][1] = dot4(h[i][1], b1, x);
+                pin(&h[i][0], &h[i][1]);
+            }
+        }
+#pragma GCC unroll 8
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+            s[i][v] = vi_add(s[i][v], sums4(h[i][v]));
+}
+
+KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, const uint8_t *b, const float *scale,
+                        const int32_t *start, float *sum, long ld)
+{
+    vf total[MR4][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < m; i++)
+        total[i][0] = total[i][1] = v_zero();
+    for (long p = 0; p < k; scale += MR4, start += MR4, b += NR * sizeof(float)) {
+        vi s[MR4][2];
+#pragma GCC unroll 8
+        for (int i = 0; i < m; i++)
+            s[i][0] = s[i][1] = vi_set(start[i]);
+        for (long end = p + group < k ? p + group : k; p < end; p += BLOCK, a += BLOCK / 4 * MR4, b += BLOCK / 2 * NR) {
+            for (int i = 0; m <= 2 && i < BLOCK / 2 * NR; i += 64)
+                __builtin_prefetch(b + AHEAD + i);
+            block4(m, a, b, s);
+        }
+        const float *of_weight = (const float *)(const void *)b;
+#pragma GCC unroll 8
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; v++)
+                total[i][v] = v_add(total[i][v], v_mul(vi_float(s[i][v]), v_mul(v_load(of_weight + v * VW), v_set(scale[i]))));
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+            v_store(sum + i * ld + v * VW, total[i][v]);
+}
+
+static void tile4(long k, long group, const int32_t *a, const uint8_t *b, const float *scale, const int32_t *start, float *sum,
+                  long ld, int m)
+{
+    switch (m) {
+    case 1: tile4_of(1, k, group, a, b, scale, start, sum, ld); break;
+    case 2: tile4_of(2, k, group, a, b, scale, start, sum, ld); break;
+    case 3: tile4_of(3, k, group, a, b, scale, start, sum, ld); break;
+    case 4: tile4_of(4, k, group, a, b, scale, start, sum, ld); break;
+#if MR4 > 4
+    case 5: tile4_of(5, k, group, a, b, scale, start, sum, ld); break;
+    case 6: tile4_of(6, k, group, a, b, scale, start, sum, ld); break;
+    case 7: tile4_of(7, k, group, a, b, scale, start, sum, ld); break;
+    case 8: tile4_of(8, k, group, a, b, scale, start, sum, ld); break;
+#endif
+    default: break;
+    }
+}
+
+/* Without their signs floats are ordered as integers are, infinity and then NaN on top. */
+static float largest(long k, const float *x)
+{
+    const vi magnitude = vi_set(0x7fffffff);
+    int32_t each[VW], top = 0;
+    vi m = vi_set(0);
+    long i = 0;
+    for (; i + VW <= k; i += VW)
+        m = vi_max(m, vi_and(vi_load(x + i), magnitude));
+    vi_store(each, m);
+    for (int v = 0; v < VW; v++)
+        top = each[v] > top ? each[v] : top;
+    for (; i < k; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= 0x7fffffff;
+        top = bits > top ? bits : top;
+    }
+    float result;
+    memcpy(&result, &top, sizeof result);
+    return result;
+}
+
+static void round_all(long k, const float *x, float inverse, int8_t *q)
+{
+    vf f = v_set(inverse);
+    long i = 0;
+    for (; i + VW <= k; i += VW)
+        vi_store_bytes(q + i, vi_round(v_mul(v_load(x + i), f)));
+    for (; i < k; i++)
+        q[i] = (int8_t)lrintf(x[i] * inverse);
+}
+
+static void rescale(long n, const int32_t *sum, float s, const float *scale, float *y)
+{
+    vf f = v_set(s);
+    long j = 0;
+    for (; j + VW <= n; j += VW)
+        v_store(y + j, v_mul(vi_float(vi_load(sum + j)), v_mul(f, v_load(scale + j))));
+    for (; j < n; j++) {
+        int32_t one;
+        memcpy(&one, sum + j, sizeof one);
+        y[j] = (float)one * (s * scale[j]);
+    }
+}
+
+#define KN_LOW_INT(name) \
+    const kn_low_int name = {.nr = NR, \
+                             .mr8 = MR8, \
+                             .mr4 = MR4, \
+                             .depth = DEPTH, \
+                             .bias = BIAS, \
+                             .largest = largest, \
+                             .round = round_all, \
+                             .tile8 = tile8, \
+                             .tile4 = tile4, \
+                             .rescale = rescale}
