@@ -110,11 +110,21 @@ static void cmyk_to_rgb(uint8_t *line, int width)
 
 /* ---- as a reader of rows ------------------------------------------------------------------------------ */
 
+/* Of a row's time so much is the unpacking of Huffman codes, which has to be done for rows that are passed over, too (measured for 4:2:0
+ * of high quality). A progressive file is unpacked as a whole before its first row. */
+static double passing(jpeg_reader *job, int eighths)
+{
+    if (jpeg_has_multiple_scans(&job->c) || eighths < 4)
+        return 1;
+    return eighths < DCTSIZE ? 0.75 : 0.65;
+}
+
 static int set_size(jpeg_reader *job, int eighths)
 {
     job->c.scale_num = (unsigned)eighths;
     job->c.scale_denom = DCTSIZE;
     jpeg_calc_output_dimensions(&job->c);
+    job->reader.passing = passing(job, eighths);
     job->reader.width = (int)job->c.output_width;
     job->reader.height = (int)job->c.output_height;
     job->reader.extent_x = job->c.image_width * eighths / (double)DCTSIZE;
@@ -213,9 +223,6 @@ static void jpeg_close(im_reader *r)
     bs_free(job);
 }
 
-/* Of a row's time about so much is the unpacking of Huffman codes, which is done for rows that are passed over, too. */
-static const double unpacking = 0.65;
-
 static int open_header(jpeg_reader *job, const uint8_t *bytes, size_t n, const im_decode_options *options)
 {
     if (setjmp(job->escape))
@@ -225,7 +232,6 @@ static int open_header(jpeg_reader *job, const uint8_t *bytes, size_t n, const i
     if (im_check_size(job->c.image_width, job->c.image_height, options, job->err) || choose_colours(job))
         return -1;
     job->reader.orientation = jpeg_orientation(job);
-    job->reader.passing = jpeg_has_multiple_scans(&job->c) ? 1 : unpacking;
     return set_size(job, DCTSIZE);
 }
 

@@ -51,33 +51,40 @@ static void split_rgb(long n, const uint8_t *rgb, int16_t *planes, long plane)
 /* high * 2^KN_TAP_SPLIT + low of each lane. */
 static inline __m256i px_join(__m256i low, __m256i high) { return _mm256_add_epi32(low, _mm256_slli_epi32(high, KN_TAP_SPLIT)); }
 
-/* Eight sums, to be added up, of count products (a multiple of 8). */
-static inline __m256i px_products(long count, const int16_t *x, const int16_t *low, const int16_t *high)
+/* Of each colour eight sums, to be added up, of count products (a multiple of 8): the weights are loaded once for all three. */
+static inline void px_products(long count, const int16_t *x, long plane, const int16_t *low, const int16_t *high, __m256i sum[3])
 {
-    __m256i sum_low = _mm256_setzero_si256(), sum_high = sum_low;
+    __m256i upper[3] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
+    sum[0] = sum[1] = sum[2] = upper[0];
     long k = 0;
     for (; k + 16 <= count; k += 16) {
-        __m256i v = px_load32(x + k);
-        sum_low = _mm256_add_epi32(sum_low, _mm256_madd_epi16(v, px_load32(low + k)));
-        sum_high = _mm256_add_epi32(sum_high, _mm256_madd_epi16(v, px_load32(high + k)));
+        __m256i l = px_load32(low + k), h = px_load32(high + k);
+#pragma GCC unroll 3
+        for (int c = 0; c < 3; c++) {
+            __m256i v = px_load32(x + c * plane + k);
+            sum[c] = _mm256_add_epi32(sum[c], _mm256_madd_epi16(v, l));
+            upper[c] = _mm256_add_epi32(upper[c], _mm256_madd_epi16(v, h));
+        }
     }
-    if (k < count) {
-        __m128i v = px_load16(x + k);
-        sum_low = _mm256_add_epi32(sum_low, _mm256_zextsi128_si256(_mm_madd_epi16(v, px_load16(low + k))));
-        sum_high = _mm256_add_epi32(sum_high, _mm256_zextsi128_si256(_mm_madd_epi16(v, px_load16(high + k))));
+#pragma GCC unroll 3
+    for (int c = 0; c < 3; c++) {
+        if (k < count) {
+            __m128i v = px_load16(x + c * plane + k);
+            sum[c] = _mm256_add_epi32(sum[c], _mm256_zextsi128_si256(_mm_madd_epi16(v, px_load16(low + k))));
+            upper[c] = _mm256_add_epi32(upper[c], _mm256_zextsi128_si256(_mm_madd_epi16(v, px_load16(high + k))));
+        }
+        sum[c] = px_join(sum[c], upper[c]);
     }
-    return px_join(sum_low, sum_high);
 }
 
 static void blend_pixels(const kn_taps *t, const int16_t *planes, long plane, uint8_t *rgb)
 {
     const __m128i half = _mm_set1_epi32(1 << (KN_TAP_BITS - 1));
     for (long i = 0; i < t->n; i++, rgb += 3) {
-        const int16_t *x = planes + t->first[i], *low = t->low + i * t->room, *high = t->high + i * t->room;
         long count = (t->count[i] + KN_TAP_LANES - 1) / KN_TAP_LANES * KN_TAP_LANES;
-        __m256i r = px_products(count, x, low, high), g = px_products(count, x + plane, low, high);
-        __m256i b = px_products(count, x + 2 * plane, low, high);
-        __m256i quarters = _mm256_hadd_epi32(_mm256_hadd_epi32(r, g), _mm256_hadd_epi32(b, b));
+        __m256i sum[3];
+        px_products(count, planes + t->first[i], plane, t->low + i * t->room, t->high + i * t->room, sum);
+        __m256i quarters = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[0], sum[1]), _mm256_hadd_epi32(sum[2], sum[2]));
         __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(quarters), _mm256_extracti128_si256(quarters, 1));
         __m128i v = _mm_srai_epi32(_mm_add_epi32(sums, half), KN_TAP_BITS);
         v = _mm_packs_epi32(v, v);
