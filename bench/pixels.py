@@ -70,9 +70,9 @@ def read_pixels(path):
 
 class Ocelli:
     def __init__(self, engine, threads, fast, work):
-        self.name = f"Ocelli{' --fast' if fast else ''}, {threads} thread{'s' * (threads > 1)}"
+        self.name = f"Ocelli{' --fast-decode' if fast else ''}, {threads} thread{'s' * (threads > 1)}"
         self.out = work / "pixels"
-        self.command = [engine, "preprocess", "--model", work / "model", "--threads", str(threads), "--json", "--out", self.out] + ["--fast"] * fast
+        self.command = [engine, "preprocess", "--model", work / "model", "--threads", str(threads), "--json", "--out", self.out] + ["--fast-decode"] * fast
 
     def run(self, path, times):
         said = subprocess.run([*self.command, "--repeat", str(times), path], capture_output=True, text=True, check=True).stdout

@@ -42,6 +42,7 @@ typedef struct bs_buf {
     size_t n, cap, max;
 } bs_buf;
 int bs_buf_put(bs_buf *b, const void *bytes, size_t n, oc_err *err);
+int bs_buf_reserve(bs_buf *b, size_t n, oc_err *err); /* room for n bytes in all, so that what comes is not copied again */
 int bs_buf_printf(bs_buf *b, oc_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void bs_buf_clear(bs_buf *b);
 

@@ -68,8 +68,12 @@ int bs_read_file(bs_buf *b, const char *path, size_t max, oc_err *err)
     b->max = max;
     char part[65536];
     size_t n;
-    if (bs_buf_put(b, "", 0, err))
+    struct stat about;
+    bool sized = !fstat(fileno(f), &about) && S_ISREG(about.st_mode);
+    if (bs_buf_reserve(b, sized ? (size_t)about.st_size : 0, err) || bs_buf_put(b, "", 0, err)) {
+        bs_err_prefix(err, "cannot read '%s': ", path);
         goto done;
+    }
     while ((n = fread(part, 1, sizeof part, f)) > 0)
         if (bs_buf_put(b, part, n, err)) {
             bs_err_prefix(err, "cannot read '%s': ", path);

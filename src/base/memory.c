@@ -98,6 +98,8 @@ int bs_buf_put(bs_buf *b, const void *bytes, size_t n, oc_err *err)
     return 0;
 }
 
+int bs_buf_reserve(bs_buf *b, size_t n, oc_err *err) { return grow(b, n, err); }
+
 int bs_buf_printf(bs_buf *b, oc_err *err, const char *format, ...)
 {
     va_list args;

@@ -124,29 +124,44 @@ static int single_taps(kn_taps *t, const pass *p, oc_err *err)
     return 0;
 }
 
-/* Weights of output i, counted along the flipped axis where it is one; w is scratch. */
-static void weigh(kn_taps *t, const pass *p, const filter_shape *shape, int i, double *w)
+/* The inputs that an output reads, counted along the flipped axis where it is one. */
+typedef struct reach {
+    double center, shrink;
+    int first, count;
+} reach;
+
+static reach find_reach(const pass *p, const filter_shape *shape, int i)
 {
     double scale = p->extent / p->out, stretch = scale < 1.0 ? 1.0 : scale, support = shape->support * stretch;
-    double center = (p->begin + i + 0.5) * scale + (p->flip ? p->in - p->extent : 0), sum = 0.0, shrink = 1.0 / stretch;
-    int low = (int)(center - support + 0.5), high = (int)(center + support + 0.5);
-    int first = low < 0 ? 0 : low, count = (high > p->in ? p->in : high) - first;
+    double center = (p->begin + i + 0.5) * scale + (p->flip ? p->in - p->extent : 0);
+    int low = (int)(center - support + 0.5), high = (int)(center + support + 0.5), first = low < 0 ? 0 : low;
+    return (reach){center, 1.0 / stretch, first, (high > p->in ? p->in : high) - first};
+}
+
+/* w is scratch. */
+static void weigh(kn_taps *t, const pass *p, const filter_shape *shape, int i, double *w)
+{
+    reach at = find_reach(p, shape, i);
     int output = p->flip ? p->n - 1 - i : i;
-    for (int k = 0; k < count; k++)
-        sum += w[k] = shape->weight((k + first - center + 0.5) * shrink);
-    for (int k = 0; k < count; k++)
-        put_weight(t, output, p->flip ? count - 1 - k : k, sum != 0.0 ? w[k] / sum : w[k]);
-    t->first[output] = p->flip ? p->in - first - count : first;
-    t->count[output] = count;
+    double sum = 0.0;
+    for (int k = 0; k < at.count; k++)
+        sum += w[k] = shape->weight((k + at.first - at.center + 0.5) * at.shrink);
+    for (int k = 0; k < at.count; k++)
+        put_weight(t, output, p->flip ? at.count - 1 - k : k, sum != 0.0 ? w[k] / sum : w[k]);
+    t->first[output] = p->flip ? p->in - at.first - at.count : at.first;
+    t->count[output] = at.count;
 }
 
 static int taps_make(kn_taps *t, const pass *p, im_filter filter, oc_err *err)
 {
     const filter_shape *shape = &shapes[filter];
-    double scale = p->extent / p->out;
+    int most = 0;
     if (filter == IM_NEAREST || (p->in == p->out && p->extent == p->in))
         return single_taps(t, p, err);
-    int most = (int)ceil(shape->support * (scale < 1.0 ? 1.0 : scale)) * 2 + 1;
+    for (int i = 0; i < p->n; i++) {
+        int count = find_reach(p, shape, i).count;
+        most = count > most ? count : most;
+    }
     double *w = bs_alloc((size_t)most * sizeof *w, "resize weights", err);
     if (!w || taps_alloc(t, p->n, most, err)) {
         bs_free(w);

@@ -12,8 +12,8 @@
 typedef enum kn_act { KN_NONE, KN_GELU, KN_GELU_TANH, KN_QUICK_GELU, KN_SILU, KN_RELU } kn_act;
 
 /* The weights of one pass of a picture's resizing, as integers of KN_TAP_BITS fractional bits. Output i is made of the inputs first[i] ..
- * first[i] + count[i] - 1 (count >= 1) with the weights high * 2^KN_TAP_SPLIT + low at i * room; room is a multiple of KN_TAP_LANES, and
- * what count leaves of it is zero. Sums of weights times bytes stay below 2^31. */
+ * first[i] + count[i] - 1 (1 <= count <= room) with the weights high * 2^KN_TAP_SPLIT + low at i * room; what count leaves of room, a
+ * multiple of KN_TAP_LANES, is zero. Sums of weights times bytes stay below 2^31. */
 enum { KN_TAP_BITS = 22, KN_TAP_SPLIT = 15, KN_TAP_LANES = 8 };
 typedef struct kn_taps {
     long n, room;
@@ -104,8 +104,8 @@ typedef struct kn_table {
     /* Pictures: arithmetic of integers, so that every tier gives the same bytes. */
     /* planes[c * plane + i] = rgb[3 * i + c] for i < n and the three colours. */
     void (*split_rgb)(long n, const uint8_t *rgb, int16_t *planes, long plane);
-    /* t->n outputs along a row, 3 bytes each: sums of weighted pixels, rounded to bytes. Reads planes up to first + count, that rounded up
-     * to KN_TAP_LANES. */
+    /* t->n outputs along a row, 3 bytes each: sums of weighted pixels, rounded to bytes. Reads planes from first to first + room, the same
+     * for every output, as branches that depend on a count are guessed wrong too often. */
     void (*blend_pixels)(const kn_taps *t, const int16_t *planes, long plane, uint8_t *rgb);
     /* y[n] = the sum of `rows` >= 1 rows of n bytes, each with its weight, rounded to bytes. */
     void (*blend_rows)(long n, long rows, const uint8_t *const *row, const int16_t *low, const int16_t *high, uint8_t *y);

@@ -22,7 +22,6 @@ static inline void kn_split_rgb(long n, const uint8_t *rgb, int16_t *planes, lon
     }
 }
 
-/* count is a multiple of KN_TAP_LANES. */
 static inline uint8_t kn_pixel_sum(long count, const int16_t *restrict x, const int16_t *restrict low,
                                    const int16_t *restrict high)
 {
@@ -36,11 +35,9 @@ static inline uint8_t kn_pixel_sum(long count, const int16_t *restrict x, const 
 
 static inline void kn_blend_pixels(const kn_taps *t, const int16_t *planes, long plane, uint8_t *rgb)
 {
-    for (long i = 0; i < t->n; i++) {
-        long count = (t->count[i] + KN_TAP_LANES - 1) / KN_TAP_LANES * KN_TAP_LANES;
+    for (long i = 0; i < t->n; i++)
         for (long c = 0; c < 3; c++)
-            *rgb++ = kn_pixel_sum(count, planes + c * plane + t->first[i], t->low + i * t->room, t->high + i * t->room);
-    }
+            *rgb++ = kn_pixel_sum(t->room, planes + c * plane + t->first[i], t->low + i * t->room, t->high + i * t->room);
 }
 
 /* Elements begin .. end - 1 of blend_rows. */

@@ -4,6 +4,7 @@
 #define KN_PIXELS_X86_H
 
 #include <immintrin.h>
+#include <string.h>
 
 #include "pixels_scalar.h"
 
@@ -77,22 +78,38 @@ static inline void px_products(long count, const int16_t *x, long plane, const i
     }
 }
 
-static void blend_pixels(const kn_taps *t, const int16_t *planes, long plane, uint8_t *rgb)
+/* One output: red, green and blue in the low bytes. */
+static inline uint32_t px_output(long room, const int16_t *x, long plane, const int16_t *low, const int16_t *high)
 {
     const __m128i half = _mm_set1_epi32(1 << (KN_TAP_BITS - 1));
+    __m256i sum[3];
+    px_products(room, x, plane, low, high, sum);
+    __m256i quarters = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[0], sum[1]), _mm256_hadd_epi32(sum[2], sum[2]));
+    __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(quarters), _mm256_extracti128_si256(quarters, 1));
+    __m128i v = _mm_srai_epi32(_mm_add_epi32(sums, half), KN_TAP_BITS);
+    v = _mm_packs_epi32(v, v);
+    return (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(v, v));
+}
+
+/* Four bytes are written for each output but the last, of which the next output overwrites one. */
+static inline void px_blend(long room, const kn_taps *t, const int16_t *planes, long plane, uint8_t *rgb)
+{
+    uint32_t bytes = 0;
     for (long i = 0; i < t->n; i++, rgb += 3) {
-        long count = (t->count[i] + KN_TAP_LANES - 1) / KN_TAP_LANES * KN_TAP_LANES;
-        __m256i sum[3];
-        px_products(count, planes + t->first[i], plane, t->low + i * t->room, t->high + i * t->room, sum);
-        __m256i quarters = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[0], sum[1]), _mm256_hadd_epi32(sum[2], sum[2]));
-        __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(quarters), _mm256_extracti128_si256(quarters, 1));
-        __m128i v = _mm_srai_epi32(_mm_add_epi32(sums, half), KN_TAP_BITS);
-        v = _mm_packs_epi32(v, v);
-        uint32_t bytes = (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(v, v));
-        rgb[0] = (uint8_t)bytes;
-        rgb[1] = (uint8_t)(bytes >> 8);
-        rgb[2] = (uint8_t)(bytes >> 16);
+        bytes = px_output(room, planes + t->first[i], plane, t->low + i * room, t->high + i * room);
+        memcpy(rgb, &bytes, i + 1 < t->n ? 4 : 3);
     }
+}
+
+/* The lengths of the scales that are most frequent as constants. */
+static void blend_pixels(const kn_taps *t, const int16_t *planes, long plane, uint8_t *rgb)
+{
+    if (t->room == 8)
+        px_blend(8, t, planes, plane, rgb);
+    else if (t->room == 16)
+        px_blend(16, t, planes, plane, rgb);
+    else
+        px_blend(t->room, t, planes, plane, rgb);
 }
 
 /* Two neighbouring 16-bit weights in every lane; the second is 0 behind an odd end. */
