@@ -193,13 +193,13 @@ typedef struct load {
     oc_err errors[MAX_PARTS];
 } load;
 
-/* The smallest of the scales that decoders are quick at whose pixels are still as many as asked for; a resizing that makes pixels out of
- * nothing would show. */
+/* The smallest of the scales that decoders are quick at which leaves one and a half times the pixels a side that are asked for: with fewer
+ * the difference shows, with twice as many next to nothing is gained (docs/precision.md has the figures). */
 static int choose_scale(const im_reader *r, const im_plan *plan, bool swap)
 {
     int width = swap ? plan->height : plan->width, height = swap ? plan->width : plan->height, eighths = 1;
     while (eighths < 8 &&
-           ((int64_t)r->width * eighths < (int64_t)width * 8 || (int64_t)r->height * eighths < (int64_t)height * 8))
+           ((int64_t)r->width * eighths < (int64_t)width * 12 || (int64_t)r->height * eighths < (int64_t)height * 12))
         eighths *= 2;
     return eighths;
 }

@@ -57,7 +57,7 @@ int im_processor_run(const im_processor *p, const oc_picture *in, float *out, oc
 
 typedef struct im_load {
     im_decode_options decode;
-    bool fast;     /* a JPEG may be decoded at 1/2, 1/4 or 1/8, as long as that has no fewer pixels than what it is resized to */
+    bool fast; /* a JPEG may be decoded at 1/2, 1/4 or 1/8, as long as a side keeps 1.5 times the pixels that it is resized to */
     bs_pool *pool; /* threads that share one large JPEG; NULL, or from inside a work function: the calling one alone */
 } im_load;
 
