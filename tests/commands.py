@@ -240,6 +240,24 @@ def a_tokenizer_of_ones_own():
     assert mine < theirs, f"{mine} ids, {theirs} by a tokenizer that never saw such words"
 
 
+def in_fewer_bits():
+    """What `quantize` writes is what --dtype makes in memory, is near, is smaller, and is not rounded or trained again."""
+    exact = unit(embed("--text", *TEXTS))
+    for dtype, least in (("bf16", 0.9999), ("int8", 0.995), ("int4", 0.7)):
+        small = tmp / f"quantized-{dtype}"
+        program.good("quantize", "--model", MODEL, "--dtype", dtype, "--out", small)
+        rows = np.array([x["embedding"] for x in lines("embed", "--model", small, "--text", *TEXTS)])
+        assert dtype == "bf16" or np.array_equal(rows, embed("--text", *TEXTS, "--dtype", dtype)), dtype
+        assert not np.array_equal(unit(rows), exact) and (unit(rows) * exact).sum(1).min() > least, dtype
+    bits = json.loads((small / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"]
+    assert bits == 4 and (small / "model.safetensors").stat().st_size < (tmp / "quantized-int8/model.safetensors").stat().st_size
+    pairs = tmp / "pairs.tsv"
+    pairs.write_text(f"{pictures[0]}\ta red disc\n{pictures[1]}\tanother\n")
+    for words in (("quantize", "--dtype", "int8"), ("train", "--data", pairs, "--steps", 1)):
+        program.fails(*words, "--model", small, "--out", tmp / "refused", says=["is quantised", "start from"])
+        assert not (tmp / "refused").exists() or not list((tmp / "refused").iterdir())
+
+
 def facts():
     got = lines("info", MODEL)[0]
     held = {k: v for k, v in load(MODEL / "model.safetensors").items() if v.dtype.kind == "f"}
@@ -268,6 +286,7 @@ def main():
     tap.check("the database is found from below", found_from_below)
     tap.check("eval answers", evaluated)
     tap.check("a tokenizer of one's own", a_tokenizer_of_ones_own)
+    tap.check("fewer bits in memory and on disk", in_fewer_bits)
     tap.check("info tells the truth", facts)
     shutil.rmtree(tmp)
     tap.finish()

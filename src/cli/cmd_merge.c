@@ -16,7 +16,7 @@ static int merge(const char *folder, const char *adapter, float scale, const cha
         bs_err(err, "--out '%s' is the model's own folder: merging twice would apply the adapter twice", out);
         goto done;
     }
-    if (!values || !path || md_check_finite(m, err) || md_lora_open(&lora, m, adapter, scale, err) ||
+    if (!values || !path || md_need_floats(m, err) || md_check_finite(m, err) || md_lora_open(&lora, m, adapter, scale, err) ||
         bs_claim_folder(&claim, out, err))
         goto done;
     for (int i = 0; i < m->n; i++) {

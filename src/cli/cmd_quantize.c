@@ -33,9 +33,8 @@ static int quantize(const char *folder, const char *out, oc_dtype dtype, int gro
     char *path = bs_join(out, "model.safetensors");
     if (m && cl_same_place(folder, out))
         bs_err(err, "--out '%s' is the model's own folder", out);
-    else if (m && integers && md_file_dtype(m) != KN_F32)
-        bs_err(err, "'%s' is quantised already: start from the model it was made of", folder);
-    else if (m && path && !md_check_finite(m, err) && !bs_mkdirs(out, err) && !cl_copy_model_files(folder, out, err))
+    else if (m && path && !md_need_floats(m, err) && !md_check_finite(m, err) && !bs_mkdirs(out, err) &&
+             !cl_copy_model_files(folder, out, err))
         result = integers ? md_save_quantized(m, path, dtype == OC_INT8 ? KN_I8 : KN_I4, group, err) ||
                                 write_config(folder, out, dtype, group, err)
                           : md_save(m, path, CK_BF16, NULL, err);

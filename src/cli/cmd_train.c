@@ -86,7 +86,7 @@ static int open_model(job *j, oc_err *err)
     const md_family *f = j->model->family;
     if (!f->pair_loss)
         return bs_err(err, "the family %s is not one of picture-text pairs", f->model_type);
-    if ((!j->finetune || j->full) && md_own(j->model, err))
+    if ((!j->finetune || j->full) && (md_need_floats(j->model, err) || md_own(j->model, err)))
         return -1;
     if (j->config && md_init(j->model, j->common.seed, err))
         return -1;

@@ -200,6 +200,11 @@ kn_dtype md_file_dtype(const md_model *m)
     return KN_F32;
 }
 
+int md_need_floats(const md_model *m, oc_err *err)
+{
+    return md_file_dtype(m) == KN_F32 ? 0 : bs_err(err, "'%s' is quantised: start from the model it was made of", m->folder);
+}
+
 /* The slot's tensor is there and of the right shape: 0. 1: it is optional and absent. */
 static int check_slot(md_model *m, md_slot *s, const ck_tensor *t, oc_err *err)
 {

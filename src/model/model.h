@@ -138,6 +138,8 @@ md_model *md_open_lean(const char *folder, oc_err *err);
 int md_read_weight(const md_model *m, const md_slot *slot, float *out, oc_err *err);
 /* What the file's integers are: KN_I8 or KN_I4; KN_F32 when it keeps none. */
 kn_dtype md_file_dtype(const md_model *m);
+/* -1 and an error when it keeps any: what is written anew must not be rounded twice, nor named what it is not. */
+int md_need_floats(const md_model *m, oc_err *err);
 /* Only the shapes: for `info`, planning, and training from nothing. Values are NULL until md_fill or md_load. */
 md_model *md_create(const char *folder, oc_err *err);
 int md_load(md_model *m, bool lean, oc_err *err);
