@@ -180,7 +180,7 @@ static void check_tile(const kn_table *t, int m, int n, long k, bool accumulate)
     long sa = m + 3, sb = n + 1, ldc = n + 2;
     float *a = integers(k ? (k - 1) * sa + m : 0), *b = integers(k ? (k - 1) * sb + n : 0), *c = integers((m - 1) * ldc + n);
     float *old = copy_of(c, (m - 1) * ldc + n);
-    t->gemm_tile(k, a, sa, b, sb, c, ldc, m, n, -2, accumulate);
+    t->gemm_tile(k, a, sa, b, sb, c, ldc, m, n, -2, accumulate, b, (long)bs_rng_below(&rng, 2) * n);
     for (long i = 0; i < (m - 1) * ldc + n; i++) {
         double want = old[i];
         if (i % ldc < n) {

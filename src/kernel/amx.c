@@ -191,8 +191,10 @@ static void add_scaled(const float *sum, float *c, long ldc, int m, int n, float
 
 /* A piece of C that is not whole goes through a whole one, so that an element's sum is the same in both. */
 static void tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
-                 bool accumulate)
+                 bool accumulate, const float *ahead, long floats)
 {
+    (void)ahead;
+    (void)floats;
     _Alignas(64) float sum[SIDE * SIDE];
     (void)sa;
     (void)sb;

@@ -35,22 +35,14 @@ kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const f
     return (kn_operand){p, width, k * width};
 }
 
-/* Memory that will be read soon, asked for a piece at a time: all at once would hold up the loads of the tile at hand. */
-static void ask(const float *x, long begin, long end)
-{
-    for (long i = begin; i < end; i += LINE)
-        __builtin_prefetch(x + i, 0, 2);
-}
-
-/* Tiles of one strip of B, at most KN_KC long; between them `ahead` floats of what comes `next` are brought near. */
+/* Tiles of one strip of B, at most KN_KC long; each asks for its share of the `floats` that are read `next`. */
 static void strip_tiles(const kn_micro *u, long m, int n, long k, kn_operand a, long rows, const float *b, long sb, float *c,
-                        long ldc, float alpha, bool accumulate, const float *next, long ahead)
+                        long ldc, float alpha, bool accumulate, const float *next, long floats)
 {
-    long tiles = (m + rows - 1) / rows, each = kn_round_up((ahead + tiles - 1) / tiles, LINE);
-    for (long i = 0, tile = 0; i < m; i += rows, tile++) {
-        ask(next, kn_min(tile * each, ahead), kn_min((tile + 1) * each, ahead));
-        u->tile(k, a.at + tile * a.panel, a.step, b, sb, c + i * ldc, ldc, (int)kn_min(rows, m - i), n, alpha, accumulate);
-    }
+    long tiles = (m + rows - 1) / rows, each = kn_round_up((floats + tiles - 1) / tiles, LINE);
+    for (long i = 0, at = 0; i < m; i += rows, a.at += a.panel, at += each)
+        u->tile(k, a.at, a.step, b, sb, c + i * ldc, ldc, (int)kn_min(rows, m - i), n, alpha, accumulate,
+                at < floats ? next + at : NULL, kn_min(each, floats - at));
 }
 
 void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operand b, float *c, long ldc, float alpha,

@@ -24,8 +24,10 @@ static void part_tile(long k, const float *a, long sa, const float *b, long sb, 
 }
 
 static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
-                      bool accumulate)
+                      bool accumulate, const float *ahead, long floats)
 {
+    (void)ahead;
+    (void)floats;
     float sum[MR][NR] = {{0}};
     if (m == MR && n == NR)
         whole_tile(k, a, sa, b, sb, sum);

@@ -28,11 +28,11 @@ typedef struct kn_table {
     /* The micro-kernel of GEMM: c[i][j] = (accumulate ? c : 0) + alpha * sum over p of a[p*sa + i] * b[p*sb + j] for the first
      * m <= mr rows and n <= nr columns, summed over p = 0..k-1 in order with one accumulator an element. Packed operands have
      * sa = mr, sb = nr; a matrix whose rows run along p is used where it lies, with its own stride. Reads and writes
-     * nothing else.
+     * nothing else, but asks the caches for `floats` floats from `ahead`, which the caller will read soon (none: NULL, 0).
      * mc rows (a multiple of mr) times 256 floats are what the tier likes to keep in its second cache. */
     int mr, nr, mc;
     void (*gemm_tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
-                      bool accumulate);
+                      bool accumulate, const float *ahead, long floats);
     /* Packs an operand w wide into strips of `width` (mr or nr) that follow each other, k * width floats each:
      * p[(j / width) * k * width + q * width + j % width] = transpose ? x[j*ld + q] : x[q*ld + j] for q < k, j < w.
      * What is left of the last strip's rows may be overwritten with anything. */

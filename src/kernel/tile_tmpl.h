@@ -1,34 +1,47 @@
 /* tile_tmpl.h - the micro-kernel of GEMM and its packing, for any vector of simd_*.h. The includer defines MR (rows, broadcast)
  * and NR = 2 * VW (columns, two vectors): MR * 2 sums, two vectors of B and one of A fill the registers. */
 
+enum { LINE = 16, STEPS = 4 }; /* floats of a cache line; steps of the sum for each that is asked for */
+
 #define KN_INLINE static inline __attribute__((always_inline))
+
+/* One step of the sum: column a, row b. */
+KN_INLINE void step(const int m, const int nv, const bool part, const float *a, const float *b, vf s[MR][2], vpart last)
+{
+    vf b0 = nv == 1 && part ? v_load_part(b, last) : v_load(b);
+    vf b1 = nv == 1 ? b0 : part ? v_load_part(b + VW, last) : v_load(b + VW);
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++) {
+        vf ai = v_set(a[i]);
+        s[i][0] = v_fma(ai, b0, s[i][0]);
+        if (nv == 2)
+            s[i][1] = v_fma(ai, b1, s[i][1]);
+    }
+}
 
 /* m and nv (rows and vectors) are constants where this is inlined, so that the sums are registers. The last vector
  * is a part when `part` says so. Every element has its own sum, in the order of p. */
 KN_INLINE void tile(const int m, const int nv, const bool part, long k, const float *a, long sa, const float *b, long sb,
-                    float *c, long ldc, vpart last, float alpha, bool accumulate)
+                    float *c, long ldc, vpart last, float alpha, bool accumulate, const float *ahead, const float *stop)
 {
     vf s[MR][2];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
         s[i][0] = s[i][1] = v_zero();
-    const float *row = c; /* rows of C are asked for one by one: together they would hold up the loads of A and B */
-    for (long p = 0; p < k; p++, a += sa, b += sb) {
-        if (p % 4 == 0 && p < 4 * m) {
-            __builtin_prefetch(row, 1);
-            __builtin_prefetch(row + (nv - 1) * VW, 1);
-            row += ldc;
-        }
-
-        vf b0 = nv == 1 && part ? v_load_part(b, last) : v_load(b);
-        vf b1 = nv == 1 ? b0 : part ? v_load_part(b + VW, last) : v_load(b + VW);
-#pragma GCC unroll 16
-        for (int i = 0; i < m; i++) {
-            s[i][0] = v_fma_at(a, i, m, b0, s[i][0]);
-            if (nv == 2)
-                s[i][1] = v_fma_at(a, i, m, b1, s[i][1]);
-        }
+    const float *row = c; /* what is asked for comes piece by piece: together it would hold up the loads of A and B */
+    long p = 0;
+    for (; p + STEPS <= k; p += STEPS) {
+        __builtin_prefetch(row, 1);
+        __builtin_prefetch(row + (nv - 1) * VW, 1);
+        __builtin_prefetch(ahead, 0, 2);
+        row += p < STEPS * (m - 1) ? ldc : 0;
+        ahead += ahead < stop ? LINE : 0;
+#pragma GCC unroll 1
+        for (int q = 0; q < STEPS; q++, a += sa, b += sb)
+            step(m, nv, part, a, b, s, last);
     }
+    for (; p < k; p++, a += sa, b += sb)
+        step(m, nv, part, a, b, s, last);
     vf scale = v_set(alpha);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++, c += ldc)
@@ -47,40 +60,43 @@ KN_INLINE void tile(const int m, const int nv, const bool part, long k, const fl
 }
 
 KN_INLINE void tile_of(int m, const int nv, const bool part, long k, const float *a, long sa, const float *b, long sb, float *c,
-                       long ldc, vpart last, float alpha, bool accumulate)
+                       long ldc, vpart last, float alpha, bool accumulate, const float *ahead, const float *stop)
 {
     switch (m) {
-    case 1: tile(1, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 2: tile(2, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 3: tile(3, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 4: tile(4, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 5: tile(5, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 6: tile(6, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
+    case 1: tile(1, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 2: tile(2, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 3: tile(3, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 4: tile(4, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 5: tile(5, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 6: tile(6, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
 #if MR > 6
-    case 7: tile(7, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 8: tile(8, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 9: tile(9, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 10: tile(10, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 11: tile(11, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 12: tile(12, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
+    case 7: tile(7, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 8: tile(8, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 9: tile(9, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 10: tile(10, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 11: tile(11, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 12: tile(12, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
 #endif
 #if MR > 12
-    case 13: tile(13, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
-    case 14: tile(14, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate); break;
+    case 13: tile(13, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 14: tile(14, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
 #endif
     default: break;
     }
 }
 
 static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
-                      bool accumulate)
+                      bool accumulate, const float *ahead, long floats)
 {
+    const float *stop = ahead + floats;
+    if (floats <= 0)
+        ahead = stop = b;
     if (n == NR)
-        tile_of(m, 2, false, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, accumulate);
+        tile_of(m, 2, false, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, accumulate, ahead, stop);
     else if (n > VW)
-        tile_of(m, 2, true, k, a, sa, b, sb, c, ldc, v_part(n - VW), alpha, accumulate);
+        tile_of(m, 2, true, k, a, sa, b, sb, c, ldc, v_part(n - VW), alpha, accumulate, ahead, stop);
     else
-        tile_of(m, 1, true, k, a, sa, b, sb, c, ldc, v_part(n), alpha, accumulate);
+        tile_of(m, 1, true, k, a, sa, b, sb, c, ldc, v_part(n), alpha, accumulate, ahead, stop);
 }
 
 /* ---- packing ------------------------------------------------------------------------------------------ */
