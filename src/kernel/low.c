@@ -16,8 +16,8 @@ enum { SUMS = 1 << 15, ROWS = 120, STRETCH = 1024 }; /* of an item: sums, rows a
 enum { FEW = 1 << 15 };                              /* numbers of A that are not worth waking threads for */
 /* A worker's scratch: an item's sums or a row on its way, and behind it the tiles of the serial form. */
 enum { ROW_BYTES = 1 << 18, TILES_BYTES = KN_A_FLOATS * 4 - ROW_BYTES, SHARED_BYTES = KN_B_FLOATS * 4 };
-/* So long that a row fits there, as floats and as bytes; its products of bytes, 2^16 at most, fit an int32. */
-enum { MAX_K = ROW_BYTES / 5 - 2 * LINE };
+/* So long that a row fits there as floats, words and bytes; so many products of bytes fit an int32. */
+enum { MAX_K = ROW_BYTES / 7 - 2 * LINE };
 
 /* ---- forms ---------------------------------------------------------------------------------------------- */
 
@@ -26,7 +26,7 @@ typedef struct form {
     kn_dtype dtype;
     const kn_low_int *u;
     const kn_low_bf16 *h;
-    int nr, mr;
+    int nr, mr, tall;      /* rows of a tile: room for mr, tall of them used */
     long k, group, groups; /* int8: one group of all k */
     size_t strip, scales;  /* bytes of a strip of W; the scales of int8 lie behind all strips, at `scales` */
     size_t units, tile;    /* bytes of a tile of A: its numbers, and those with scales and starting sums */
@@ -211,11 +211,11 @@ typedef struct job {
     const kn_gemm *g;
     form f;
     char *a;                        /* tiles of rows [row0, row0 + rows) */
-    long row0, rows, block, blocks; /* the rows at hand; those of an item, a multiple of mr; how many such */
+    long row0, rows, block, blocks; /* the rows at hand; those of an item, a multiple of tall; how many such */
     long chunk, chunks;             /* columns of an item, a multiple of nr */
 } job;
 
-static char *tile_at(const job *j, long row) { return j->a + (size_t)(row / j->f.mr) * j->f.tile; }
+static char *tile_at(const job *j, long row) { return j->a + (size_t)(row / j->f.tall) * j->f.tile; }
 
 /* Scales [groups][mr] and starting sums [groups][mr] lie behind a tile's numbers. */
 static float *scales_of(const form *f, char *tile) { return (float *)(void *)(tile + f->units); }
@@ -230,29 +230,32 @@ static int32_t sum_of(long k, const int8_t *q)
 }
 
 /* Row i of a tile: q, filled up with zeros, in units of 32 bits that lie mr apart. */
-static void interleave(const form *f, char *tile, long i, const int8_t *q)
+static void interleave(const form *f, char *tile, long i, const int8_t *q, int16_t *wide)
 {
-    bool wide = f->dtype == KN_I8 && f->u->depth == 2;
-    int32_t *to = (int32_t *)(void *)tile + i;
-    long units = (long)(f->units / sizeof *to) / f->mr;
-    for (long u = 0; u < units; u++) {
-        int16_t pair[2] = {q[2 * u], q[2 * u + 1]};
-        memcpy(to + u * f->mr, wide ? (const void *)pair : q + 4 * u, sizeof *to);
+    const char *from = (const char *)q;
+    char *to = tile + i * (long)sizeof(int32_t);
+    long step = f->mr * (long)sizeof(int32_t), units = (long)f->units / step;
+    if (f->dtype == KN_I8 && f->u->depth == 2) {
+        for (long p = 0; p < 2 * units; p++)
+            wide[p] = q[p];
+        from = (const char *)wide;
     }
+    for (long u = 0; u < units; u++)
+        memcpy(to + u * step, from + u * (long)sizeof(int32_t), sizeof(int32_t));
 }
 
-static void quantize_into(const job *j, long row, const float *x, int8_t *q)
+static void quantize_into(const job *j, long row, const float *x, int8_t *q, int16_t *wide)
 {
     const form *f = &j->f;
     char *tile = tile_at(j, row);
     int32_t bias = f->dtype == KN_I4 ? 8 : f->u->bias;
-    for (long group = 0, at = row % f->mr; group < f->groups; group++, at += f->mr) {
+    for (long group = 0, at = row % f->tall; group < f->groups; group++, at += f->mr) {
         long p = group * f->group, k = kn_min(f->group, f->k - p);
         scales_of(f, tile)[at] = quantize(f->u, k, x + p, 127, q + p);
         starts_of(f, tile)[at] = bias ? -bias * sum_of(k, q + p) : 0;
     }
     memset(q + f->k, 0, BLOCK);
-    interleave(f, tile, row % f->mr, q);
+    interleave(f, tile, row % f->tall, q, wide);
 }
 
 /* Row `row` of those at hand, where it lies or, when it is a column, gathered. */
@@ -274,16 +277,17 @@ static void prepare(void *arg, long begin, long end, int worker)
     const kn_gemm *g = j->g;
     me->block = -1; /* what lay in its scratch is gone */
     for (long t = begin; t < end; t++) {
-        long row = t * j->f.mr, last = kn_min(row + j->f.mr, j->rows);
+        long row = t * j->f.tall, last = kn_min(row + j->f.tall, j->rows);
         if (j->f.dtype == KN_BF16) {
             const float *x = g->ta ? g->a + j->row0 + row : g->a + (j->row0 + row) * g->lda;
             j->f.h->pack(g->k, last - row, j->f.mr, x, g->lda, !g->ta, (float *)(void *)tile_at(j, row));
             continue;
         }
         float *gathered = me->a;
-        int8_t *q = (int8_t *)(gathered + g->k);
+        int16_t *wide = (int16_t *)(void *)(gathered + g->k);
+        int8_t *q = (int8_t *)(wide + g->k + BLOCK);
         for (; row < last; row++)
-            quantize_into(j, row, row_of(j, row, gathered), q);
+            quantize_into(j, row, row_of(j, row, gathered), q, wide);
     }
 }
 
@@ -313,7 +317,7 @@ static void finish_row(const job *j, long row, long j0, long n, float *sum)
     float *c = g->c + (j->row0 + row) * g->ldc + j0;
     if (f->dtype == KN_I8) {
         const float *of_weight = (const float *)(const void *)((const char *)g->packed->data + f->scales) + j0;
-        f->u->rescale(n, (const int32_t *)(void *)sum, g->alpha * scales_of(f, tile_at(j, row))[row % f->mr], of_weight, sum);
+        f->u->rescale(n, (const int32_t *)(void *)sum, g->alpha * scales_of(f, tile_at(j, row))[row % f->tall], of_weight, sum);
     } else if (g->alpha != 1) {
         t->scale(n, g->alpha, sum, sum);
     }
@@ -337,8 +341,8 @@ static void one_item(const job *j, float *sums, long row0, long j0)
     long step = f->dtype == KN_BF16 ? KN_KC : f->dtype == KN_I8 ? STRETCH : f->k + 1;
     for (long p = 0; p == 0 || p < f->k; p += step)
         for (long c = 0; c < n; c += f->nr)
-            for (long i = 0; i < rows; i += f->mr)
-                one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->mr, rows - i), data + (size_t)((j0 + c) / f->nr) * f->strip, p,
+            for (long i = 0; i < rows; i += f->tall)
+                one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->tall, rows - i), data + (size_t)((j0 + c) / f->nr) * f->strip, p,
                          sums + i * j->chunk + c, j->chunk);
     for (long i = 0; i < rows; i++)
         finish_row(j, row0 + i, j0, n, sums + i * j->chunk);
@@ -356,9 +360,10 @@ static void run_items(void *arg, long begin, long end, int worker)
 static void cut(job *j, int threads)
 {
     enum { EACH = 8 };
-    long mr = j->f.mr, nr = j->f.nr;
+    long nr = j->f.nr;
     j->blocks = (j->rows + ROWS - 1) / ROWS;
-    j->block = kn_round_up((j->rows + j->blocks - 1) / j->blocks, mr);
+    j->block = kn_round_up((j->rows + j->blocks - 1) / j->blocks, j->f.tall);
+    j->blocks = (j->rows + j->block - 1) / j->block;
     j->chunk = kn_min(SUMS / j->block / nr * nr, kn_round_up(j->g->n, nr));
     long wanted = threads > 1 ? EACH * threads : 1;
     while (j->chunk > 2 * nr && j->blocks * ((j->g->n + j->chunk - 1) / j->chunk) < wanted)
@@ -366,15 +371,26 @@ static void cut(job *j, int threads)
     j->chunks = (j->g->n + j->chunk - 1) / j->chunk;
 }
 
+/* How many of mr rows a tile uses, so that the last one is not left with few, which take as long as some more. */
+static int tile_height(int mr, long m)
+{
+    int best = mr;
+    long tiles = (m + mr - 1) / mr;
+    if (tiles < mr) /* else one odd tile is lost among many */
+        best = (int)((m + tiles - 1) / tiles);
+    return best;
+}
+
 /* `room` bytes at a hold tiles of as many rows as come together; worker: -1 for all of the pool. */
 static void run(kn_work *w, const kn_gemm *g, char *a, size_t room, int worker)
 {
     job j = {.w = w, .g = g, .f = form_of_weight(w->t, g->packed), .a = a};
-    long most = (long)(room / j.f.tile) * j.f.mr;
+    j.f.tall = tile_height(j.f.mr, g->m);
+    long most = (long)(room / j.f.tile) * j.f.tall;
     for (j.row0 = 0; j.row0 < g->m; j.row0 += most) {
         j.rows = kn_min(most, g->m - j.row0);
         cut(&j, worker < 0 ? w->threads : 1);
-        long tiles = (j.rows + j.f.mr - 1) / j.f.mr;
+        long tiles = (j.rows + j.f.tall - 1) / j.f.tall;
         if (worker >= 0 || j.rows * g->k <= FEW)
             prepare(&j, 0, tiles, worker < 0 ? 0 : worker);
         else

@@ -21,8 +21,8 @@ static inline vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
 static inline vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
 static inline vi vi_shift(vi a) { return _mm256_srli_epi16(a, 4); } /* what comes from the byte beside is masked out */
 static inline vf vi_float(vi a) { return _mm256_cvtepi32_ps(a); }
-static inline vf vi_as_float(vi a) { return _mm256_castsi256_ps(a); }
 static inline vf vi_first(vi a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
+static inline vf vi_second(vi a) { return _mm256_castsi256_ps(_mm256_and_si256(a, _mm256_set1_epi32((int32_t)0xffff0000))); }
 static inline vi vi_round(vf a) { return _mm256_cvtps_epi32(a); }
 
 static inline void vi_store_bytes(int8_t *p, vi a)

@@ -6,8 +6,8 @@
 #define MR16 14
 enum { DEPTH = 2, UNIT8 = VW * DEPTH, BIAS = 0 };
 
-static inline vf vi_as_float(vi a) { return _mm512_castsi512_ps(a); }
 static inline vf vi_first(vi a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
+static inline vf vi_second(vi a) { return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int32_t)0xffff0000))); }
 
 static inline vi load8(const uint8_t *b) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)b)); }
 static inline vi dot8(vi s, vi b, vi a) { return _mm512_add_epi32(s, _mm512_madd_epi16(a, b)); }

@@ -5,6 +5,12 @@
 
 enum { AHEAD16 = 1536 };
 
+KN_INLINE const uint16_t *anew(const uint16_t *p)
+{
+    __asm__("" : "+r"(p));
+    return p;
+}
+
 KN_INLINE void multiply16(const int m, const float *a, vf b0, vf b1, vf s[MR16][2])
 {
 #pragma GCC unroll 16
@@ -17,18 +23,17 @@ KN_INLINE void multiply16(const int m, const float *a, vf b0, vf b1, vf s[MR16][
 
 KN_INLINE void tile16_of(const int m, long k, const float *a, const uint16_t *b, float *sum, long ld, bool accumulate)
 {
-    const vi second = vi_set((int32_t)0xffff0000);
     vf s[MR16][2];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
         s[i][0] = s[i][1] = v_zero();
     for (long p = 0; p < k; p += 2, a += 2 * MR16, b += 2 * NR) {
-        vi x = vi_load(b), y = vi_load(b + 2 * VW);
         if (m <= 2)
             __builtin_prefetch(b + AHEAD16 / 2);
-        multiply16(m, a, vi_first(x), vi_first(y), s);
+        multiply16(m, a, vi_first(vi_load(b)), vi_first(vi_load(b + 2 * VW)), s);
+        const uint16_t *again = anew(b); /* loaded twice: there is no register to keep it in */
         if (p + 1 < k)
-            multiply16(m, a + MR16, vi_as_float(vi_and(x, second)), vi_as_float(vi_and(y, second)), s);
+            multiply16(m, a + MR16, vi_second(vi_load(again)), vi_second(vi_load(again + 2 * VW)), s);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
