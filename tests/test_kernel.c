@@ -49,7 +49,7 @@ static int tier_count;
 
 /* ---- fenced memory ------------------------------------------------------------------------------------ */
 
-enum { MAX_FENCED = 64, CANARY = 0xa5 };
+enum { MAX_FENCED = 512, CANARY = 0xa5 };
 typedef struct fenced {
     uint8_t *map, *data;
     size_t mapped;
@@ -1222,8 +1222,23 @@ static void attention_is_right(void **state)
     (void)state;
     static const long sizes[][5] = {
         /* batch, tq, tk, dk, dv */
-        {1, 1, 1, 1, 1},     {3, 5, 7, 8, 12},      {2, 65, 65, 32, 32}, {2, 33, 17, 20, 9},
-        {1, 1, 300, 16, 16}, {1, 200, 290, 24, 40}, {3, 97, 97, 64, 64}, {2, 161, 3, 5, 3},
+        {1, 1, 1, 1, 1},
+        {3, 5, 7, 8, 12},
+        {2, 65, 65, 32, 32},
+        {2, 33, 17, 20, 9},
+        {1, 1, 300, 16, 16},
+        {1, 200, 290, 24, 40},
+        {3, 97, 97, 64, 64},
+        {2, 161, 3, 5, 3},
+        /* the edges of blocks of keys and of few queries */
+        {1, 1, 255, 88, 96},
+        {1, 4, 257, 96, 88},
+        {2, 5, 256, 80, 16},
+        {1, 18, 513, 16, 128},
+        {2, 3, 1100, 33, 7},
+        {2, 4, 2, 128, 80},
+        {2, 3, 0, 8, 8},
+        {1, 20, 0, 8, 8},
     };
     const kn_table *t;
     EACH_TIER (t) {
@@ -1239,21 +1254,23 @@ static void attention_is_right(void **state)
     }
 }
 
-/* A query's bits depend neither on the queries beside it nor, when causal, on the keys behind it; nothing hidden leaks in. */
-static void check_query_alone(const kn_table *t, kn_work *w, long length, long query)
+/* A query's bits depend neither on the queries beside it nor, when causal, on the keys behind it; nothing hidden leaks in. With few
+ * queries, which are computed another way, that says too that a cache's keys give the bits of keys just computed. */
+static void check_queries_alone(const kn_table *t, kn_work *w, long length, long query, long count, int form)
 {
-    scene s = new_scene(1, length, length, 24, 40, CAUSAL | SIDE_BY_SIDE);
+    long dk = 1 + bs_rng_below(&rng, 130), dv = 1 + bs_rng_below(&rng, 130);
+    scene s = new_scene(1, length, length, dk, dv, CAUSAL | SIDE_BY_SIDE | form);
     run_forward(w, &s.a);
-    kn_attn one = s.a;
-    one.tq = 1;
-    one.tk = query + 1;
-    one.q += query * one.q_row;
-    one.y = floats(one.y_row);
-    one.lse = floats(one.heads);
-    run_forward(w, &one);
-    same_bits(t->name, "a query alone", one.y, s.a.y + query * s.a.y_row, one.y_row);
-    for (long h = 0; h < one.heads; h++)
-        same_bits(t->name, "its log-sum-exp", &one.lse[h], &s.a.lse[h * length + query], 1);
+    kn_attn few = s.a;
+    few.tq = count;
+    few.tk = query + count;
+    few.q += query * few.q_row;
+    few.y = floats(count * few.y_row);
+    few.lse = floats(count * few.heads);
+    run_forward(w, &few);
+    same_bits(t->name, "queries alone", few.y, s.a.y + query * s.a.y_row, count * few.y_row);
+    for (long h = 0; h < few.heads; h++)
+        same_bits(t->name, "their log-sum-exp", few.lse + h * count, s.a.lse + h * length + query, count);
     unfence();
 }
 
@@ -1262,12 +1279,148 @@ static void queries_keep_their_bits(void **state)
     (void)state;
     const kn_table *t;
     EACH_TIER (t) {
+        bs_pool *pool[4];
+        kn_work *w[4];
+        open_works(t, pool, w);
+        for (int i = 0; i < 20; i++) {
+            long length = 7 + bs_rng_below(&rng, i % 5 ? 600 : 1400), count = 1 + bs_rng_below(&rng, 7);
+            check_queries_alone(t, w[i % 4], length, bs_rng_below(&rng, (uint32_t)(length - count + 1)), count, i % 3 ? GQA : 0);
+        }
+        close_works(pool, w);
+    }
+}
+
+/* Whole blocks of keys hidden at the front, in the middle, at the end; a row that sees one key; rows that see none. */
+static void hidden_blocks_add_nothing(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER (t) {
         kn_work *w = kn_work_open(t, NULL, NULL);
         for (int i = 0; i < 12; i++) {
-            long length = 1 + bs_rng_below(&rng, 600);
-            check_query_alone(t, w, length, bs_rng_below(&rng, (uint32_t)length));
+            scene s = new_scene(1, i % 2 ? 2 : 21, 800, 16, 24, (i % 3 ? 0 : CAUSAL) | SIDE_BY_SIDE);
+            uint8_t *mask = fence(800);
+            for (long j = 0; j < 800; j++)
+                mask[j] = i / 2 == 0 ? 0 : i / 2 == 1 ? j >= 520 : i / 2 == 2 ? j < 3 || j > 790 : i / 2 == 3 ? j < 9 : j == 511;
+            s.a.key_mask = mask;
+            run_forward(w, &s.a);
+            gradients g = run_backward(w, &s);
+            check_forward(t->name, &s);
+            check_backward(t->name, &s, &g);
+            unfence();
         }
         kn_work_close(w);
+    }
+}
+
+/* ---- caches of keys and values ------------------------------------------------------------------------- */
+
+/* n numbers of a cache at random, as they lie in it and as they are meant. The scale of element i is scale[i / width]. */
+static void *cached_numbers(const kn_table *t, kn_kv_type type, long n, long width, const float *scale, float *meant)
+{
+    size_t size = type == KN_KV_F32 ? 4 : type == KN_KV_I8 ? 1 : 2;
+    void *x = fence((size_t)n * size);
+    float *f = random_floats(n, -1, 1);
+    if (type == KN_KV_F32)
+        memcpy(x, f, (size_t)n * size);
+    else if (type == KN_KV_F16)
+        tiers[0]->to_f16(n, f, x);
+    else if (type == KN_KV_BF16)
+        tiers[0]->to_bf16(n, f, x);
+    for (long i = 0; type == KN_KV_I8 && i < n; i++)
+        ((int8_t *)x)[i] = (int8_t)((int)bs_rng_below(&rng, 255) - 127);
+    if (type == KN_KV_F16)
+        t->from_f16(n, x, meant);
+    else if (type == KN_KV_BF16)
+        t->from_bf16(n, x, meant);
+    for (long i = 0; (type == KN_KV_F32 || type == KN_KV_I8) && i < n; i++)
+        meant[i] = type == KN_KV_F32 ? f[i] : scale[i / width] * (float)((int8_t *)x)[i];
+    return x;
+}
+
+/* A cache in pages of `each` positions, the last one cut short, against the same numbers in fp32, page by page in one piece: bit for
+ * bit, whatever the number of threads. */
+static void check_cache(const kn_table *t, kn_work *const w[4], kn_kv_type type, long each, long tq, long tk, long dk, long dv,
+                        int form)
+{
+    enum { BATCH = 2, MOST = 16 };
+    scene s = new_scene(BATCH, tq, tk, dk, dv, form & ~SIDE_BY_SIDE);
+    kn_attn a = s.a;
+    long pages = (tk + each - 1) / each, kv = a.kv_heads;
+    kn_page page[BATCH * MOST];
+    assert_true(pages <= MOST);
+    bool row = form & SIDE_BY_SIDE;
+    for (long p = 0; p < BATCH * pages; p++) {
+        long first = p % pages * each, n = tk - first < each ? tk - first : each, room = row ? n : each;
+        float *ks = random_floats(kv * room, 0.001f, 0.01f), *vs = random_floats(kv * room, 0.001f, 0.01f);
+        float *k = floats(kv * room * dk), *v = floats(kv * room * dv);
+        page[p] =
+            (kn_page){cached_numbers(t, type, kv * room * dk, dk, ks, k), cached_numbers(t, type, kv * room * dv, dv, vs, v),
+                      type == KN_KV_I8 ? ks : NULL, type == KN_KV_I8 ? vs : NULL};
+        for (long i = 0; i < n; i++)
+            for (long h = 0; h < kv; h++) {
+                long from = row ? i * kv + h : h * each + i, to = p / pages;
+                memcpy((float *)s.a.k + to * a.k_batch + h * a.k_head + (first + i) * a.k_row, k + from * dk,
+                       (size_t)dk * sizeof *k);
+                memcpy((float *)s.a.v + to * a.v_batch + h * a.v_head + (first + i) * a.v_row, v + from * dv,
+                       (size_t)dv * sizeof *v);
+            }
+    }
+    a.kv_type = type, a.pages = page, a.page_keys = each, a.k = a.v = NULL;
+    a.k_row = row ? kv * dk : dk, a.k_head = row ? dk : each * dk;
+    a.v_row = row ? kv * dv : dv, a.v_head = row ? dv : each * dv;
+    a.scale_row = row ? kv : 1, a.scale_head = row ? 1 : each;
+    run_forward(w[0], &s.a);
+    for (int i = 0; i < 4; i++) {
+        a.y = floats(s.ny), a.lse = floats(s.ns);
+        run_forward(w[i], &a);
+        same_bits(t->name, "attention over a cache", a.y, s.a.y, s.ny);
+        same_bits(t->name, "its log-sum-exp", a.lse, s.a.lse, s.ns);
+    }
+    unfence();
+}
+
+static void caches_are_read(void **state)
+{
+    (void)state;
+    static const long sizes[][5] = {
+        /* of a page, tq, tk, dk, dv */
+        {1, 1, 7, 16, 8}, {16, 1, 33, 20, 24},  {32, 4, 300, 64, 64},   {256, 1, 1030, 16, 40}, {400, 2, 1100, 9, 16},
+        {5, 6, 21, 8, 8}, {64, 20, 257, 24, 9}, {100, 37, 290, 16, 32}, {512, 70, 513, 33, 16},
+    };
+    const kn_table *t;
+    EACH_TIER (t) {
+        bs_pool *pool[4];
+        kn_work *w[4];
+        open_works(t, pool, w);
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+            for (kn_kv_type type = KN_KV_F32; type <= KN_KV_I8; type++)
+                check_cache(t, w, type, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4],
+                            (int)bs_rng_below(&rng, 32));
+        close_works(pool, w);
+    }
+}
+
+/* Neither direction holds anything of tq x tk, and a plan for many is a plan for few. */
+static void scratch_is_bounded(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER (t) {
+        kn_attn a = {.batch = 1, .heads = 6, .kv_heads = 2, .tq = 5000, .tk = 1000, .dk = 64, .dv = 64}, b = a;
+        b.tk = 1000000;
+        assert_int_equal(kn_attn_scratch(t, &a), kn_attn_scratch(t, &b));
+        assert_int_equal(kn_attn_backward_scratch(t, &a), kn_attn_backward_scratch(t, &b));
+        a.tq = b.tq = 1;
+        assert_int_equal(kn_attn_scratch(t, &a), kn_attn_scratch(t, &b));
+        a.tq = 100000, b.tq = 200000;
+        assert_int_equal(kn_attn_scratch(t, &a), kn_attn_scratch(t, &b));
+        assert_int_equal(kn_attn_backward_scratch(t, &a), kn_attn_backward_scratch(t, &b));
+        for (b.tq = 1; b.tq < 600; b.tq++) {
+            a = b;
+            a.tq++;
+            assert_true(kn_attn_scratch(t, &b) <= kn_attn_scratch(t, &a));
+        }
     }
 }
 
@@ -1668,12 +1821,15 @@ int main(int argc, char **argv)
         cmocka_unit_test(pictures_have_the_same_bytes),
         cmocka_unit_test(attention_is_right),
         cmocka_unit_test(queries_keep_their_bits),
+        cmocka_unit_test(hidden_blocks_add_nothing),
+        cmocka_unit_test(caches_are_read),
+        cmocka_unit_test(scratch_is_bounded),
         cmocka_unit_test(gradients_may_be_left_out),
     };
     const struct CMUnitTest threaded[] = {
         cmocka_unit_test(tiers_are_found),           cmocka_unit_test(gemm_keeps_its_bits),
         cmocka_unit_test(many_rows_keep_their_bits), cmocka_unit_test(pictures_have_the_same_bytes),
-        cmocka_unit_test(attention_is_right),
+        cmocka_unit_test(attention_is_right),        cmocka_unit_test(caches_are_read),
     };
     if (ONLY_THREADS)
         return cmocka_run_group_tests_name("kernel, what uses threads", threaded, NULL, NULL);

@@ -42,9 +42,6 @@ long kn_kept(const kn_attn *a, long b);
 /* Keys or values [j, j + n) of head h as fp32: where they lie, when that is what they are, else widened into room [n, width]. */
 kn_rows kn_key_rows(const kn_table *t, const kn_attn *a, kn_head h, long j, long n, float *room);
 kn_rows kn_value_rows(const kn_table *t, const kn_attn *a, kn_head h, long j, long n, float *room);
-/* Asks for them in front of their use. */
-void kn_prefetch_keys(const kn_attn *a, kn_head h, long j, long n);
-void kn_prefetch_values(const kn_attn *a, kn_head h, long j, long n);
 
 /* An empty softmax; `part` is added to `all`, row by row; `all` is divided by its sum and written, row r being query
  * i + r of head h: zeros when it saw nothing. */

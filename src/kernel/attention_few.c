@@ -9,7 +9,7 @@
 #include "attention.h"
 
 /* Queries; keys of a stretch; softmaxes that a worker's scratch has room for; blocks of keys worth sharing. */
-enum { FEW = 4, STRETCH = 32, SLOTS = 4, WORTH_SHARING = 4 };
+enum { FEW = 4, STRETCH = 16, SLOTS = 4, WORTH_SHARING = 4 };
 
 typedef struct few {
     kn_work *w;
@@ -105,7 +105,6 @@ static void block_scores(const few *f, const room *r, kn_head h, long j, long n)
     for (long p = 0; p < n; p += STRETCH) {
         long now = kn_min(STRETCH, n - p);
         kn_rows k = kn_key_rows(t, a, h, j + p, now, r->rows);
-        kn_prefetch_keys(a, h, j + p + now, kn_min(STRETCH, n - p - now));
         t->few_scores(rows_of(a), now, a->dk, r->q, k.at, k.ld, a->scale, r->s + p, KN_KEYS);
     }
 }
@@ -118,7 +117,6 @@ static void block_values(const few *f, const room *r, kn_head h, long j, long n,
     for (long p = 0; p < n; p += STRETCH) {
         long now = kn_min(STRETCH, n - p);
         kn_rows v = kn_value_rows(t, a, h, j + p, now, r->rows);
-        kn_prefetch_values(a, h, j + p + now, kn_min(STRETCH, n - p - now));
         t->few_values(rows_of(a), now, a->dv, r->s + p, KN_KEYS, v.at, v.ld, y);
     }
 }
@@ -130,7 +128,6 @@ static void one_block(const few *f, const room *r, long b, long kv, long j, long
     long rows = rows_of(a), group = rows / a->tq;
     kn_head h = {b, kv * group, kv};
     block_scores(f, r, h, j, n);
-    kn_prefetch_values(a, h, j, kn_min(STRETCH, n));
     for (long row = 0; row < rows; row++) {
         float *s = r->s + row * KN_KEYS;
         mask_row(f->w->t, a, b, kv * group + row / a->tq, row % a->tq, j, n, s);

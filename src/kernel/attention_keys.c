@@ -81,20 +81,6 @@ kn_rows kn_value_rows(const kn_table *t, const kn_attn *a, kn_head h, long j, lo
     return rows_of(t, a, values_of(a), h, j, n, room);
 }
 
-static void prefetch(const kn_attn *a, side s, kn_head h, long j, long n)
-{
-    enum { LINE = 64 };
-    for (long i = j; i < j + n; i++) {
-        const char *x = a->pages ? in_page(a, &s, h, i) : (const char *)(s.plain + h.b * s.batch + i * s.row + h.kv * s.head);
-        for (long byte = 0; byte < s.width * size_of(a->kv_type); byte += LINE)
-            __builtin_prefetch(x + byte);
-    }
-}
-
-void kn_prefetch_keys(const kn_attn *a, kn_head h, long j, long n) { prefetch(a, keys_of(a), h, j, n); }
-
-void kn_prefetch_values(const kn_attn *a, kn_head h, long j, long n) { prefetch(a, values_of(a), h, j, n); }
-
 /* ---- merging ------------------------------------------------------------------------------------------ */
 
 void kn_partial_clear(kn_partial p, long rows, long dv)

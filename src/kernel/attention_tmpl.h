@@ -1,38 +1,53 @@
 /* attention_tmpl.h - attention of few queries, for any vector of simd_*.h: nothing is packed, and every sum has the order that
  * gemm_tile gives it. Rows of queries and vectors are constants where this is inlined, so that the sums are registers. */
 
-/* Keys [0, n) of at most blocks * VW become lanes by transposing squares of VW keys by VW elements; `whole`: n is all of them. */
+/* How many rows in front keys and values are asked for, a line each time, so that reading memory and computing go on together. */
+enum { KEYS_AHEAD = 16, LINE_FLOATS = 16 };
+
+/* VW keys by VW elements, of which `keys` by `wide` are there: transposed, every key a lane, they meet `rows` queries. */
+KN_INLINE void square_of(const int rows, const long keys, const long wide, const bool ask, const float *k, long ld,
+                         const float *q, long d, vf sum[4])
+{
+    vf r[VW];
+    vpart m = v_part(wide);
+#pragma GCC unroll 16
+    for (int i = 0; i < VW; i++) {
+        if (ask)
+            __builtin_prefetch(k + (i + KEYS_AHEAD) * ld);
+        r[i] = i >= keys ? v_zero() : wide < VW ? v_load_part(k + i * ld, m) : v_load(k + i * ld);
+    }
+    v_transpose(r);
+#pragma GCC unroll 16
+    for (int c = 0; c < VW; c++) {
+        if (c >= wide)
+            break;
+#pragma GCC unroll 4
+        for (int g = 0; g < rows; g++)
+            sum[g] = v_fma(v_set(q[g * d + c]), r[c], sum[g]);
+    }
+}
+
+/* Keys [0, n) of at most blocks * VW; `whole`: all of these. */
 KN_INLINE void scores_of(const int rows, const int blocks, const bool whole, long n, long d, const float *q, const float *k,
                          long ld, float alpha, float *s, long lds)
 {
     vf sum[4][4];
+    long e = 0;
 #pragma GCC unroll 4
     for (int b = 0; b < blocks; b++)
 #pragma GCC unroll 4
         for (int g = 0; g < rows; g++)
             sum[b][g] = v_zero();
-    for (long e = 0; e < d; e += VW) {
-        bool cut = e + VW > d;
-        vpart m = v_part(cut ? d - e : VW);
+    for (; e + LINE_FLOATS <= d; e += LINE_FLOATS)
 #pragma GCC unroll 4
-        for (int b = 0; b < blocks; b++) {
-            vf r[VW];
-#pragma GCC unroll 16
-            for (int i = 0; i < VW; i++) {
-                const float *at = k + (b * VW + i) * ld + e;
-                r[i] = !whole && i >= n ? v_zero() : cut ? v_load_part(at, m) : v_load(at);
-            }
-            v_transpose(r);
-#pragma GCC unroll 16
-            for (int c = 0; c < VW; c++) {
-                if (cut && e + c >= d)
-                    break;
+        for (int b = 0; b < blocks; b++)
 #pragma GCC unroll 4
-                for (int g = 0; g < rows; g++)
-                    sum[b][g] = v_fma(v_set(q[g * d + e + c]), r[c], sum[b][g]);
-            }
-        }
-    }
+            for (int part = 0; part < LINE_FLOATS; part += VW)
+                square_of(rows, whole ? VW : n, VW, part == 0, k + b * VW * ld + e + part, ld, q + e + part, d, sum[b]);
+    for (; e < d; e += VW)
+#pragma GCC unroll 4
+        for (int b = 0; b < blocks; b++)
+            square_of(rows, whole ? VW : n, least(VW, d - e), true, k + b * VW * ld + e, ld, q + e, d, sum[b]);
 #pragma GCC unroll 4
     for (int g = 0; g < rows; g++)
 #pragma GCC unroll 4
@@ -64,7 +79,7 @@ static void few_scores(long rows, long keys, long d, const float *q, const float
     switch (rows) {
     case 3: scores_of_rows(3, 1, keys, d, q, k, ld, alpha, s, lds); break;
     case 2: scores_of_rows(2, 2, keys, d, q, k, ld, alpha, s, lds); break;
-    case 1: scores_of_rows(1, 4, keys, d, q, k, ld, alpha, s, lds); break;
+    case 1: scores_of_rows(1, 2, keys, d, q, k, ld, alpha, s, lds); break;
     default: break;
     }
 }
@@ -81,6 +96,9 @@ KN_INLINE void values_of(const int rows, const int vectors, const bool whole, lo
             sum[g][i] = whole ? v_load(y + g * d + i * VW) : v_load_part(y + g * d, last);
     for (long j = 0; j < keys; j++, v += ld) {
         vf r[8];
+#pragma GCC unroll 4
+        for (int i = 0; i < vectors * VW; i += LINE_FLOATS)
+            __builtin_prefetch(v + KEYS_AHEAD * ld + i);
 #pragma GCC unroll 8
         for (int i = 0; i < vectors; i++)
             r[i] = whole ? v_load(v + i * VW) : v_load_part(v, last);
