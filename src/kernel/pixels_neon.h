@@ -48,11 +48,9 @@ static inline uint8_t px_sum(long count, const int16_t *x, const int16_t *low, c
 
 static void blend_pixels(const kn_taps *t, const int16_t *planes, long plane, uint8_t *rgb)
 {
-    for (long i = 0; i < t->n; i++) {
-        long count = (t->count[i] + KN_TAP_LANES - 1) / KN_TAP_LANES * KN_TAP_LANES;
+    for (long i = 0; i < t->n; i++)
         for (long c = 0; c < 3; c++)
-            *rgb++ = px_sum(count, planes + c * plane + t->first[i], t->low + i * t->room, t->high + i * t->room);
-    }
+            *rgb++ = px_sum(t->room, planes + c * plane + t->first[i], t->low + i * t->room, t->high + i * t->room);
 }
 
 /* Four sums become 16-bit numbers, too large and too small ones the last there is. */
