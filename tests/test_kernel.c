@@ -234,6 +234,8 @@ static void packing_is_exact(void **state)
             for (int transpose = 0; transpose < 2; transpose++) {
                 for (long w = 1; w <= 3 * t->mr; w = next_width(w, t->mr))
                     check_pack(t, lengths[i], w, t->mr, transpose);
+                for (long width = 1; width < t->mr; width++) /* tiles of even height are lower */
+                    check_pack(t, lengths[i], 1 + bs_rng_below(&rng, (uint32_t)(3 * width)), width, transpose);
                 for (long w = 1; w <= 3 * t->nr; w = next_width(w, t->nr))
                     check_pack(t, lengths[i], w, t->nr, transpose);
             }

@@ -13,6 +13,12 @@
 
 #include "kernel/kernel.h"
 
+#if defined(EMULATED) /* a hundred times slower: what only the portable loops would notice is left out */
+enum { SLOW_MACHINE = 1 };
+#else
+enum { SLOW_MACHINE = 0 };
+#endif
+
 static bs_rng rng;
 static uint64_t seed;
 static const kn_table *const *tiers;
@@ -311,7 +317,7 @@ static void bits_are_kept(void **state)
         for (int d = KN_BF16; d <= KN_I4; d++) {
             for (int s = 0; s < SHAPES; s++)
                 check_bits(tiers[t], w, (kn_dtype)d, shapes[s], (int)bs_rng_below(&rng, 64));
-            for (int s = t ? 0 : 1; s < 3; s++)
+            for (int s = t ? 0 : 1; s < 3 && !SLOW_MACHINE; s++)
                 check_bits(tiers[t], w, (kn_dtype)d, more[s], BIAS + RESIDUAL);
         }
         for (int i = 0; i < COUNTS; i++) {

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #define TIER_NAMES "generic, avx2, avx512"
 #elif defined(__aarch64__)
+#include <sys/auxv.h>
 #define TIER_NAMES "generic, neon"
 #else
 #define TIER_NAMES "generic"
@@ -23,6 +24,8 @@ static const kn_table *tiers[MAX_TIERS];
 static int tier_count;
 #if defined(__x86_64__)
 static bool vnni, bf16; /* of AVX-512 */
+#elif defined(__aarch64__)
+static bool dotprod;
 #endif
 
 #if defined(__x86_64__)
@@ -63,6 +66,7 @@ static void find_tiers(void)
     bf16 = has_bf16();
 #elif defined(__aarch64__)
     tiers[tier_count++] = &kn_neon; /* no aarch64 is without it */
+    dotprod = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
 #endif
 }
 
@@ -126,6 +130,16 @@ const kn_low_bf16 *kn_low_bf16_of(const kn_table *t)
         return bf16 ? &kn_low_bf16_dot : &kn_low_bf16_avx512;
     return t == &kn_avx2 ? &kn_low_bf16_avx2 : &kn_low_bf16_generic;
 }
+#elif defined(__aarch64__)
+const kn_low_int *kn_low_int_of(const kn_table *t)
+{
+    pthread_once(&once, find_tiers);
+    if (t != &kn_neon)
+        return &kn_low_int_generic;
+    return dotprod ? &kn_low_int_sdot : &kn_low_int_neon;
+}
+
+const kn_low_bf16 *kn_low_bf16_of(const kn_table *t) { return t == &kn_neon ? &kn_low_bf16_neon : &kn_low_bf16_generic; }
 #else
 const kn_low_int *kn_low_int_of(const kn_table *t)
 {

@@ -33,7 +33,7 @@ typedef struct kn_table {
     int mr, nr, mc;
     void (*gemm_tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
                       bool accumulate, const float *ahead, long floats);
-    /* Packs an operand w wide into strips of `width` (mr or nr) that follow each other, k * width floats each:
+    /* Packs an operand w wide into strips of `width` (nr, or at most mr) that follow each other, k * width floats each:
      * p[(j / width) * k * width + q * width + j % width] = transpose ? x[j*ld + q] : x[q*ld + j] for q < k, j < w.
      * What is left of the last strip's rows may be overwritten with anything. */
     void (*pack)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);

@@ -60,6 +60,9 @@ extern const kn_low_bf16 kn_low_bf16_generic;
 #if defined(__x86_64__)
 extern const kn_low_int kn_low_int_avx2, kn_low_int_avx512, kn_low_int_vnni;
 extern const kn_low_bf16 kn_low_bf16_avx2, kn_low_bf16_avx512, kn_low_bf16_dot;
+#elif defined(__aarch64__)
+extern const kn_low_int kn_low_int_neon, kn_low_int_sdot;
+extern const kn_low_bf16 kn_low_bf16_neon;
 #endif
 
 /* The best of them beside a tier on this CPU. */

@@ -60,6 +60,8 @@ static void tile16(long k, const float *a, const uint16_t *b, float *sum, long l
     case 10: tile16_of(10, k, a, b, sum, ld, accumulate); break;
     case 11: tile16_of(11, k, a, b, sum, ld, accumulate); break;
     case 12: tile16_of(12, k, a, b, sum, ld, accumulate); break;
+#endif
+#if MR16 > 12
     case 13: tile16_of(13, k, a, b, sum, ld, accumulate); break;
     case 14: tile16_of(14, k, a, b, sum, ld, accumulate); break;
 #endif

@@ -10,6 +10,8 @@ enum { NR = 2 * VW, MC = 10 * MR };
 
 #include "rows_tmpl.h"
 
+#include "pixels_neon.h"
+
 const kn_table kn_neon = {
     .name = "neon",
     .mr = MR,

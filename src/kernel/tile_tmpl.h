@@ -150,41 +150,53 @@ KN_INLINE void pack_columns(const long rows, long k, const float *x, long ld, co
     }
 }
 
-/* A row of p is filled from left to right and rows one after another, so that a spilled vector's end is always overwritten,
- * unless it is what the contract leaves to us. A width that is no multiple of VW has one column of squares only. */
-static void pack_transposed(long k, long w, long width, const float *x, long ld, float *p)
+/* Columns [j, j + VW) of the strip that begins with row `strip` of x. */
+KN_INLINE void pack_strip_columns(long k, long w, long width, const float *x, long ld, long strip, long j, float *p)
 {
-    for (long strip = 0; strip < w; strip += width, p += k * width)
-        for (long j = 0; j < width && strip + j < w; j += VW) {
-            const float *from = x + (strip + j) * ld;
-            long rows = least(w - strip - j, least(width, VW));
-            const float *next = strip + j + 2 * rows <= w ? from + rows * ld : from;
-            if (rows == VW)
-                pack_columns(VW, k, from, ld, next, width, p + j, k * width - j);
-            else if (rows == MR)
-                pack_columns(MR, k, from, ld, next, width, p + j, k * width - j);
-            else if (rows == MR - 1)
-                pack_columns(MR - 1, k, from, ld, next, width, p + j, k * width - j);
-            else
-                pack_columns(rows, k, from, ld, next, width, p + j, k * width - j);
-        }
+    const float *from = x + (strip + j) * ld;
+    long rows = least(w - strip - j, least(width - j, VW));
+    const float *next = strip + j + 2 * rows <= w ? from + rows * ld : from;
+    if (rows == VW)
+        pack_columns(VW, k, from, ld, next, width, p + j, k * width - j);
+    else if (rows == MR)
+        pack_columns(MR, k, from, ld, next, width, p + j, k * width - j);
+    else if (rows == MR - 1)
+        pack_columns(MR - 1, k, from, ld, next, width, p + j, k * width - j);
+    else
+        pack_columns(rows, k, from, ld, next, width, p + j, k * width - j);
 }
 
-/* A row of a strip: a vector that is wider may read on to the end of x's row and spill into the next row, unless it is the
- * last. */
-KN_INLINE void copy_narrow(const float *x, long left, long width, float *p, bool last)
+/* Rows of p are filled one after another. Where the width is no multiple of VW the last vector of a row spills into the next; it
+ * goes first, so that what it spills is overwritten, unless it is what the contract leaves to us. */
+static void pack_transposed(long k, long w, long width, const float *x, long ld, float *p)
+{
+    long edge = width / VW * VW;
+    for (long strip = 0; strip < w; strip += width, p += k * width) {
+        if (edge < least(width, w - strip))
+            pack_strip_columns(k, w, width, x, ld, strip, edge, p);
+        for (long j = 0; j < least(edge, w - strip); j += VW)
+            pack_strip_columns(k, w, width, x, ld, strip, j, p);
+    }
+}
+
+/* A row of a strip: a vector that is wider may read on to the end of x's row and spill into the rows behind, of which there are `room`
+ * floats with this one. */
+KN_INLINE void copy_narrow(const float *x, long left, long width, float *p, long room)
 {
     vf v = left >= VW ? v_load(x) : v_load_part(x, v_part(least(left, width)));
-    if (last)
+    if (room < VW)
         v_store_part(p, v_part(width), v);
     else
         v_store(p, v);
 }
 
-KN_INLINE void copy_wide(const float *x, long left, const long width, float *p)
+KN_INLINE void copy_wide(const float *x, long left, const long width, float *p, long room)
 {
-    for (long j = 0; j < width && j < left; j += VW)
+    long j = 0;
+    for (; j + VW <= width && j < left; j += VW)
         v_store(p + j, left - j >= VW ? v_load(x + j) : v_load_part(x + j, v_part(left - j)));
+    if (j < width && j < left)
+        copy_narrow(x + j, left - j, width - j, p + j, room - j);
 }
 
 /* Row q of x goes to row q of every strip: x is read from end to end, which suits the machine better than strip by strip. */
@@ -195,13 +207,13 @@ static void pack_rows(long k, long w, long width, const float *x, long ld, float
             __builtin_prefetch(x + ROWS_AHEAD * ld + j);
         if (width == NR)
             for (long j = 0; j < w; j += NR)
-                copy_wide(x + j, w - j, NR, p + j * k);
+                copy_wide(x + j, w - j, NR, p + j * k, (k - q) * width);
         else if (width > VW)
             for (long j = 0; j < w; j += width)
-                copy_wide(x + j, w - j, width, p + j * k);
+                copy_wide(x + j, w - j, width, p + j * k, (k - q) * width);
         else
             for (long j = 0; j < w; j += width)
-                copy_narrow(x + j, w - j, width, p + j * k, q + 1 == k);
+                copy_narrow(x + j, w - j, width, p + j * k, (k - q) * width);
     }
 }
 
