@@ -277,30 +277,55 @@ def passes_for(ms):
 
 
 def used():
-    """(seconds of all CPUs in use, or taken by a hypervisor, and in all)"""
+    """Ticks of all CPUs that somebody used, or that a hypervisor took, and ticks in all."""
     n = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return sum(n) - n[3] - n[4], sum(n)
+
+
+def used_by(pid):
+    return sum(int(x) for x in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13])
+
+
+class Watch:
+    """Who else worked meanwhile: the share of all CPUs that was used by no engine of ours."""
+
+    def __init__(self, *pids):
+        self.pids = pids
+        self.start = used(), sum(map(used_by, pids))
+
+    def others(self):
+        (busy, ticks), own = used(), sum(map(used_by, self.pids))
+        return (busy - self.start[0][0] - own + self.start[1]) / max(1, ticks - self.start[0][1])
 
 
 def settle(limit=20):
     """Waits until nobody works: whoever spun a while after its work sleeps now, and other programs are done."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
-        before = used()
+        watch = Watch()
         time.sleep(0.2)
-        after = used()
-        if (after[0] - before[0]) <= 0.1 * (after[1] - before[1]):
+        if watch.others() <= 0.1:
             return
     sys.exit("other programs keep this machine busy: what was measured so far is kept, try again")
+
+
+def alone(engine, line):
+    """The engine's answer to a line, from a time when it had the machine for itself."""
+    for _ in range(5):
+        settle()
+        watch = Watch(engine.process.pid)
+        got = engine.ask(line)
+        if watch.others() <= 0.08:
+            return got
+    sys.exit("other programs disturb every measurement: what was measured so far is kept, try again")
 
 
 def one_round(results, section, engines, tower, rows, turn):
     key = f"{section}/n{rows}"
     for e in engines[turn % len(engines):] + engines[:turn % len(engines)]:
-        settle()
         known = results["times"].get(key, {}).get(e.name)
         n, drop = passes_for(median(known) if known else e.ask(f"{tower} {rows} 1")["ms"][0])
-        ms = e.ask(f"{tower} {rows} {n}")["ms"][drop:]
+        ms = alone(e, f"{tower} {rows} {n}")["ms"][drop:]
         results["times"].setdefault(key, {}).setdefault(e.name, []).append(median(ms))
 
 
