@@ -267,6 +267,21 @@ def facts():
     assert more["arena_bytes"] > got["arena_bytes"] > 0
 
 
+def towers():
+    """A tower alone embeds what it can and says what it cannot; open_clip's folder does both."""
+    photo = CASES / "images" / "photo.jpg"
+    can = {"clip_text_projection": ["embed_texts"], "clip_vision_projection": ["embed_images"], "open_clip": ["embed_images", "embed_texts"]}
+    for case, able in can.items():
+        model = CASES / case / "model"
+        got = lines("info", model)[0]
+        assert got["capabilities"] == able and got["embedding"] == 12, f"{case}: {got}"
+        for what, word, args in [("embed_texts", "texts", ["--text", "a cat"]), ("embed_images", "pictures", [photo])]:
+            if what in able:
+                assert len(lines("embed", "--model", model, *args)[0]["embedding"]) == 12
+            else:
+                program.fails("embed", "--model", model, *args, says=f"does not embed {word}")
+
+
 def main():
     for tier in tiers(program)[0]:
         tap.check(f"{tier}: forward is the code path of embed", forward_is_embed, tier)
@@ -288,6 +303,7 @@ def main():
     tap.check("a tokenizer of one's own", a_tokenizer_of_ones_own)
     tap.check("fewer bits in memory and on disk", in_fewer_bits)
     tap.check("info tells the truth", facts)
+    tap.check("a tower alone and open_clip's layout are read", towers)
     shutil.rmtree(tmp)
     tap.finish()
 

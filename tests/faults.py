@@ -329,6 +329,31 @@ def through_link(args, name):
     program.fails(*args(out), says="levels of symbolic links")
 
 
+def open_clip_variant(part, key, value, *says):
+    model = copy_of(CASES / "open_clip" / "model")
+    path = model / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    (config["model_cfg"][part] if part else config["model_cfg"])[key] = value
+    path.write_text(json.dumps(config))
+    program.fails(*embeds(model, IMAGES / "photo.jpg"), says=says)
+
+
+def open_clip():
+    """Variants that open_clip knows and Ocelli does not are refused instead of run as something else."""
+    for part, key, value, says in [("vision_cfg", "timm_model_name", "vit_base", "timm_model_name"), ("text_cfg", "hf_model_name", "bert", "hf_model_name"),
+                                   ("vision_cfg", "pool_type", "avg", "pool_type"), ("", "custom_text", True, "custom_text"), ("vision_cfg", "layers", [3, 4], "layers"),
+                                   ("vision_cfg", "width", 20, "20"), ("text_cfg", "heads", 5, "width"), ("vision_cfg", "head_width", 64, "width")]:
+        tap.check(f"open_clip: {part} {key} {value}", open_clip_variant, part, key, value, "open_clip", says)
+    model = copy_of(CASES / "open_clip" / "model")
+    path = model / "open_clip_model.safetensors"
+    raw = path.read_bytes()
+    head, body = header_of(raw)
+    name = "transformer.resblocks.0.attn.in_proj_bias"
+    head[name]["shape"] = [2, 36]
+    path.write_bytes(with_header(head, body))
+    tap.check("open_clip: in_proj that is no three parts", lambda: program.fails(*embeds(model, IMAGES / "photo.jpg"), says=[name, "cut in three"]))
+
+
 def links():
     for command, name in [("forward", "o.safetensors"), ("preprocess", "o.safetensors"), ("embed --npy", "o.npy")]:
         tap.check(f"{command}: through a symbolic link", through_link, lambda out: writers(out)[command], name)
@@ -412,6 +437,7 @@ pairs_files()
 full_disk()
 links()
 small_tokenizer()
+open_clip()
 small_disk()
 forbidden()
 shutil.rmtree(tmp, ignore_errors=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import tap
 from ocelli_run import CASES, Program, tiers
 
-ONLY = ["blocks", "clip", "clip_gelu", "lora_clip"]
+ONLY = ["blocks", "clip", "clip_gelu", "clip_text", "clip_text_projection", "clip_vision", "clip_vision_projection", "lora_clip", "open_clip"]
 THREADS = [1, 2, 3, 7]
 
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "safetensors.h"
+#include "renaming.h"
 
 enum { HEADER_MAX = 100000000 }; /* the reference library's limit */
 
@@ -11,6 +11,7 @@ typedef struct shard {
     char *path;
     bs_map map;
     bool mapped; /* false: the caller's bytes */
+    void *own;   /* or the store's: a tensor that was turned round */
     json_t *metadata;
 } shard;
 
@@ -498,6 +499,7 @@ void ck_close(ck_store *s)
         if (s->shards[i].mapped)
             bs_map_close(&s->shards[i].map);
         free(s->shards[i].path);
+        bs_free(s->shards[i].own);
     }
     free(s->shards);
     free(s->tensors);
@@ -505,6 +507,105 @@ void ck_close(ck_store *s)
     bs_free(s->slots);
     bs_free(s);
 }
+
+/* ---- other names --------------------------------------------------------------------------------------- */
+
+static int set_name(ck_tensor *t, const ck_renaming *line, const char *old, char third, oc_err *err)
+{
+    bool failed = false;
+    char *name = ck_renamed(line, old, third, &failed);
+    if (!name)
+        return bs_err(err, "out of memory: the name of a tensor");
+    free((char *)(uintptr_t)t->name);
+    t->name = name;
+    return 0;
+}
+
+/* The tensor becomes its first third; the others are new. */
+static int split(ck_store *s, size_t at, const ck_renaming *line, oc_err *err)
+{
+    ck_tensor whole = s->tensors[at];
+    char *old = bs_strdup(whole.name);
+    int result = -1;
+    if (!old)
+        return bs_err(err, "out of memory: the name of a tensor");
+    if (!whole.rank || whole.shape[0] % 3) {
+        bs_err(err, "cannot load '%s': tensor '%s' cannot be cut in three", ck_file(s, &whole), old);
+        goto done;
+    }
+    for (int k = 0; k < 3; k++) {
+        ck_tensor *t = k ? new_tensor(s, old, err) : &s->tensors[at];
+        if (!t || set_name(t, line, old, "qkv"[k], err))
+            goto done;
+        const char *name = t->name;
+        *t = whole;
+        t->name = name;
+        t->shape[0] /= 3;
+        t->count /= 3;
+        t->bytes /= 3;
+        t->data = (const uint8_t *)whole.data + (size_t)k * t->bytes;
+    }
+    result = 0;
+done:
+    free(old);
+    return result;
+}
+
+/* The turned copy is a shard of its own, so that nobody lets go of its pages. */
+static int turn(ck_store *s, size_t at, oc_err *err)
+{
+    ck_tensor *t = &s->tensors[at];
+    if (t->rank != 2)
+        return bs_err(err, "cannot load '%s': tensor '%s' has %d dimensions, expected 2", ck_file(s, t), t->name, t->rank);
+    size_t rows = (size_t)t->shape[0], columns = (size_t)t->shape[1], each = ck_dtype_size(t->dtype);
+    uint8_t *copy = bs_alloc(t->bytes, t->name, err);
+    if (!copy || add_shard(s, bs_strdup(ck_file(s, t)), err)) {
+        bs_free(copy);
+        return -1;
+    }
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j++)
+            memcpy(copy + (j * rows + i) * each, (const uint8_t *)t->data + (i * columns + j) * each, each);
+    ck_release(s, t);
+    s->shards[s->shards_n - 1].own = copy;
+    t->file = (int)s->shards_n - 1;
+    t->data = copy;
+    t->shape[0] = (int64_t)columns;
+    t->shape[1] = (int64_t)rows;
+    return 0;
+}
+
+static int rename_one(ck_store *s, size_t at, const ck_renaming *table, oc_err *err)
+{
+    bool failed = false;
+    for (const ck_renaming *line = table; line->from; line++) {
+        char *name = ck_renamed(line, s->tensors[at].name, 'q', &failed);
+        if (failed)
+            return bs_err(err, "out of memory: the name of a tensor");
+        if (!name)
+            continue;
+        if (strchr(line->to, '%')) {
+            free(name);
+            return split(s, at, line, err);
+        }
+        free((char *)(uintptr_t)s->tensors[at].name);
+        s->tensors[at].name = name;
+        return line->transpose ? turn(s, at, err) : 0;
+    }
+    return 0;
+}
+
+int ck_rename(ck_store *s, const ck_renaming *table, oc_err *err)
+{
+    for (size_t i = 0, n = s->n; i < n; i++)
+        if (rename_one(s, i, table, err))
+            return -1;
+    bs_free(s->slots);
+    s->slots = NULL;
+    return build_table(s, err);
+}
+
+/* ---- looking up ---------------------------------------------------------------------------------------- */
 
 size_t ck_count(const ck_store *s) { return s->n; }
 

@@ -147,7 +147,7 @@ static int open_all(job *j, oc_err *err)
     j->session->raw = true;
     if (b->in)
         return read_inputs(j, err);
-    unsigned can = j->engine->model->family->can;
+    unsigned can = md_can(j->engine->model);
     if ((can & MD_EMBEDS_IMAGES && draw_pixels(j, &rng, err)) || (can & MD_EMBEDS_TEXTS && draw_ids(j, &rng, err)))
         return -1;
     return 0;

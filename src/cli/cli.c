@@ -364,6 +364,7 @@ oc_engine *cl_open(const cl_common *common, oc_err *err)
 int cl_copy_model_files(const char *from, const char *to, oc_err *err)
 {
     static const char *const names[] = {"config.json",
+                                        "open_clip_config.json",
                                         "tokenizer.json",
                                         "tokenizer_config.json",
                                         "special_tokens_map.json",

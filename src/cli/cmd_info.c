@@ -35,7 +35,7 @@ static void print_json(const facts *f)
         if (f->by_dtype[i])
             printf("%s\"%s\":%ld", n++ ? "," : "", ck_dtype_name(i), f->by_dtype[i]);
     printf("},\"capabilities\":[");
-    unsigned can = f->m->family->can;
+    unsigned can = md_can(f->m);
     printf("%s%s%s", can & MD_EMBEDS_IMAGES ? "\"embed_images\"" : "", can == (MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS) ? "," : "",
            can & MD_EMBEDS_TEXTS ? "\"embed_texts\"" : "");
     printf("],\"weights_bytes\":%zu,\"arena_bytes\":%zu,\"image_size\":%ld,\"max_tokens\":%ld,\"vocab_size\":%ld,\"embedding\":%"
@@ -95,5 +95,5 @@ done:
 const cl_command cmd_info = {
     "info", "what a model is, can, weighs and needs", "MODEL",
     "  ocelli info starter\n  ocelli info --json --batch 8 ./clip-vit-large-patch14\n  ocelli info --weights starter\n\n"
-    "families: clip (CLIPModel)\n",
+    "families: clip (CLIPModel, its towers alone, open_clip's own layout)\n",
     run};

@@ -84,8 +84,8 @@ static int open_model(job *j, oc_err *err)
     if (cl_same_place(j->folder, j->out))
         return bs_err(err, "--out '%s' is the model's own folder, which training would overwrite", j->out);
     const md_family *f = j->model->family;
-    if (!f->pair_loss)
-        return bs_err(err, "the family %s is not one of picture-text pairs", f->model_type);
+    if (!f->pair_loss || md_can(j->model) != (MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS))
+        return bs_err(err, "'%s' is no model of picture-text pairs", j->model->folder);
     if ((!j->finetune || j->full) && (md_need_floats(j->model, err) || md_own(j->model, err)))
         return -1;
     if (j->config && md_init(j->model, j->common.seed, err))

@@ -267,7 +267,7 @@ int ix_update(ix_library *l, oc_session *s, const ix_options *o, ix_report *repo
 {
     update u = {.l = l, .s = s, .o = o, .r = report};
     *report = (ix_report){0};
-    if (!(s->engine->model->family->can & MD_EMBEDS_IMAGES))
+    if (!(md_can(s->engine->model) & MD_EMBEDS_IMAGES))
         return bs_err(err, "the model '%s' (%s) does not embed pictures", s->engine->model->folder, oc_family(s->engine));
     int result = update_all(&u, err);
     if (result)

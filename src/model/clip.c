@@ -6,7 +6,8 @@
  *                                                                               -> text_projection -> text_embeds
  *   logits_per_image = exp(logit_scale) * normalised(image_embeds) normalised(text_embeds)^T
  *
- * Names and defaults are those of Hugging Face's CLIPModel. */
+ * Names and defaults are those of Hugging Face's CLIPModel. A tower alone (CLIPTextModel, CLIPVisionModel, with or without its projection) is
+ * such a model without the other; open_clip's own layout is read by other names. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,9 +36,10 @@ typedef struct clip_vision {
 } clip_vision;
 
 typedef struct clip {
-    clip_text text;
-    clip_vision vision;
+    clip_text text;     /* layers 0: not there */
+    clip_vision vision; /* likewise */
     int projection_dim;
+    bool projects;                 /* false: the pooled rows are the embeddings */
     tn_linear_w visual_projection; /* [projection, width], no bias */
     tn_linear_w text_projection;
     tn_param logit_scale; /* scalar */
@@ -113,6 +115,85 @@ static const ck_config *part(const ck_config *c, const char *name, const char *l
     return sub ? sub : c; /* neither: every value takes its default unless the root has it */
 }
 
+/* Which towers there are is told by the architecture; their files are flat, without text_config or vision_config. */
+static int read_config(const ck_config *c, clip *m, oc_err *err)
+{
+    const ck_config *list = NULL, *text, *vision;
+    const char *architecture = "CLIPModel";
+    if (ck_array(c, "architectures", &list, err) ||
+        (list && ck_config_size(list) && ck_string(ck_config_at(list, 0), NULL, &architecture, err)) ||
+        ck_int(c, "projection_dim", &m->projection_dim, 1, WIDEST, err))
+        return -1;
+    bool both = !strcmp(architecture, "CLIPModel");
+    m->projects = both || strstr(architecture, "WithProjection");
+    if (!both)
+        return strstr(architecture, "Text") ? read_text(c, &m->text, err) : read_vision(c, &m->vision, err);
+    text = part(c, "text_config", "text_config_dict", err);
+    vision = text ? part(c, "vision_config", "vision_config_dict", err) : NULL;
+    return !vision || read_text(text, &m->text, err) || read_vision(vision, &m->vision, err) ? -1 : 0;
+}
+
+/* Settings of open_clip that are not in `known` (ends with NULL) and do say something make another model. */
+static int only_known(const ck_config *c, const char *const *known, oc_err *err)
+{
+    for (size_t i = 0; i < ck_config_size(c); i++) {
+        const ck_config *value = ck_config_at(c, i);
+        const char *key = ck_config_key(value);
+        bool off = false;
+        int k = 0;
+        while (known[k] && strcmp(known[k], key) != 0)
+            k++;
+        if (known[k] || ck_config_kind(value) == CK_NULL)
+            continue;
+        if (ck_config_kind(value) != CK_TRUTH || ck_bool(c, key, &off, err) || off)
+            return ck_config_wrong(c, key, err, "nothing: this variant of open_clip is not known");
+    }
+    return 0;
+}
+
+/* width, layers, heads (or the width of one) and mlp_ratio of a tower. */
+static int read_open_tower(const ck_config *c, bl_layer_shape *s, int *layers, kn_act act, oc_err *err)
+{
+    int width = (int)s->width, head = 64, heads = 0;
+    double ratio = 4;
+    if (ck_int(c, "width", &width, 1, WIDEST, err) || ck_int(c, "layers", layers, 1, DEEPEST, err) ||
+        ck_int(c, "heads", &heads, 1, WIDEST, err) || ck_int(c, "head_width", &head, 1, WIDEST, err) ||
+        ck_double(c, "mlp_ratio", &ratio, 0.01, 64, err))
+        return -1;
+    heads = heads ? heads : width / head;
+    if (heads < 1 || width % heads)
+        return ck_config_wrong(c, "width", err, "a multiple of the heads");
+    *s = (bl_layer_shape){width, (int)((double)width * ratio), heads, act, 1e-5f};
+    return 0;
+}
+
+static int read_open_clip(const ck_config *c, clip *m, oc_err *err)
+{
+    static const char *const of_model[] = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", NULL};
+    static const char *const of_vision[] = {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", NULL};
+    static const char *const of_text[] = {"context_length",    "vocab_size",       "width", "layers", "heads", "mlp_ratio",
+                                          "hf_tokenizer_name", "tokenizer_kwargs", NULL};
+    const ck_config *model = NULL, *vision = NULL, *text = NULL;
+    bool quick = false;
+    if (ck_object(c, "model_cfg", &model, err) || ck_config_need(model, "vision_cfg", "an object", err) ||
+        ck_config_need(model, "text_cfg", "an object", err) || ck_object(model, "vision_cfg", &vision, err) ||
+        ck_object(model, "text_cfg", &text, err) || only_known(model, of_model, err) || only_known(vision, of_vision, err) ||
+        only_known(text, of_text, err) || ck_bool(model, "quick_gelu", &quick, err))
+        return -1;
+    clip_text *t = &m->text;
+    clip_vision *v = &m->vision;
+    if (read_text(text, t, err) || read_vision(vision, v, err)) /* the defaults, which are open_clip's too; and the patch */
+        return -1;
+    t->eos = 2; /* a text is pooled at its largest id */
+    m->projects = true;
+    return read_open_tower(text, &t->shape, &t->layers, quick ? KN_QUICK_GELU : KN_GELU, err) ||
+                   read_open_tower(vision, &v->shape, &v->layers, quick ? KN_QUICK_GELU : KN_GELU, err) ||
+                   ck_int(text, "context_length", &t->positions, 2, 1 << 20, err) ||
+                   ck_int(model, "embed_dim", &m->projection_dim, 1, WIDEST, err)
+               ? -1
+               : 0;
+}
+
 static void *create(const ck_config *c, oc_err *err)
 {
     clip *m = calloc(1, sizeof *m);
@@ -121,13 +202,10 @@ static void *create(const ck_config *c, oc_err *err)
         return NULL;
     }
     m->projection_dim = 512;
-    const ck_config *text = part(c, "text_config", "text_config_dict", err);
-    const ck_config *vision = part(c, "vision_config", "vision_config_dict", err);
-    if (!text || !vision || read_text(text, &m->text, err) || read_vision(vision, &m->vision, err) ||
-        ck_int(c, "projection_dim", &m->projection_dim, 1, WIDEST, err))
+    if (ck_has(c, "model_cfg") ? read_open_clip(c, m, err) : read_config(c, m, err))
         goto failed;
-    m->text.layer = calloc((size_t)m->text.layers, sizeof *m->text.layer);
-    m->vision.layer = calloc((size_t)m->vision.layers, sizeof *m->vision.layer);
+    m->text.layer = calloc((size_t)m->text.layers + 1, sizeof *m->text.layer);
+    m->vision.layer = calloc((size_t)m->vision.layers + 1, sizeof *m->vision.layer);
     if (m->text.layer && m->vision.layer)
         return m;
     bs_err(err, "out of memory: a model");
@@ -139,11 +217,12 @@ failed:
 static void sizes(const void *p, md_sizes *s)
 {
     const clip *m = p;
+    long width = m->text.layers ? m->text.shape.width : m->vision.shape.width;
     *s = (md_sizes){.image_size = m->vision.image_size,
                     .channels = m->vision.channels,
                     .max_tokens = m->text.positions,
                     .vocab = m->text.vocab,
-                    .embedding = m->projection_dim,
+                    .embedding = m->projects ? m->projection_dim : width,
                     .bos = m->text.bos,
                     .eos = m->text.eos,
                     .pad = m->text.pad};
@@ -151,18 +230,18 @@ static void sizes(const void *p, md_sizes *s)
 
 /* ---- weights ------------------------------------------------------------------------------------------------- */
 
-static void visit(void *p, tn_visitor *v)
+static void visit_text(clip_text *t, tn_visitor *v)
 {
-    clip *m = p;
-    clip_text *t = &m->text;
-    clip_vision *s = &m->vision;
-    long side = s->image_size / s->patch_size;
-    tn_visit(v, &m->logit_scale, "logit_scale", TN_NO_DECAY, 0, 0, 0, 0, 0);
     tn_visit(v, &t->token_embedding, "text_model.embeddings.token_embedding.weight", 0, 2, t->vocab, t->shape.width, 0, 0);
     tn_visit(v, &t->position_embedding, "text_model.embeddings.position_embedding.weight", 0, 2, t->positions, t->shape.width, 0,
              0);
     bl_visit_layers(v, t->layer, t->layers, "text_model.encoder.layers.", &t->shape);
     tn_visit_norm(v, &t->final_layer_norm, "text_model.final_layer_norm", t->shape.width, true);
+}
+
+static void visit_vision(clip_vision *s, tn_visitor *v)
+{
+    long side = s->image_size / s->patch_size;
     tn_visit(v, &s->class_embedding, "vision_model.embeddings.class_embedding", 0, 1, s->shape.width, 0, 0, 0);
     tn_visit(v, &s->patch_embedding.weight, "vision_model.embeddings.patch_embedding.weight", TN_KERNEL, 4, s->shape.width,
              s->channels, s->patch_size, s->patch_size);
@@ -172,8 +251,75 @@ static void visit(void *p, tn_visitor *v)
     tn_visit_norm(v, &s->pre_layrnorm, "vision_model.pre_layrnorm", s->shape.width, true);
     bl_visit_layers(v, s->layer, s->layers, "vision_model.encoder.layers.", &s->shape);
     tn_visit_norm(v, &s->post_layernorm, "vision_model.post_layernorm", s->shape.width, true);
-    tn_visit_linear(v, &m->visual_projection, "visual_projection", m->projection_dim, s->shape.width, false);
-    tn_visit_linear(v, &m->text_projection, "text_projection", m->projection_dim, t->shape.width, false);
+}
+
+static bool has_both(const clip *m) { return m->text.layers && m->vision.layers; }
+
+static void visit(void *p, tn_visitor *v)
+{
+    clip *m = p;
+    if (has_both(m))
+        tn_visit(v, &m->logit_scale, "logit_scale", TN_NO_DECAY, 0, 0, 0, 0, 0);
+    if (m->text.layers)
+        visit_text(&m->text, v);
+    if (m->vision.layers)
+        visit_vision(&m->vision, v);
+    if (m->vision.layers && m->projects)
+        tn_visit_linear(v, &m->visual_projection, "visual_projection", m->projection_dim, m->vision.shape.width, false);
+    if (m->text.layers && m->projects)
+        tn_visit_linear(v, &m->text_projection, "text_projection", m->projection_dim, m->text.shape.width, false);
+}
+
+/* transformers 5 writes a tower without a projection without its prefix. */
+static const ck_renaming of_text_model[] = {
+    {"embeddings.*.weight", "text_model.embeddings.*.weight", false},
+    {"encoder.layers.*.*.*", "text_model.encoder.layers.*.*.*", false},
+    {"encoder.layers.*.*.*.*", "text_model.encoder.layers.*.*.*.*", false},
+    {"final_layer_norm.*", "text_model.final_layer_norm.*", false},
+    {0},
+};
+
+static const ck_renaming of_vision_model[] = {
+    {"embeddings.class_embedding", "vision_model.embeddings.class_embedding", false},
+    {"embeddings.*.weight", "vision_model.embeddings.*.weight", false},
+    {"encoder.layers.*.*.*", "vision_model.encoder.layers.*.*.*", false},
+    {"encoder.layers.*.*.*.*", "vision_model.encoder.layers.*.*.*.*", false},
+    {"pre_layrnorm.*", "vision_model.pre_layrnorm.*", false},
+    {"post_layernorm.*", "vision_model.post_layernorm.*", false},
+    {0},
+};
+
+/* The names of open_clip, which are those of OpenAI's code. */
+static const ck_renaming of_open_clip[] = {
+    {"token_embedding.weight", "text_model.embeddings.token_embedding.weight", false},
+    {"positional_embedding", "text_model.embeddings.position_embedding.weight", false},
+    {"transformer.resblocks.*.attn.in_proj_*", "text_model.encoder.layers.*.self_attn.%_proj.*", false},
+    {"transformer.resblocks.*.attn.out_proj.*", "text_model.encoder.layers.*.self_attn.out_proj.*", false},
+    {"transformer.resblocks.*.ln_1.*", "text_model.encoder.layers.*.layer_norm1.*", false},
+    {"transformer.resblocks.*.ln_2.*", "text_model.encoder.layers.*.layer_norm2.*", false},
+    {"transformer.resblocks.*.mlp.c_fc.*", "text_model.encoder.layers.*.mlp.fc1.*", false},
+    {"transformer.resblocks.*.mlp.c_proj.*", "text_model.encoder.layers.*.mlp.fc2.*", false},
+    {"ln_final.*", "text_model.final_layer_norm.*", false},
+    {"text_projection", "text_projection.weight", true},
+    {"visual.class_embedding", "vision_model.embeddings.class_embedding", false},
+    {"visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight", false},
+    {"visual.positional_embedding", "vision_model.embeddings.position_embedding.weight", false},
+    {"visual.ln_pre.*", "vision_model.pre_layrnorm.*", false},
+    {"visual.transformer.resblocks.*.attn.in_proj_*", "vision_model.encoder.layers.*.self_attn.%_proj.*", false},
+    {"visual.transformer.resblocks.*.attn.out_proj.*", "vision_model.encoder.layers.*.self_attn.out_proj.*", false},
+    {"visual.transformer.resblocks.*.ln_1.*", "vision_model.encoder.layers.*.layer_norm1.*", false},
+    {"visual.transformer.resblocks.*.ln_2.*", "vision_model.encoder.layers.*.layer_norm2.*", false},
+    {"visual.transformer.resblocks.*.mlp.c_fc.*", "vision_model.encoder.layers.*.mlp.fc1.*", false},
+    {"visual.transformer.resblocks.*.mlp.c_proj.*", "vision_model.encoder.layers.*.mlp.fc2.*", false},
+    {"visual.ln_post.*", "vision_model.post_layernorm.*", false},
+    {"visual.proj", "visual_projection.weight", true},
+    {0},
+};
+
+static const ck_renaming *renamings(const void *p)
+{
+    const clip *m = p;
+    return has_both(m) ? of_open_clip : m->text.layers ? of_text_model : of_vision_model;
 }
 
 static bool ends(const char *name, const char *tail)
@@ -254,13 +400,15 @@ static tower text_model(tn_ctx *cx, const clip_text *t, const md_batch *b)
 static tn_t embed_images(tn_ctx *cx, const void *p, const md_batch *b)
 {
     const clip *m = p;
-    return tn_linear(cx, vision_model(cx, &m->vision, b).pooled, &m->visual_projection);
+    tn_t pooled = vision_model(cx, &m->vision, b).pooled;
+    return m->projects ? tn_linear(cx, pooled, &m->visual_projection) : pooled;
 }
 
 static tn_t embed_texts(tn_ctx *cx, const void *p, const md_batch *b)
 {
     const clip *m = p;
-    return tn_linear(cx, text_model(cx, &m->text, b).pooled, &m->text_projection);
+    tn_t pooled = text_model(cx, &m->text, b).pooled;
+    return m->projects ? tn_linear(cx, pooled, &m->text_projection) : pooled;
 }
 
 static tn_t logits_per_text(tn_ctx *cx, const clip *m, tn_t image_embeds, tn_t text_embeds)
@@ -302,9 +450,26 @@ static tn_t finish_tower(tn_ctx *cx, md_outputs *out, const char *name, tower t,
     return embeds;
 }
 
+/* A tower alone gives its rows as they are, not of length 1. */
+static void finish_alone(tn_ctx *cx, const clip *m, md_outputs *out, const char *name, tower t, const tn_linear_w *projection)
+{
+    if (t.hidden.rank)
+        md_emit(cx, out, t.hidden, "last_hidden_state");
+    if (m->projects)
+        md_emit(cx, out, tn_linear(cx, t.pooled, projection), "%s_embeds", name);
+    else
+        md_emit(cx, out, t.pooled, "pooler_output");
+}
+
 static void forward(tn_ctx *cx, const void *p, const md_batch *b, md_outputs *out)
 {
     const clip *m = p;
+    if (!m->vision.layers)
+        finish_alone(cx, m, out, "text", text_model(cx, &m->text, b), &m->text_projection);
+    else if (!m->text.layers)
+        finish_alone(cx, m, out, "image", vision_model(cx, &m->vision, b), &m->visual_projection);
+    if (!has_both(m))
+        return;
     tn_t image_embeds = {0}, text_embeds = {0};
     if (b->images)
         image_embeds = finish_tower(cx, out, "vision", vision_model(cx, &m->vision, b), &m->visual_projection);
@@ -362,8 +527,13 @@ static int prepare(const void *p, const md_values *in, md_batch *b, oc_err *err)
     const clip *m = p;
     const md_value *px = md_values_find(in, "pixel_values"), *ids = md_values_find(in, "input_ids");
     long side = m->vision.image_size;
+    px = m->vision.layers ? px : NULL;
+    ids = m->text.layers ? ids : NULL;
     if (!px && !ids)
-        return bs_err(err, "nothing to run: expected pixel_values, input_ids or both");
+        return bs_err(err, "nothing to run: expected %s%s%s", m->vision.layers ? "pixel_values" : "",
+                      has_both(m) ? ", input_ids or both" : "", m->vision.layers ? "" : "input_ids");
+    if (b->want_loss && !has_both(m))
+        return bs_err(err, "a tower alone has no loss");
     if (px && (px->is_int || px->rank != 4 || px->shape[1] != m->vision.channels || px->shape[2] != side || px->shape[3] != side))
         return bs_err(err, "pixel_values: expected floats [B,%d,%ld,%ld]", m->vision.channels, side, side);
     if (px) {
@@ -384,14 +554,17 @@ static int prepare(const void *p, const md_values *in, md_batch *b, oc_err *err)
     return 0;
 }
 
-static const tn_param *logit_scale(const void *p) { return &((const clip *)p)->logit_scale; }
+static const tn_param *logit_scale(const void *p) { return has_both(p) ? &((const clip *)p)->logit_scale : NULL; }
 
-static const char *const architectures[] = {"CLIPModel", NULL};
+static const char *const architectures[] = {
+    "CLIPModel", "CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModel", "CLIPVisionModelWithProjection", NULL};
 
 const md_family md_clip = {
     .model_type = "clip",
     .architectures = architectures,
     .can = MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS,
+    .original = "model_cfg",
+    .renamings = renamings,
     .create = create,
     .destroy = destroy,
     .visit = visit,

@@ -49,20 +49,31 @@ static const md_family *family_of(const ck_config *c, oc_err *err)
         return NULL;
     for (int i = 0; md_families[i]; i++) {
         const md_family *f = md_families[i];
-        if (type && strcmp(type, f->model_type) != 0)
-            continue;
+        if (f->original && ck_has(c, f->original))
+            return f;
+        if (type && strncmp(type, f->model_type, strlen(f->model_type)) != 0)
+            continue; /* "clip_text_model" is of "clip" */
         for (int k = 0; f->architectures[k]; k++)
-            if (architecture ? !strcmp(architecture, f->architectures[k]) : type != NULL)
+            if (architecture ? !strcmp(architecture, f->architectures[k]) : type && !strcmp(type, f->model_type))
                 return f;
     }
     ck_config_wrong(c, architecture ? "architectures" : "model_type", err, "a family that Ocelli knows (see ocelli info --help)");
     return NULL;
 }
 
+/* config.json, or the one that open_clip writes. */
+static char *config_of(const char *folder)
+{
+    char *path = bs_join(folder, "config.json"), *original = bs_join(folder, "open_clip_config.json");
+    bool first = !path || !original || bs_is_file(path) || !bs_is_file(original);
+    free(first ? original : path);
+    return first ? path : original;
+}
+
 md_model *md_create(const char *folder, oc_err *err)
 {
     md_model *m = calloc(1, sizeof *m);
-    char *path = bs_join(folder, "config.json");
+    char *path = config_of(folder);
     if (!m || !path || !(m->folder = bs_strdup(folder))) {
         bs_err(err, "out of memory: a model");
         goto failed;
@@ -114,6 +125,13 @@ int md_slot_of(const md_model *m, const char *name)
         if (!strcmp(m->slots[i].name, name))
             return i;
     return -1;
+}
+
+unsigned md_can(const md_model *m)
+{
+    md_sizes s = {0};
+    m->family->sizes(m->m, &s);
+    return m->family->can & ((s.image_size ? MD_EMBEDS_IMAGES : 0u) | (s.max_tokens ? MD_EMBEDS_TEXTS : 0u));
 }
 
 /* ---- loading --------------------------------------------------------------------------------------------------- */
@@ -244,7 +262,7 @@ static int load_slot(md_model *m, md_slot *s, bool lean, oc_err *err)
 int md_load(md_model *m, bool lean, oc_err *err)
 {
     m->store = ck_open(m->folder, err);
-    if (!m->store)
+    if (!m->store || (m->family->renamings && ck_rename(m->store, m->family->renamings(m->m), err)))
         return -1;
     for (int i = 0; i < m->n; i++)
         if (load_slot(m, &m->slots[i], lean, err))

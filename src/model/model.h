@@ -5,6 +5,7 @@
 
 #include "../checkpoint/adapter.h"
 #include "../checkpoint/config.h"
+#include "../checkpoint/renaming.h"
 #include "../checkpoint/safetensors.h"
 #include "../tensor/ops.h"
 
@@ -83,12 +84,15 @@ typedef struct md_sizes {
 typedef struct md_family {
     const char *model_type;           /* config.json's */
     const char *const *architectures; /* accepted ones, ends with NULL */
-    unsigned can;                     /* MD_EMBEDS_.. */
+    unsigned can;                     /* MD_EMBEDS_.. of the whole family: md_can tells a model's */
+    const char *original; /* the member of an original config (open_clip_config.json) that tells this family; NULL: none */
     /* The struct of configuration and weights, from config.json; defaults for what it leaves out. */
     void *(*create)(const ck_config *config, oc_err *err);
     void (*destroy)(void *m);
     void (*visit)(void *m, tn_visitor *v); /* names every weight once */
     void (*sizes)(const void *m, md_sizes *s);
+    /* Other spellings of its weights' names, for loading. NULL: there are none. */
+    const ck_renaming *(*renamings)(const void *m);
     /* The batch from named inputs, with Hugging Face's defaults for the absent ones. */
     int (*prepare)(const void *m, const md_values *in, md_batch *b, oc_err *err);
     void (*forward)(tn_ctx *cx, const void *m, const md_batch *b, md_outputs *out);
@@ -131,6 +135,8 @@ typedef struct md_model {
 
 /* Reads config.json and the weights of a Hugging Face folder. fp32 is used in place, fp16 and bf16 are widened. */
 md_model *md_open(const char *folder, oc_err *err);
+/* What this very model embeds: a tower alone does one of MD_EMBEDS_... */
+unsigned md_can(const md_model *m);
 /* As md_open, but weights that only products read (TN_LINEAR, TN_KERNEL) stay in the file: their v is NULL unless they are used in place. For
  * md_packed_open. */
 md_model *md_open_lean(const char *folder, oc_err *err);

@@ -88,8 +88,7 @@ static int open_parts(oc_engine *e, const char *folder, oc_err *err)
     e->model = e->kn ? md_open_lean(folder, err) : NULL;
     if (open_weights(e, folder, err))
         return -1;
-    const md_family *f = e->model->family;
-    if (f->can & MD_EMBEDS_IMAGES) {
+    if (md_can(e->model) & MD_EMBEDS_IMAGES) {
         int h, w;
         if (im_processor_read(&e->processor, folder, err))
             return -1;
@@ -97,7 +96,7 @@ static int open_parts(oc_engine *e, const char *folder, oc_err *err)
             return bs_err(err, "'%s': the processor gives other pictures than the %ld x %ld that the model takes", folder,
                           e->sizes.image_size, e->sizes.image_size);
     }
-    if (f->can & MD_EMBEDS_TEXTS) {
+    if (md_can(e->model) & MD_EMBEDS_TEXTS) {
         e->tokenizer = tx_open(folder, err);
         if (!e->tokenizer)
             return -1;
@@ -111,10 +110,13 @@ static int open_parts(oc_engine *e, const char *folder, oc_err *err)
 /* What md_open_lean gives, or with random weights when there are none. */
 static md_model *open_or_draw(const char *folder, uint64_t seed, oc_err *err)
 {
-    char *one = bs_join(folder, "model.safetensors"), *many = bs_join(folder, "model.safetensors.index.json");
-    bool held = !one || !many || bs_is_file(one) || bs_is_file(many);
-    free(one);
-    free(many);
+    static const char *const files[] = {"model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors"};
+    bool held = false;
+    for (size_t i = 0; !held && i < sizeof files / sizeof *files; i++) {
+        char *path = bs_join(folder, files[i]);
+        held = !path || bs_is_file(path);
+        free(path);
+    }
     if (held)
         return md_open_lean(folder, err);
     md_model *m = md_create(folder, err);
@@ -205,14 +207,14 @@ size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, i
                       bool whole)
 {
     md_batch b = {.images = rows, .channels = 3, .height = height, .width = width, .want_hidden = whole};
-    return m->family->embed_images ? plan(m, l, kn, threads, &b, m->family->embed_images) : 0;
+    return md_can(m) & MD_EMBEDS_IMAGES ? plan(m, l, kn, threads, &b, m->family->embed_images) : 0;
 }
 
 size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens, bool whole)
 {
     int anywhere = 0; /* a plan reads no values */
     md_batch b = {.texts = rows, .length = tokens, .pool = &anywhere, .want_hidden = whole};
-    return m->family->embed_texts ? plan(m, l, kn, threads, &b, m->family->embed_texts) : 0;
+    return md_can(m) & MD_EMBEDS_TEXTS ? plan(m, l, kn, threads, &b, m->family->embed_texts) : 0;
 }
 
 /* ---- session ----------------------------------------------------------------------------------------------------- */
@@ -354,7 +356,7 @@ done:
 int oc_embed_pictures(oc_session *s, const oc_picture *pictures, int n, float *rows, oc_err *err)
 {
     const oc_engine *e = s->engine;
-    if (!(e->model->family->can & MD_EMBEDS_IMAGES))
+    if (!(md_can(e->model) & MD_EMBEDS_IMAGES))
         return bs_err(err, "the model '%s' (%s) does not embed pictures", e->model->folder, oc_family(e));
     for (int i = 0; i < n; i++)
         if (!pictures[i].rgb)
@@ -421,7 +423,7 @@ int oc_embed_texts(oc_session *s, const char *const *texts, int n, float *rows, 
     for (int i = 0; i < n; i++)
         if (!texts[i])
             return bs_err(err, "text %d is NULL", i);
-    if (!(e->model->family->can & MD_EMBEDS_TEXTS))
+    if (!(md_can(e->model) & MD_EMBEDS_TEXTS))
         return bs_err(err, "the model '%s' (%s) does not embed texts", e->model->folder, oc_family(e));
     for (int at = 0; at < n; at += e->options.max_batch) {
         int part = n - at < e->options.max_batch ? n - at : e->options.max_batch;

@@ -51,7 +51,7 @@ int oc_embed_files(oc_session *s, const char *const *paths, int n, float *rows, 
 {
     const oc_engine *e = s->engine;
     size_t width = (size_t)oc_embedding_width(e);
-    if (!(e->model->family->can & MD_EMBEDS_IMAGES))
+    if (!(md_can(e->model) & MD_EMBEDS_IMAGES))
         return bs_err(err, "the model '%s' (%s) does not embed pictures", e->model->folder, oc_family(e));
     for (int at = 0; at < n; at += e->options.max_batch) {
         int part = n - at < e->options.max_batch ? n - at : e->options.max_batch;
