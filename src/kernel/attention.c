@@ -134,6 +134,15 @@ static kn_operand pack_values(const kn_table *t, const kn_attn *a, kn_head h, co
     return kn_pack_strips(t, n, a->dv, t->nr, x.at, x.ld, false, r->v);
 }
 
+/* Answers are written after everything else: their lines are asked for while the scores are computed. */
+static void ask_for_answers(const kn_attn *a, kn_head h, long q0, long queries)
+{
+    enum { LINE_FLOATS = 16 };
+    for (long i = q0; i < q0 + queries; i++)
+        for (long e = 0; e < a->dv; e += LINE_FLOATS)
+            __builtin_prefetch(a->y + h.b * a->y_batch + i * a->y_row + h.h * a->y_head + e, 1);
+}
+
 /* n keys from j on, for the queries [first, stop). */
 static void one_block(const kn_table *t, const kn_attn *a, kn_head h, const room *r, long j, long n, long first, long stop)
 {
@@ -146,6 +155,8 @@ static void one_block(const kn_table *t, const kn_attn *a, kn_head h, const room
         kn_partial all = {r->all.max + i, r->all.sum + i, r->all.y + i * a->dv};
         if (at.keys <= 0)
             continue;
+        if (j == 0)
+            ask_for_answers(a, h, q0, queries);
         softmax_of_strip(t, a, &at, r, r->q + i * a->dk, v, j ? r->part : all);
         if (j)
             kn_partial_merge(t, all, r->part, queries, a->dv);

@@ -79,15 +79,20 @@ static void probabilities_again(const kn_table *t, const kn_attn *a, const block
     }
 }
 
-/* dS = P * (dP - sum over all keys of P dP), where that sum is the product of dy and y; and what hangs on dS: dbias, dQ, dK. */
+/* dS = P * (dP - sum over all keys of P dP), and what hangs on it: dbias, dQ, dK. With more than one block of keys that sum is taken as
+ * the product of dy and y, which are the same in exact arithmetic. */
 static void score_gradients(const backward *f, const block *at, const room *r, kn_operand k)
 {
     const kn_attn *a = f->a;
     const kn_table *t = f->w->t;
     for (long i = 0; i < at->queries; i++) {
         float *ds = r->ds + i * r->ld;
-        float along = t->dot(a->dv, f->dy + at->y + i * a->y_row, a->y + at->y + i * a->y_row);
-        t->softmax_slope(at->keys, r->p + i * r->ld, ds, along, ds);
+        if (a->tk <= KN_KEYS)
+            t->softmax_backward(at->keys, r->p + i * r->ld, ds, ds);
+        else {
+            float along = t->dot(a->dv, f->dy + at->y + i * a->y_row, a->y + at->y + i * a->y_row);
+            t->softmax_slope(at->keys, r->p + i * r->ld, ds, along, ds);
+        }
         float *dbias = f->dbias ? f->dbias + (at->h.h * a->tq + at->q0 + i) * a->tk + at->j0 : NULL;
         if (dbias)
             t->add(at->keys, dbias, ds, dbias);
