@@ -7,7 +7,7 @@
 #define MR16 12
 enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 0 };
 
-static inline vf vi_as_float(vi a) { return vreinterpretq_f32_s32(a); }
+static inline vf vi_second(vi a) { return vreinterpretq_f32_s32(vandq_s32(a, vdupq_n_s32((int32_t)0xffff0000))); }
 static inline vf vi_first(vi a) { return vreinterpretq_f32_s32(vshlq_n_s32(a, 16)); }
 
 static inline vi load8(const uint8_t *b) { return vi_load(b); }
