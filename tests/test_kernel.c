@@ -1566,6 +1566,21 @@ static void bench_gemm(bench *b, long m, long n, long k, int form)
     unfence();
 }
 
+/* The same product with its weight packed before. */
+static void bench_packed(bench *b, long m, long n, long k)
+{
+    char what[80];
+    float *weight = random_floats(n * k, -1, 1);
+    kn_packed packed = {.dtype = KN_F32, .n = n, .k = k, .data = fence(kn_packed_bytes(b->t, KN_F32, n, k, 0))};
+    kn_pack_weight(b->w, &packed, weight, k);
+    b->g = (kn_gemm){.m = m, .n = n, .k = k, .lda = k, .ldc = n, .alpha = 1, .packed = &packed};
+    b->g.a = random_floats(m * k, -1, 1);
+    b->g.c = zeros(m * n);
+    snprintf(what, sizeof what, "gemm m %ld n %ld k %ld packed", m, n, k);
+    report(b, what, time_of(run_gemm, b), 2.0 * (double)m * (double)n * (double)k);
+    unfence();
+}
+
 static void run_attention(void *arg)
 {
     bench *b = arg;
@@ -1688,8 +1703,10 @@ static int run_bench(int threads, const char *only)
         }
         b.peak = peak_of(b.t) * threads;
         printf("%-8s peak %.1f GFLOP/s of %d threads\n", b.t->name, b.peak, threads);
-        for (size_t s = 0; s < sizeof bench_shapes / sizeof *bench_shapes; s++)
+        for (size_t s = 0; s < sizeof bench_shapes / sizeof *bench_shapes; s++) {
             bench_gemm(&b, bench_shapes[s][0], bench_shapes[s][1], bench_shapes[s][2], 2);
+            bench_packed(&b, bench_shapes[s][0], bench_shapes[s][1], bench_shapes[s][2]);
+        }
         for (int bf16 = 0; bf16 <= (kn_work_has_bf16(b.w) ? 4 : 0); bf16 += 4)
             for (size_t s = 0; s < 5; s++) {
                 if (bf16)

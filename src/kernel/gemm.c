@@ -4,7 +4,8 @@
  *     items: (block of rows) x (chunk of columns), each taken by one thread  >  KN_KC of k  >  strips of B  >  tiles
  *
  * A thread packs its block of A on the way, once, and keeps it for the next chunk of the same block. With a single block
- * of rows nobody shares B, so its strips are packed where they are used (and the serial form is this alone).
+ * of rows nobody shares B, so its strips are packed where they are used (and the serial form is this alone). A weight that was
+ * packed before is read where it lies, whatever the blocks.
  * An element's sum runs over k in order, cut at multiples of KN_KC, whatever the blocks around it are. */
 #include <string.h>
 
