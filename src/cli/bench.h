@@ -14,6 +14,7 @@ typedef struct cl_bench {
 } cl_bench;
 
 /* Each prints its lines on stdout; -1 and an error. */
+int cl_bench_kernels(cl_bench *b, oc_err *err);
 int cl_bench_model(cl_bench *b, oc_err *err);
 
 /* Seconds of one call: the median of the rounds, and the best. */
@@ -21,15 +22,15 @@ typedef struct cl_timing {
     double median, best;
     int rounds;
 } cl_timing;
-/* Calls run(arg) once to warm up, then in rounds of equally many calls until `seconds` are over, at least five rounds. */
+/* Calls run(arg) once to warm up, then in rounds of equally many calls until `seconds` are over, at least five rounds (one where there is no time). */
 cl_timing cl_time(double seconds, void (*run)(void *), void *arg);
 double cl_median(double *x, int n); /* sorts x */
 
 /* Fused multiply-adds on registers alone, in GFLOP/s of all the pool's threads with the tier's vectors (best of a few rounds): what no kernel of
  * the tier can exceed. */
 double cl_fma_peak(const kn_table *t, bs_pool *pool);
-/* GB/s that all the pool's threads read from memory, far beyond the caches; 0 when there is no memory for it. */
-double cl_read_rate(const kn_table *t, bs_pool *pool);
+/* GB/s that all the pool's threads read from memory, far beyond the caches; 0 and an error without memory for it. */
+double cl_read_rate(const kn_table *t, bs_pool *pool, oc_err *err);
 /* As the system calls it; "" when it does not say. */
 void cl_cpu_name(char *name, size_t n);
 

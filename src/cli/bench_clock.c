@@ -27,14 +27,15 @@ double cl_median(double *x, int n)
 
 cl_timing cl_time(double seconds, void (*run)(void *), void *arg)
 {
-    enum { LEAST = 5, MOST = 101 };
+    enum { MOST = 101 };
     double round[MOST], began = bs_now();
     run(arg);
     double once = bs_now() - began;
     long calls = once < 2e-3 ? (long)(2e-3 / (once + 1e-9)) + 1 : 1; /* a round far longer than a clock's step */
     cl_timing t = {0};
+    int least = seconds < 0.01 ? 1 : 5;
     began = bs_now();
-    while (t.rounds < MOST && (t.rounds < LEAST || bs_now() - began < seconds)) {
+    while (t.rounds < MOST && (t.rounds < least || bs_now() - began < seconds)) {
         double start = bs_now();
         for (long i = 0; i < calls; i++)
             run(arg);
@@ -182,11 +183,11 @@ static void sum_up(void *arg, long begin, long end, int worker)
         r->sink[worker % 1024] += r->t->sum(r->each, r->x + i * r->each);
 }
 
-double cl_read_rate(const kn_table *t, bs_pool *pool)
+double cl_read_rate(const kn_table *t, bs_pool *pool, oc_err *err)
 {
-    enum { PIECES = 512, EACH = 1 << 18 }; /* 512 MB */
+    enum { PIECES = 256, EACH = 1 << 18 }; /* 256 MB */
     size_t bytes = (size_t)PIECES * EACH * sizeof(float);
-    reader r = {.t = t, .x = bs_alloc(bytes, "the memory to read", NULL), .each = EACH};
+    reader r = {.t = t, .x = bs_alloc(bytes, "the memory to read", err), .each = EACH};
     double best = 0;
     if (!r.x)
         return 0;

@@ -7,6 +7,10 @@
 static int choose(cl_bench *b, oc_err *err)
 {
     const char *what = b->words.n ? b->words.p[0] : "";
+    if (b->seconds <= 0)
+        b->seconds = strcmp(what, "kernels") ? 1 : 0.15f;
+    if (!strcmp(what, "kernels"))
+        return cl_bench_kernels(b, err);
     if (!strcmp(what, "model"))
         return cl_bench_model(b, err);
     return bs_err(err, "expected kernels or model, not '%s'", what);
@@ -14,11 +18,11 @@ static int choose(cl_bench *b, oc_err *err)
 
 static int run(const cl_command *self, int argc, char **argv)
 {
-    cl_bench b = {.self = self, .seconds = 1};
+    cl_bench b = {.self = self, .seconds = 0};
     oc_err err = {0};
     const cl_option options[] = {
         {"cpu", "TIER", CL_TEXT, &b.cpu, "the kernels of this tier (as OCELLI_CPU)", 0, 0},
-        {"seconds", "S", CL_FLOAT, &b.seconds, "to measure each line for (1)", 0, 3600},
+        {"seconds", "S", CL_FLOAT, &b.seconds, "to measure each line for (kernels 0.15, model 1)", 0, 3600},
         {"batch", "N,N", CL_TEXT, &b.batches, "model: rows at once, each measured (1,8,32)", 0, 0},
         {"texts", NULL, CL_FLAG, &b.texts, "model: texts of full length instead of pictures", 0, 0},
         {"whole", NULL, CL_FLAG, &b.whole, "model: compute every row of the last layer, though one is read", 0, 0},
@@ -38,8 +42,16 @@ static int run(const cl_command *self, int argc, char **argv)
     return code;
 }
 
-const cl_command cmd_bench = {"bench", "how fast this machine is, and how much of that is reached", "model [SWITCHES]",
+const cl_command cmd_bench = {"bench", "how fast this machine is, and how much of that is reached",
+                              "(kernels [PART...] | model) [SWITCHES]",
+                              "  ocelli bench kernels                        # with 1 thread and with all; parts: machine gemm "
+                              "low backward matvec attention rows convert\n"
+                              "  ocelli bench kernels gemm backward --threads 1 --cpu generic\n"
                               "  ocelli bench model --model clip-vit-base-patch32 --batch 1,8,32\n"
-                              "  ocelli bench model --model M --texts --json\n\n"
-                              "A folder that holds only config.json is measured with random weights.\n",
+                              "  ocelli bench model --model M --texts --dtype int8 --json\n\n"
+                              "Times are medians of rounds. A share is of the fused multiply-adds that the tier's vectors can "
+                              "do, or where GB/s are said of the memory that can be\n"
+                              "read; both are measured first (small arrays come out of caches, so that theirs may be over 100%). "
+                              "A folder that holds only config.json is\n"
+                              "measured with random weights.\n",
                               run};
