@@ -134,6 +134,7 @@ typedef struct kn_packed {
     void *data;       /* kn_packed_bytes() of them, 64-byte aligned, in the form that one tier's micro-kernels read; not owned */
 } kn_packed;
 
+/* 0: rows so long (some 10,000 and more) are not held in that form. */
 size_t kn_packed_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group);
 /* Fills p->data from fp32 rows x (ld apart), by all threads; int8 and int4 are quantised on the way, as kn_quantize does. */
 void kn_pack_weight(kn_work *w, const kn_packed *p, const float *x, long ld);

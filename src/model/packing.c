@@ -19,12 +19,15 @@ struct md_packed {
 
 static bool is_packed(const md_slot *s) { return s->p->id >= 0 && s->flags & (TN_LINEAR | TN_KERNEL) && s->p->rank >= 2; }
 
-static void shape(kn_packed *w, const md_slot *s, kn_dtype dtype, long group)
+/* Rows too long for the kernels of fewer bits (no bytes are asked for) stay fp32. */
+static void shape(const kn_table *t, kn_packed *w, const md_slot *s, kn_dtype dtype, long group)
 {
     w->n = s->p->shape[0];
     w->k = s->count / w->n;
     w->dtype = s->flags & TN_KERNEL && dtype != KN_BF16 ? KN_F32 : dtype;
     w->group = w->dtype == KN_I4 ? ck_int4_group(w->k, group) : 0;
+    if (!kn_packed_bytes(t, w->dtype, w->n, w->k, w->group))
+        w->dtype = KN_F32;
 }
 
 /* What the file's own integers are grouped by. */
@@ -55,7 +58,7 @@ md_packed *md_packed_open(const md_model *m, const kn_table *t, kn_dtype dtype, 
             kn_packed *w = &p->w[i];
             if (!is_packed(&m->slots[i]))
                 continue;
-            shape(w, &m->slots[i], dtype, group ? group : 32);
+            shape(t, w, &m->slots[i], dtype, group ? group : 32);
             if (keep_group(m, &m->slots[i], w, err))
                 goto failed;
             w->data = pass ? p->memory + at : NULL;
