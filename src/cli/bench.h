@@ -17,13 +17,15 @@ typedef struct cl_bench {
 int cl_bench_kernels(cl_bench *b, oc_err *err);
 int cl_bench_model(cl_bench *b, oc_err *err);
 
-/* Seconds of one call: the median of the rounds, and the best. */
+/* Seconds of one call: the median of the rounds, and the best; and what multiply-adds alone would have done in that time (flops): measured right
+ * before and after each round, as a core that is shared with others is not as fast in one millisecond as in the next. */
 typedef struct cl_timing {
-    double median, best;
+    double median, best, possible;
     int rounds;
 } cl_timing;
-/* Calls run(arg) once to warm up, then in rounds of equally many calls until `seconds` are over, at least five rounds (one where there is no time). */
-cl_timing cl_time(double seconds, void (*run)(void *), void *arg);
+/* Calls run(arg) once to warm up, then in rounds of equally many calls until `seconds` are over, at least five rounds (one where there is no time).
+ * yardstick: whose multiply-adds on the pool's threads are measured beside; NULL: none. */
+cl_timing cl_time(double seconds, void (*run)(void *), void *arg, const kn_table *yardstick, bs_pool *pool);
 double cl_median(double *x, int n); /* sorts x */
 
 /* Fused multiply-adds on registers alone, in GFLOP/s of all the pool's threads with the tier's vectors (best of a few rounds): what no kernel of

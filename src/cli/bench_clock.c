@@ -25,39 +25,18 @@ double cl_median(double *x, int n)
     return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
 }
 
-cl_timing cl_time(double seconds, void (*run)(void *), void *arg)
-{
-    enum { MOST = 101 };
-    double round[MOST], began = bs_now();
-    run(arg);
-    double once = bs_now() - began;
-    long calls = once < 2e-3 ? (long)(2e-3 / (once + 1e-9)) + 1 : 1; /* a round far longer than a clock's step */
-    cl_timing t = {0};
-    int least = seconds < 0.01 ? 1 : 5;
-    began = bs_now();
-    while (t.rounds < MOST && (t.rounds < least || bs_now() - began < seconds)) {
-        double start = bs_now();
-        for (long i = 0; i < calls; i++)
-            run(arg);
-        round[t.rounds++] = (bs_now() - start) / (double)calls;
-    }
-    t.median = cl_median(round, t.rounds);
-    t.best = round[0];
-    return t;
-}
-
 /* ---- multiply-adds ------------------------------------------------------------------------------------------------- */
 
-enum { CHAINS = 10, STEPS = 1000000 }; /* as many as hide the latency of each, and fit the registers */
+enum { CHAINS = 10, STEPS = 1000000 }; /* chains: as many as hide the latency of each, and fit the registers */
 
-/* `width` floats a vector: CHAINS independent sums, STEPS multiply-adds each. What comes out is returned, or it would not be computed. */
+/* `width` floats a vector: CHAINS independent sums, `steps` multiply-adds each. What comes out is returned, or it would not be computed. */
 #if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) static float spin_avx2(void)
+__attribute__((target("avx2,fma"))) static float spin_avx2(long steps)
 {
     __m256 s[CHAINS], a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(1e-4f);
     for (int i = 0; i < CHAINS; i++)
         s[i] = _mm256_set1_ps((float)i);
-    for (long k = 0; k < STEPS; k++) {
+    for (long k = 0; k < steps; k++) {
 #pragma GCC unroll 10
         for (int i = 0; i < CHAINS; i++)
             s[i] = _mm256_fmadd_ps(s[i], a, b);
@@ -67,12 +46,12 @@ __attribute__((target("avx2,fma"))) static float spin_avx2(void)
     return _mm256_cvtss_f32(s[0]);
 }
 
-__attribute__((target("avx512f"))) static float spin_avx512(void)
+__attribute__((target("avx512f"))) static float spin_avx512(long steps)
 {
     __m512 s[CHAINS], a = _mm512_set1_ps(0.999f), b = _mm512_set1_ps(1e-4f);
     for (int i = 0; i < CHAINS; i++)
         s[i] = _mm512_set1_ps((float)i);
-    for (long k = 0; k < STEPS; k++) {
+    for (long k = 0; k < steps; k++) {
 #pragma GCC unroll 10
         for (int i = 0; i < CHAINS; i++)
             s[i] = _mm512_fmadd_ps(s[i], a, b);
@@ -82,12 +61,12 @@ __attribute__((target("avx512f"))) static float spin_avx512(void)
     return _mm512_cvtss_f32(s[0]);
 }
 #elif defined(__aarch64__)
-static float spin_neon(void)
+static float spin_neon(long steps)
 {
     float32x4_t s[CHAINS], a = vdupq_n_f32(0.999f), b = vdupq_n_f32(1e-4f);
     for (int i = 0; i < CHAINS; i++)
         s[i] = vdupq_n_f32((float)i);
-    for (long k = 0; k < STEPS; k++) {
+    for (long k = 0; k < steps; k++) {
 #pragma GCC unroll 10
         for (int i = 0; i < CHAINS; i++)
             s[i] = vfmaq_f32(b, s[i], a);
@@ -99,13 +78,13 @@ static float spin_neon(void)
 #endif
 
 /* What the compiler makes of plain C, four floats at a time as every machine has them. */
-static float spin_generic(void)
+static float spin_generic(long steps)
 {
     float s[CHAINS][4];
     for (int i = 0; i < CHAINS; i++)
         for (int l = 0; l < 4; l++)
             s[i][l] = (float)(i + l);
-    for (long k = 0; k < STEPS; k++) {
+    for (long k = 0; k < steps; k++) {
 #pragma GCC unroll 10
         for (int i = 0; i < CHAINS; i++)
 #pragma GCC unroll 4
@@ -119,8 +98,9 @@ static float spin_generic(void)
 }
 
 typedef struct spinner {
-    float (*spin)(void);
+    float (*spin)(long steps);
     int width; /* floats of a vector */
+    long steps;
     float sink[1024];
 } spinner;
 
@@ -128,7 +108,7 @@ static void spin(void *arg, long begin, long end, int worker)
 {
     spinner *s = arg;
     for (long i = begin; i < end; i++)
-        s->sink[worker % 1024] += s->spin();
+        s->sink[worker % 1024] += s->spin(s->steps);
 }
 
 static spinner spinner_of(const kn_table *t)
@@ -146,17 +126,51 @@ static spinner spinner_of(const kn_table *t)
     return (spinner){.spin = spin_generic, .width = 4};
 }
 
+/* GFLOP/s of a burst on all the pool's threads. */
+static double burst(spinner *s, bs_pool *pool, long steps)
+{
+    int threads = bs_pool_threads(pool);
+    s->steps = steps;
+    double start = bs_now();
+    bs_pool_for(pool, threads, 1, spin, s);
+    return 2.0 * s->width * CHAINS * (double)steps * threads / (bs_now() - start) * 1e-9;
+}
+
 double cl_fma_peak(const kn_table *t, bs_pool *pool)
 {
     spinner s = spinner_of(t);
-    int threads = bs_pool_threads(pool);
     double best = 0;
-    for (int round = 0; round < 10; round++) {
-        double start = bs_now();
-        bs_pool_for(pool, threads, 1, spin, &s);
-        best = fmax(best, 2.0 * s.width * CHAINS * STEPS * threads / (bs_now() - start) * 1e-9);
-    }
+    for (int round = 0; round < 10; round++)
+        best = fmax(best, burst(&s, pool, STEPS));
     return best;
+}
+
+/* ---- a call's time ------------------------------------------------------------------------------------------------- */
+
+cl_timing cl_time(double seconds, void (*run)(void *), void *arg, const kn_table *yardstick, bs_pool *pool)
+{
+    enum { MOST = 101, SHORT = 20000 }; /* steps of a burst: a tenth of a millisecond or less */
+    double round[MOST], peak[MOST], began = bs_now();
+    run(arg);
+    double once = bs_now() - began;
+    long calls = once < 2e-3 ? (long)(2e-3 / (once + 1e-9)) + 1 : 1; /* a round far longer than a clock's step */
+    long steps = (long)fmin(50, fmax(1, once * (double)calls * 2e3)) * SHORT;
+    spinner s = yardstick ? spinner_of(yardstick) : (spinner){0};
+    cl_timing t = {0};
+    int least = seconds < 0.01 ? 1 : 5;
+    began = bs_now();
+    while (t.rounds < MOST && (t.rounds < least || bs_now() - began < seconds)) {
+        double before = yardstick ? burst(&s, pool, steps) : 0, start = bs_now();
+        for (long i = 0; i < calls; i++)
+            run(arg);
+        double took = (bs_now() - start) / (double)calls, after = yardstick ? burst(&s, pool, steps) : 0;
+        peak[t.rounds] = 0.5e9 * (before + after) * took;
+        round[t.rounds++] = took;
+    }
+    t.median = cl_median(round, t.rounds);
+    t.best = round[0];
+    t.possible = cl_median(peak, t.rounds);
+    return t;
 }
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */

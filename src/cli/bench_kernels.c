@@ -55,7 +55,7 @@ static void release(job *j)
 static void report(const job *j, const char *kernel, const char *what, cl_timing t, double flops, double bytes)
 {
     double gflops = flops / t.median * 1e-9, gbs = bytes / t.median * 1e-9;
-    double share = bytes > 0 ? gbs / j->read : gflops / j->peak;
+    double share = bytes > 0 ? gbs / j->read : t.possible > 0 ? flops / t.possible : gflops / j->peak;
     if (!j->b->common.json) {
         printf("%-10s %-34s %2d %10.4f ms %9.1f %s %6.1f%%\n", kernel, what, j->threads, t.median * 1e3, bytes > 0 ? gbs : gflops,
                bytes > 0 ? "GB/s   " : "GFLOP/s", 100 * share);
@@ -131,7 +131,8 @@ static void time_gemm(job *j, const char *form)
     g->c = floats(j, g->m * g->n);
     snprintf(what, sizeof what, "M %ld K %ld N %ld %s", g->m, g->k, g->n, form);
     if (g->a && g->c && (g->b || g->packed))
-        report(j, "gemm", what, cl_time((double)j->b->seconds, run_gemm, j), 2.0 * (double)g->m * (double)g->n * (double)g->k, 0);
+        report(j, "gemm", what, cl_time((double)j->b->seconds, run_gemm, j, j->kn, j->pool),
+               2.0 * (double)g->m * (double)g->n * (double)g->k, 0);
     release(j);
 }
 
@@ -188,7 +189,7 @@ static void bench_matvec(job *j)
         j->at = 0;
         if (pack_weights(j, d, N, K, (long)(ENOUGH / each) + 1) && (j->g.a = floats(j, K)) && (j->g.c = floats(j, N))) {
             snprintf(what, sizeof what, "K %d N %d %s", K, N, dtype_names[d]);
-            report(j, "mat-vec", what, cl_time((double)j->b->seconds, run_next, j), 0, (double)each);
+            report(j, "mat-vec", what, cl_time((double)j->b->seconds, run_next, j, NULL, NULL), 0, (double)each);
         }
         release(j);
     }
@@ -233,7 +234,7 @@ static void time_attention(job *j, long batch, long t, long heads, long d, bool 
     if (!j->err.text[0]) {
         double flops = (causal ? 2.0 : 4.0) * (double)(batch * heads * t * t * d);
         run_attention(j);
-        cl_timing timing = cl_time((double)j->b->seconds, back ? run_attention_backward : run_attention, j);
+        cl_timing timing = cl_time((double)j->b->seconds, back ? run_attention_backward : run_attention, j, j->kn, j->pool);
         snprintf(what, sizeof what, "%ld x %ld heads T %ld of %ld%s%s", batch, heads, t, d, causal ? " causal" : "",
                  back ? " back" : "");
         report(j, "attention", what, timing, flops * (back ? 2.5 : 1), 0);
@@ -363,7 +364,7 @@ static void time_rows(job *j, const char *section)
         for (long k = 0; j->u && k < r->n; k++)
             j->u[k] = fabsf(j->u[k]); /* AdamW's second moment */
         if (!j->err.text[0])
-            report(j, r->kernel, r->what, cl_time((double)j->b->seconds, r->run, j), 0, r->bytes * (double)r->n);
+            report(j, r->kernel, r->what, cl_time((double)j->b->seconds, r->run, j, NULL, NULL), 0, r->bytes * (double)r->n);
         release(j);
     }
 }

@@ -198,7 +198,7 @@ static int measure(job *j, oc_err *err)
         double start = bs_now();
         pass(j);
         first = first > 0 ? first : bs_now() - start;
-        cl_timing t = cl_time((double)j->b->seconds, pass, j);
+        cl_timing t = cl_time((double)j->b->seconds, pass, j, NULL, NULL);
         if (j->err.text[0])
             return bs_err(err, "%s", j->err.text);
         print_timing(j, t, first);

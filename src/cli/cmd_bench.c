@@ -51,7 +51,7 @@ const cl_command cmd_bench = {"bench", "how fast this machine is, and how much o
                               "  ocelli bench model --model M --texts --dtype int8 --json\n\n"
                               "Times are medians of rounds. A share is of the fused multiply-adds that the tier's vectors can "
                               "do, or where GB/s are said of the memory that can be\n"
-                              "read; both are measured first (small arrays come out of caches, so that theirs may be over 100%). "
+                              "read; both are measured (small arrays come out of caches, so that theirs may be over 100%). "
                               "A folder that holds only config.json is\n"
                               "measured with random weights.\n",
                               run};
