@@ -75,6 +75,8 @@ tn_t bl_layers_pooled(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const b
                       const uint8_t *key_mask, const int *pool)
 {
     tn_attention_args args = {.heads = s->heads, .key_mask = key_mask, .last_key = causal ? pool : NULL};
+    if (causal && !pool)
+        return tn_fail(cx, "a causal tower is pooled where its texts end: no places are given");
     x = bl_layers(cx, layers, n - 1, x, s, causal, key_mask);
     tn_scope scope = tn_begin(cx);
     tn_t h = tn_layer_norm(cx, x, &layers[n - 1].layer_norm1, s->eps);

@@ -98,8 +98,14 @@ static void merge_row(const kn_table *t, kn_partial all, kn_partial part, long r
     float *y = all.y + r * dv;
     if (part.max[r] == -INFINITY && part.sum[r] == 0)
         return;
+    if (all.max[r] == -INFINITY && all.sum[r] == 0) { /* nothing was seen yet: y may be 0 times an infinite value */
+        all.max[r] = part.max[r];
+        all.sum[r] = part.sum[r];
+        memcpy(y, part.y + r * dv, (size_t)dv * sizeof *y);
+        return;
+    }
     if (part.max[r] > all.max[r]) {
-        float old = all.max[r] == -INFINITY ? 0 : kn_exp(all.max[r] - part.max[r]);
+        float old = kn_exp(all.max[r] - part.max[r]);
         all.max[r] = part.max[r];
         all.sum[r] = all.sum[r] * old + part.sum[r];
         t->scale(dv, old, y, y);
@@ -124,6 +130,9 @@ void kn_partial_finish(const kn_table *t, const kn_attn *a, kn_head h, long i, k
     for (long r = 0; r < rows; r++) {
         if (lse)
             lse[r] = p.sum[r] == 0 ? -INFINITY : p.max[r] + (float)kn_log(p.sum[r]);
-        t->scale(a->dv, p.sum[r] == 0 ? 0 : 1.0f / p.sum[r], p.y + r * a->dv, y + r * a->y_row);
+        if (p.sum[r] == 0)
+            memset(y + r * a->y_row, 0, (size_t)a->dv * sizeof *y);
+        else
+            t->scale(a->dv, 1.0f / p.sum[r], p.y + r * a->dv, y + r * a->y_row);
     }
 }

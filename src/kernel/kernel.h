@@ -148,7 +148,7 @@ void kn_quantize(kn_dtype dtype, long n, long k, long group, const float *x, lon
 /* C[m,n] = epilogue(alpha * A * B (+ C when accumulate)), A [m,k], B [k,n].
  * Row i of A starts at a + i * lda (or, when ta, A is stored [k,m] with rows lda apart); B likewise (tb: stored [n,k],
  * as nn.Linear keeps its weight). Epilogue in this order: + bias[n], act, + residual[m,n] (rows ldc apart); NULL or
- * KN_NONE leaves it out. residual may be c. k is summed in order, in fixed blocks: the bits of a row do not depend on m.
+ * KN_NONE leaves it out. residual is not c. k is summed in order, in fixed blocks: the bits of a row do not depend on m.
  * k = 0 gives zeros (or C) + epilogue. */
 typedef struct kn_gemm {
     long m, n, k;

@@ -88,9 +88,8 @@ KN_INLINE void tile_of(int m, const int nv, const bool part, long k, const float
 static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
                       bool accumulate, const float *ahead, long floats)
 {
-    const float *stop = ahead + floats;
-    if (floats <= 0)
-        ahead = stop = b;
+    const float *stop = floats > 0 ? ahead + floats : b;
+    ahead = floats > 0 ? ahead : b;
     if (n == NR)
         tile_of(m, 2, false, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, accumulate, ahead, stop);
     else if (n > VW)
