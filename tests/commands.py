@@ -253,6 +253,14 @@ def in_fewer_bits():
     assert bits == 4 and (small / "model.safetensors").stat().st_size < (tmp / "quantized-int8/model.safetensors").stat().st_size
     pairs = tmp / "pairs.tsv"
     pairs.write_text(f"{pictures[0]}\ta red disc\n{pictures[1]}\tanother\n")
+    program.good("quantize", "--model", MODEL, "--dtype", "int4", "--group", 1024, "--out", tmp / "one-group")
+    group = json.loads((tmp / "one-group/config.json").read_text())["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"]
+    held = load(tmp / "one-group/model.safetensors")
+    for name in (n for n in held if n.endswith(".weight_packed")):
+        k = held[name.replace("_packed", "_shape")][1]
+        assert held[name.replace("_packed", "_scale")].shape[1] == -(-k // group), f"{name}: groups are not {group} wide"
+    program.good("quantize", "--model", CASES / "open_clip/model", "--dtype", "int8", "--out", tmp / "open-clip-int8")
+    program.good("embed", "--model", tmp / "open-clip-int8", "--text", "a")
     for words in (("quantize", "--dtype", "int8"), ("train", "--data", pairs, "--steps", 1)):
         program.fails(*words, "--model", small, "--out", tmp / "refused", says=["is quantised", "start from"])
         assert not (tmp / "refused").exists() or not list((tmp / "refused").iterdir())

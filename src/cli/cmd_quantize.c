@@ -18,29 +18,47 @@ static int write_config(const char *folder, const char *out, oc_dtype dtype, int
         "\"symmetric\": true, \"strategy\": \"%s\", \"group_size\": %s, \"dynamic\": false}}}}",
         four ? "pack-quantized" : "int-quantized", four ? 4 : 8, four ? "group" : "channel", size);
     char *from = bs_join(folder, "config.json"), *to = bs_join(out, "config.json");
-    int result =
-        from && to ? ck_config_copy_with(from, to, "quantization_config", json, err) : bs_err(err, "out of memory: a path");
+    int result = 0;
+    if (!from || !to)
+        result = bs_err(err, "out of memory: a path");
+    else if (bs_is_file(from)) /* open_clip's folders have another, which such readers do not know */
+        result = ck_config_copy_with(from, to, "quantization_config", json, err);
     free(from);
     free(to);
     return result;
 }
 
-static int quantize(const char *folder, const char *out, oc_dtype dtype, int group, oc_err *err)
+/* Weights first: an older model in --out keeps its own files until these are whole. */
+static int write_model(const md_model *m, const char *path, oc_dtype dtype, long group, oc_err *err)
+{
+    if (dtype == OC_BF16)
+        return md_save(m, path, CK_BF16, NULL, err);
+    return md_save_quantized(m, path, dtype == OC_INT8 ? KN_I8 : KN_I4, group, err);
+}
+
+static int quantize(const char *folder, const char *out, oc_dtype dtype, long group, oc_err *err)
 {
     int result = -1;
     bool integers = dtype == OC_INT8 || dtype == OC_INT4;
+    bs_claim claim = {0};
     md_model *m = integers ? md_open_lean(folder, err) : md_open(folder, err);
     char *path = bs_join(out, "model.safetensors");
-    if (m && cl_same_place(folder, out))
+    if (!m || !path)
+        goto done;
+    if (cl_same_place(folder, out)) {
         bs_err(err, "--out '%s' is the model's own folder", out);
-    else if (m && path && !md_need_floats(m, err) && !md_check_finite(m, err) && !bs_mkdirs(out, err) &&
-             !cl_copy_model_files(folder, out, err))
-        result = integers ? md_save_quantized(m, path, dtype == OC_INT8 ? KN_I8 : KN_I4, group, err) ||
-                                write_config(folder, out, dtype, group, err)
-                          : md_save(m, path, CK_BF16, NULL, err);
+        goto done;
+    }
+    group = md_int4_group(m, group);
+    if (md_need_floats(m, err) || md_check_finite(m, err) || bs_claim_folder(&claim, out, err) ||
+        write_model(m, path, dtype, group, err) || cl_copy_model_files(folder, out, err))
+        goto done;
+    result = integers ? write_config(folder, out, dtype, (int)group, err) : 0;
+done:
+    bs_claim_end(&claim);
     free(path);
     md_close(m);
-    return result ? -1 : 0;
+    return result;
 }
 
 static int run(const cl_command *self, int argc, char **argv)

@@ -163,7 +163,10 @@ static int read_open_tower(const ck_config *c, bl_layer_shape *s, int *layers, k
     heads = heads ? heads : width / head;
     if (heads < 1 || width % heads)
         return ck_config_wrong(c, "width", err, "a multiple of the heads");
-    *s = (bl_layer_shape){width, (int)((double)width * ratio), heads, act, 1e-5f};
+    double hidden = (double)width * ratio;
+    if (hidden < 1 || hidden > WIDEST * 4)
+        return ck_config_wrong(c, "mlp_ratio", err, "1 to %d numbers inside, width %d times this", WIDEST * 4, width);
+    *s = (bl_layer_shape){width, (int)hidden, heads, act, 1e-5f};
     return 0;
 }
 

@@ -236,6 +236,9 @@ static int check_slot(md_model *m, md_slot *s, const ck_tensor *t, oc_err *err)
     }
     if (!t)
         return bs_err(err, "cannot load '%s': tensor '%s' is missing", ck_path(m->store), s->name);
+    if (!ck_dtype_is_float(t->dtype))
+        return bs_err(err, "cannot load '%s': tensor '%s' is %s, expected a float type", ck_path(m->store), s->name,
+                      ck_dtype_name(t->dtype));
     return (s->flags & TN_SHAPE_OF_FILE && take_shape(m, s, t, err)) || check_shape(m, s, t, err) ? -1 : 0;
 }
 

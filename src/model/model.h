@@ -160,6 +160,8 @@ int md_check_finite(const md_model *m, oc_err *err);
 /* Writes model.safetensors in `dtype` (CK_F32, CK_F16, CK_BF16) under the weights' names. values[i] NULL: the model's own. */
 int md_save(const md_model *m, const char *path, ck_dtype dtype, const float *const *values, oc_err *err);
 
+/* The group that all linear layers of m can share where `wanted` is asked for: readers of such folders know but one. */
+long md_int4_group(const md_model *m, long wanted);
 /* Writes model.safetensors with every linear layer's weight as integers (KN_I8, KN_I4 in groups of `group`), laid out as
  * src/checkpoint/quantized.h says; all else as it lies in the model's file. */
 int md_save_quantized(const md_model *m, const char *path, kn_dtype dtype, long group, oc_err *err);

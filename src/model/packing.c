@@ -17,7 +17,10 @@ struct md_packed {
     pthread_mutex_t lock;
 };
 
-static bool is_packed(const md_slot *s) { return s->p->id >= 0 && s->flags & (TN_LINEAR | TN_KERNEL) && s->p->rank >= 2; }
+static bool is_packed(const md_slot *s)
+{
+    return s->p->id >= 0 && s->flags & (TN_LINEAR | TN_KERNEL) && s->p->rank >= 2 && s->count > 0;
+}
 
 /* Rows too long for the kernels of fewer bits (no bytes are asked for) stay fp32. */
 static void shape(const kn_table *t, kn_packed *w, const md_slot *s, kn_dtype dtype, long group)

@@ -83,6 +83,18 @@ static int put_slot(const quantizer *z, const md_slot *s)
     return takes_integers(s) ? put_integers(z, s) : ck_writer_put(z->w, t->data, t->bytes, z->err);
 }
 
+long md_int4_group(const md_model *m, long wanted)
+{
+    long group = wanted, before = 0;
+    while (group != before) {
+        before = group;
+        for (int i = 0; i < m->n; i++)
+            if (m->slots[i].p->id >= 0 && takes_integers(&m->slots[i]))
+                group = ck_int4_group(m->slots[i].p->shape[1], group);
+    }
+    return group;
+}
+
 int md_save_quantized(const md_model *m, const char *path, kn_dtype dtype, long group, oc_err *err)
 {
     quantizer z = {m, ck_writer_open(path, 0, err), dtype, group, err};
