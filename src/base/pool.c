@@ -8,7 +8,8 @@
 
 #include "base.h"
 
-enum { MAX_THREADS = 1024, SPINS = 2000 };
+enum { MAX_THREADS = 1024, PAUSES = 8 };
+static const double PATIENCE = 5e-4; /* seconds */
 
 struct bs_pool {
     int threads;
@@ -55,11 +56,20 @@ static void relax(void)
 #endif
 }
 
-/* Jobs follow one another within microseconds while a model runs: a short spin saves the trip to the kernel. */
+/* Jobs follow one another within microseconds while a model runs, and threads end a job some hundred apart: to look for that long saves
+ * two trips to the kernel, of which the second is slow where a hypervisor has to wake the core. */
+static bool patient(double since)
+{
+    for (int i = 0; i < PAUSES; i++)
+        relax();
+    return bs_now() - since < PATIENCE;
+}
+
 static void spin_for_round(bs_pool *p, unsigned long done)
 {
-    for (int i = 0; i < SPINS && atomic_load_explicit(&p->seen, memory_order_acquire) == done; i++)
-        relax();
+    double since = bs_now();
+    while (atomic_load_explicit(&p->seen, memory_order_acquire) == done && patient(since))
+        continue;
 }
 
 static void *worker_main(void *arg)
@@ -156,8 +166,9 @@ int bs_pool_threads(const bs_pool *p) { return p ? p->threads : 1; }
 
 static void wait_for_workers(bs_pool *p)
 {
-    for (int i = 0; i < SPINS && atomic_load_explicit(&p->left, memory_order_acquire); i++)
-        relax();
+    double since = bs_now();
+    while (atomic_load_explicit(&p->left, memory_order_acquire) && patient(since))
+        continue;
     pthread_mutex_lock(&p->lock);
     while (p->busy)
         pthread_cond_wait(&p->idle, &p->lock);

@@ -3,6 +3,9 @@
 
 enum { LINE = 16, STEPS = 4 }; /* floats of a cache line; steps of the sum for each that is asked for */
 
+static inline long least(long a, long b) { return a < b ? a : b; }
+static inline long most(long a, long b) { return a > b ? a : b; }
+
 #define KN_INLINE static inline __attribute__((always_inline))
 
 /* One step of the sum: column a, row b. */
@@ -13,34 +16,44 @@ KN_INLINE void step(const int m, const int nv, const bool part, const float *a, 
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
         vf ai = v_set(a[i]);
-        s[i][0] = v_fma(ai, b0, s[i][0]);
+        s[i][0] = v_fma_onto(s[i][0], ai, b0);
         if (nv == 2)
-            s[i][1] = v_fma(ai, b1, s[i][1]);
+            s[i][1] = v_fma_onto(s[i][1], ai, b1);
+    }
+}
+
+/* STEPS of them. Loads stay behind the steps before: a compiler that mixes them runs out of registers. */
+KN_INLINE void steps(const int m, const int nv, const bool part, const float **a, long sa, const float **b, long sb, vf s[MR][2],
+                     vpart last)
+{
+#pragma GCC unroll 4
+    for (int q = 0; q < STEPS; q++, *a += sa, *b += sb) {
+        step(m, nv, part, *a, *b, s, last);
+        __asm__ volatile("" ::: "memory");
     }
 }
 
 /* m and nv (rows and vectors) are constants where this is inlined, so that the sums are registers. The last vector
  * is a part when `part` says so. Every element has its own sum, in the order of p. */
 KN_INLINE void tile(const int m, const int nv, const bool part, long k, const float *a, long sa, const float *b, long sb,
-                    float *c, long ldc, vpart last, float alpha, bool accumulate, const float *ahead, const float *stop)
+                    float *c, long ldc, vpart last, float alpha, bool accumulate, const float *ahead, long floats)
 {
     vf s[MR][2];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
         s[i][0] = s[i][1] = v_zero();
-    const float *row = c; /* what is asked for comes piece by piece: together it would hold up the loads of A and B */
-    long p = 0;
-    for (; p + STEPS <= k; p += STEPS) {
-        __builtin_prefetch(row, 1);
-        __builtin_prefetch(row + (nv - 1) * VW, 1);
-        __builtin_prefetch(ahead, 0, 2);
-        row += p < STEPS * (m - 1) ? ldc : 0;
-        ahead += ahead < stop ? LINE : 0;
-#pragma GCC unroll 1
-        for (int q = 0; q < STEPS; q++, a += sa, b += sb)
-            step(m, nv, part, a, b, s, last);
+    /* What is asked for comes piece by piece: together it would hold up the loads of A and B. Addresses, as a few lie behind the ends. */
+    uintptr_t row = (uintptr_t)c, line = (uintptr_t)ahead, last_vector = (size_t)(nv - 1) * VW * sizeof *c;
+    long groups = k / STEPS, asking = least(groups, most(m, (floats + LINE - 1) / LINE));
+    for (long g = 0; g < asking; g++, row += (size_t)ldc * sizeof *c, line += LINE * sizeof *ahead) {
+        __builtin_prefetch((const void *)row, 1);
+        __builtin_prefetch((const void *)(row + last_vector), 1);
+        __builtin_prefetch((const void *)line, 0, 2);
+        steps(m, nv, part, &a, sa, &b, sb, s, last);
     }
-    for (; p < k; p++, a += sa, b += sb)
+    for (long g = asking; g < groups; g++)
+        steps(m, nv, part, &a, sa, &b, sb, s, last);
+    for (long p = groups * STEPS; p < k; p++, a += sa, b += sb)
         step(m, nv, part, a, b, s, last);
     vf scale = v_set(alpha);
 #pragma GCC unroll 16
@@ -60,26 +73,26 @@ KN_INLINE void tile(const int m, const int nv, const bool part, long k, const fl
 }
 
 KN_INLINE void tile_of(int m, const int nv, const bool part, long k, const float *a, long sa, const float *b, long sb, float *c,
-                       long ldc, vpart last, float alpha, bool accumulate, const float *ahead, const float *stop)
+                       long ldc, vpart last, float alpha, bool accumulate, const float *ahead, long floats)
 {
     switch (m) {
-    case 1: tile(1, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 2: tile(2, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 3: tile(3, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 4: tile(4, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 5: tile(5, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 6: tile(6, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 1: tile(1, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 2: tile(2, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 3: tile(3, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 4: tile(4, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 5: tile(5, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 6: tile(6, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
 #if MR > 6
-    case 7: tile(7, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 8: tile(8, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 9: tile(9, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 10: tile(10, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 11: tile(11, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 12: tile(12, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 7: tile(7, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 8: tile(8, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 9: tile(9, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 10: tile(10, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 11: tile(11, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 12: tile(12, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
 #endif
 #if MR > 12
-    case 13: tile(13, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
-    case 14: tile(14, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, stop); break;
+    case 13: tile(13, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 14: tile(14, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
 #endif
     default: break;
     }
@@ -88,22 +101,19 @@ KN_INLINE void tile_of(int m, const int nv, const bool part, long k, const float
 static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
                       bool accumulate, const float *ahead, long floats)
 {
-    const float *stop = floats > 0 ? ahead + floats : b;
     ahead = floats > 0 ? ahead : b;
     if (n == NR)
-        tile_of(m, 2, false, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, accumulate, ahead, stop);
+        tile_of(m, 2, false, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, accumulate, ahead, floats);
     else if (n > VW)
-        tile_of(m, 2, true, k, a, sa, b, sb, c, ldc, v_part(n - VW), alpha, accumulate, ahead, stop);
+        tile_of(m, 2, true, k, a, sa, b, sb, c, ldc, v_part(n - VW), alpha, accumulate, ahead, floats);
     else
-        tile_of(m, 1, true, k, a, sa, b, sb, c, ldc, v_part(n), alpha, accumulate, ahead, stop);
+        tile_of(m, 1, true, k, a, sa, b, sb, c, ldc, v_part(n), alpha, accumulate, ahead, floats);
 }
 
 /* ---- packing ------------------------------------------------------------------------------------------ */
 
 /* How far in front operands are asked for, in floats and in rows: the way to memory is long. */
 enum { AHEAD = 96, ROWS_AHEAD = 4 };
-
-static inline long least(long a, long b) { return a < b ? a : b; }
 
 /* Stores a vector at p[at]; what spills behind `room` floats is cut off. A spill before that is overwritten by the next row. */
 KN_INLINE void put(float *p, long at, long room, vf x)
