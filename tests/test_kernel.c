@@ -1050,7 +1050,7 @@ typedef struct scene {
     float *dy;
 } scene;
 
-enum { CAUSAL = 1, MASK = 2, BIAS = 4, GQA = 8, SIDE_BY_SIDE = 16 };
+enum { CAUSAL = 1, MASK = 2, BIAS = 4, GQA = 8, SIDE_BY_SIDE = 16, WINDOW = 32, DOCUMENTS = 64, RAGGED = 128, FORMS = 256 };
 
 /* SIDE_BY_SIDE: heads lie side by side in a row, as a model keeps them; else every head is a matrix of its own. */
 static scene new_scene(long batch, long tq, long tk, long dk, long dv, int form)
@@ -1077,6 +1077,16 @@ static scene new_scene(long batch, long tq, long tk, long dk, long dv, int form)
     for (long i = 0; i < batch * tk; i++)
         mask[i] = i < tk ? i % 3 != 1 : i < 2 * tk ? 0 : 1; /* the second of the batch sees nothing */
     s.a.key_mask = form & MASK ? mask : NULL;
+    s.a.window = form & WINDOW ? 1 + tk / 3 : 0;
+    int *keys = fence((size_t)batch * sizeof *keys), *from = fence((size_t)(batch * tq) * sizeof *from);
+    for (long b = 0; b < batch; b++)
+        keys[b] = (int)(b % 2 ? tk / 2 : tk);
+    for (long i = 0; i < batch * tq; i++) /* a document is a third of the row; the last one begins behind the last key */
+        from[i] = (int)(i % tq < tq / 3 ? 0 : i % tq < tq * 2 / 3 ? tk / 3 : tk * 2 / 3);
+    if (tq > 3)
+        from[tq - 1] = (int)tk;
+    s.a.keys = form & RAGGED ? keys : NULL;
+    s.a.from = form & DOCUMENTS ? from : NULL;
     return s;
 }
 
@@ -1091,7 +1101,9 @@ static double attend(const kn_attn *a, long b, long h, long i, double *p, double
         p[j] = a->bias ? a->bias[(h * a->tq + i) * a->tk + j] : 0;
         for (long e = 0; e < a->dk; e++)
             p[j] += (double)a->scale * q[e] * k[e];
-        if ((a->causal && j > i + a->tk - a->tq) || (a->key_mask && !a->key_mask[b * a->tk + j]))
+        long keys = a->keys ? a->keys[b] : a->tk, own = i + keys - a->tq;
+        bool far = (a->window && j <= own - a->window) || (a->from && j < a->from[b * a->tq + i]);
+        if (j >= keys || far || (a->causal && j > own) || (a->key_mask && !a->key_mask[b * a->tk + j]))
             p[j] = -INFINITY;
         most = fmax(most, p[j]);
     }
@@ -1252,7 +1264,7 @@ static void attention_is_right(void **state)
         kn_work *w[4];
         open_works(t, pool, w);
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-            for (int form = 0; form < 32; form += t == tiers[0] || SLOW_MACHINE ? 5 : 1 + (int)bs_rng_below(&rng, 3)) {
+            for (int form = 0; form < FORMS; form += t == tiers[0] || SLOW_MACHINE ? 37 : 5 + (int)bs_rng_below(&rng, 17)) {
                 scene s = new_scene(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4], form);
                 check_attention(t, w, &s);
             }
@@ -1269,7 +1281,7 @@ static void check_queries_alone(const kn_table *t, kn_work *w, long length, long
     run_forward(w, &s.a);
     kn_attn few = s.a;
     few.tq = count;
-    few.tk = query + count;
+    few.tk = query + count; /* a window counts from a query's own place */
     few.q += query * few.q_row;
     few.y = floats(count * few.y_row);
     few.lse = floats(count * few.heads);
@@ -1290,7 +1302,8 @@ static void queries_keep_their_bits(void **state)
         open_works(t, pool, w);
         for (int i = 0; i < 20; i++) {
             long length = 7 + bs_rng_below(&rng, i % 5 ? 600 : 1400), count = 1 + bs_rng_below(&rng, 7);
-            check_queries_alone(t, w[i % 4], length, bs_rng_below(&rng, (uint32_t)(length - count + 1)), count, i % 3 ? GQA : 0);
+            check_queries_alone(t, w[i % 4], length, bs_rng_below(&rng, (uint32_t)(length - count + 1)), count,
+                                (i % 3 ? GQA : 0) | (i % 4 ? 0 : WINDOW));
         }
         close_works(pool, w);
     }

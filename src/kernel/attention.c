@@ -84,15 +84,20 @@ static void add_bias(const kn_table *t, const kn_attn *a, const strip *at, const
 
 static void hide(const kn_table *t, const kn_attn *a, const strip *at, const room *r)
 {
-    long first = a->key_mask ? 0 : kn_visible(a, at->q0) - at->j0; /* the first key that some query may not see */
+    bool far = a->window || a->from;
+    /* the first key that some query may not see */
+    long first = a->key_mask || far ? 0 : kn_visible(a, at->h.b, at->q0) - at->j0;
     for (long j = first < 0 ? 0 : first; j < at->keys; j++) {
+        float *s = r->s + j * t->nr;
         long n = 0; /* the first queries of the strip that do not see key j */
         if (kn_key_hidden(a, at->h.b, at->j0 + j))
             n = at->queries;
         else if (a->causal)
-            n = kn_min(at->queries, at->j0 + j - (a->tk - a->tq) - at->q0);
+            n = kn_min(at->queries, at->j0 + j - (kn_keys_of(a, at->h.b) - a->tq) - at->q0);
         for (long i = 0; i < n; i++)
-            r->s[j * t->nr + i] = -INFINITY;
+            s[i] = -INFINITY;
+        for (long i = at->queries - 1; far && i >= 0 && kn_from(a, at->h.b, at->q0 + i) > at->j0 + j; i--)
+            s[i] = -INFINITY; /* the last ones */
     }
 }
 
@@ -112,7 +117,7 @@ static void softmax_of_strip(const kn_table *t, const kn_attn *a, const strip *a
     scores(t, a, at, r, q);
     if (a->bias)
         add_bias(t, a, at, r);
-    if (a->key_mask || a->causal)
+    if (a->key_mask || a->causal || a->window || a->from)
         hide(t, a, at, r);
     for (long i = 0; i < at->queries; i++) {
         to.max[i] = -INFINITY;
@@ -143,34 +148,36 @@ static void ask_for_answers(const kn_attn *a, kn_head h, long q0, long queries)
             __builtin_prefetch(a->y + h.b * a->y_batch + i * a->y_row + h.h * a->y_head + e, 1);
 }
 
-/* n keys from j on, for the queries [first, stop). */
-static void one_block(const kn_table *t, const kn_attn *a, kn_head h, const room *r, long j, long n, long first, long stop)
+/* n keys from j on, for the queries [first, stop); `merge`: there were blocks before. */
+static void one_block(const kn_table *t, const kn_attn *a, kn_head h, const room *r, long j, long n, long first, long stop,
+                      bool merge)
 {
     kn_rows x = kn_key_rows(t, a, h, j, n, r->rows);
     t->pack(a->dk, n, t->mr, x.at, x.ld, true, r->k);
     kn_operand v = pack_values(t, a, h, r, j, n, stop - first);
     for (long q0 = first; q0 < stop; q0 += t->nr) {
         long queries = kn_min(t->nr, stop - q0), i = q0 - first;
-        strip at = {h, q0, queries, j, kn_min(n, kn_visible(a, q0 + queries - 1) - j)};
+        strip at = {h, q0, queries, j, kn_min(n, kn_visible(a, h.b, q0 + queries - 1) - j)};
         kn_partial all = {r->all.max + i, r->all.sum + i, r->all.y + i * a->dv};
-        if (at.keys <= 0)
+        if (at.keys <= 0 || kn_from(a, h.b, q0) >= j + n)
             continue;
-        if (j == 0)
+        if (!merge)
             ask_for_answers(a, h, q0, queries);
-        softmax_of_strip(t, a, &at, r, r->q + i * a->dk, v, j ? r->part : all);
-        if (j)
+        softmax_of_strip(t, a, &at, r, r->q + i * a->dk, v, merge ? r->part : all);
+        if (merge)
             kn_partial_merge(t, all, r->part, queries, a->dv);
     }
 }
 
 static void one_span(const kn_table *t, const kn_attn *a, kn_head h, const room *r, long first, long stop)
 {
-    long keys = kn_min(kn_visible(a, stop - 1), kn_kept(a, h.b)), queries = stop - first;
+    long keys = kn_min(kn_visible(a, h.b, stop - 1), kn_kept(a, h.b)), queries = stop - first;
+    long from = kn_from(a, h.b, first) / KN_KEYS * KN_KEYS;
     const float *q = a->q + h.b * a->q_batch + first * a->q_row + h.h * a->q_head;
     t->pack(a->dk, queries, t->nr, q, a->q_row, true, r->q);
     kn_partial_clear(r->all, queries, a->dv);
-    for (long j = 0; j < keys; j += KN_KEYS)
-        one_block(t, a, h, r, j, kn_min(KN_KEYS, keys - j), first, stop);
+    for (long j = from; j < keys; j += KN_KEYS)
+        one_block(t, a, h, r, j, kn_min(KN_KEYS, keys - j), first, stop, j > from);
     kn_partial_finish(t, a, h, first, r->all, queries);
 }
 

@@ -27,11 +27,19 @@ typedef struct kn_partial {
 
 static inline kn_head kn_head_of(const kn_attn *a, long b, long h) { return (kn_head){b, h, h / (a->heads / a->kv_heads)}; }
 
-/* Keys that a query may see by its place alone: [0, result). */
-static inline long kn_visible(const kn_attn *a, long query)
+static inline long kn_keys_of(const kn_attn *a, long b) { return a->keys ? a->keys[b] : a->tk; }
+
+/* Keys that a query may see by its place alone: [kn_from(), kn_visible()). */
+static inline long kn_visible(const kn_attn *a, long b, long query)
 {
-    long end = a->causal ? query + a->tk - a->tq + 1 : a->tk;
-    return end < 0 ? 0 : kn_min(end, a->tk);
+    long keys = kn_keys_of(a, b), end = a->causal ? query + keys - a->tq + 1 : keys;
+    return end < 0 ? 0 : kn_min(end, keys);
+}
+
+static inline long kn_from(const kn_attn *a, long b, long query)
+{
+    long from = a->window ? query + kn_keys_of(a, b) - a->tq + 1 - a->window : 0;
+    return kn_max(kn_max(from, 0), a->from ? a->from[b * a->tq + query] : 0);
 }
 
 static inline bool kn_key_hidden(const kn_attn *a, long b, long key) { return a->key_mask && !a->key_mask[b * a->tk + key]; }

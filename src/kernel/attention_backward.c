@@ -69,7 +69,9 @@ static void probabilities_again(const kn_table *t, const kn_attn *a, const block
         float *p = r->p + i * r->ld;
         if (a->bias)
             t->add(at->keys, p, a->bias + (at->h.h * a->tq + at->q0 + i) * a->tk + at->j0, p);
-        long seen = kn_visible(a, at->q0 + i) - at->j0;
+        long from = kn_from(a, at->h.b, at->q0 + i) - at->j0, seen = kn_visible(a, at->h.b, at->q0 + i) - at->j0;
+        for (long j = 0; j < kn_min(from, at->keys); j++)
+            p[j] = -INFINITY;
         for (long j = seen < 0 ? 0 : seen; j < at->keys; j++)
             p[j] = -INFINITY;
         for (long j = 0; a->key_mask && j < at->keys; j++)
@@ -141,11 +143,11 @@ static void keys_block(const backward *f, const room *r, long b, long kv, long j
     for (long h = kv * group; h < (kv + 1) * group; h++)
         for (long q0 = 0, queries; q0 < a->tq; q0 += queries) {
             queries = a->tq - q0 <= LAST_BLOCK ? a->tq - q0 : BLOCK;
-            long keys = kn_min(n, kn_visible(a, q0 + queries - 1) - j);
+            long keys = kn_min(n, kn_visible(a, b, q0 + queries - 1) - j);
             block at = {kn_head_of(a, b, h), q0, queries, j, keys, .k = k0, .v = v0};
             at.q = b * a->q_batch + q0 * a->q_row + h * a->q_head;
             at.y = b * a->y_batch + q0 * a->y_row + h * a->y_head;
-            if (keys > 0)
+            if (keys > 0 && kn_from(a, b, q0) < j + n)
                 one_block(f, &at, r, kt, vt, k);
         }
 }
@@ -160,7 +162,7 @@ static void backward_items(void *arg, long begin, long end, int worker)
     for (long item = begin; item < end; item++) {
         long first = f->dbias ? 0 : item / a->kv_heads, stop = f->dbias ? a->batch : first + 1;
         for (long b = first; b < stop; b++) {
-            long keys = kn_min(kn_visible(a, a->tq - 1), kn_kept(a, b));
+            long keys = kn_min(kn_visible(a, b, a->tq - 1), kn_kept(a, b));
             for (long j = 0; j < keys; j += KN_KEYS)
                 keys_block(f, &r, b, item % a->kv_heads, j, kn_min(KN_KEYS, keys - j));
         }

@@ -83,9 +83,10 @@ static void mask_row(const kn_table *t, const kn_attn *a, long b, long h, long i
     for (long p = 0; a->key_mask && p < n; p++)
         if (kn_key_hidden(a, b, j + p))
             s[p] = -INFINITY;
-    long end = kn_visible(a, i) - j;
-    for (long p = end < 0 ? 0 : end; p < n; p++)
-        s[p] = -INFINITY;
+    long from = kn_from(a, b, i) - j, end = kn_visible(a, b, i) - j;
+    for (long p = 0; p < n; p++)
+        if (p < from || p >= end)
+            s[p] = -INFINITY;
 }
 
 /* The sum is added in order, as down a column. */
@@ -136,7 +137,10 @@ static void one_block(const few *f, const room *r, long b, long kv, long j, long
     block_values(f, r, h, j, n, to.y);
 }
 
-static long keys_of_batch(const kn_attn *a, long b) { return kn_min(kn_visible(a, a->tq - 1), kn_kept(a, b)); }
+static long keys_of_batch(const kn_attn *a, long b) { return kn_min(kn_visible(a, b, a->tq - 1), kn_kept(a, b)); }
+
+/* The first block that some query sees. */
+static long first_block(const kn_attn *a, long b) { return kn_from(a, b, 0) / KN_KEYS; }
 
 static void finish(const few *f, const room *r, long b, long kv)
 {
@@ -160,7 +164,7 @@ static void head_items(void *arg, long begin, long end, int worker)
         long b = item / a->kv_heads, kv = item % a->kv_heads, keys = keys_of_batch(a, b);
         gather_queries(a, b, kv, r.q);
         kn_partial_clear(r.all, rows_of(a), a->dv);
-        for (long j = 0; j < keys; j += KN_KEYS) {
+        for (long j = first_block(a, b) * KN_KEYS; j < keys; j += KN_KEYS) {
             one_block(f, &r, b, kv, j, kn_min(KN_KEYS, keys - j), r.slot[0]);
             kn_partial_merge(f->w->t, r.all, r.slot[0], rows_of(a), a->dv);
         }
@@ -189,7 +193,7 @@ static void shared_head(few *f)
     long slots = (long)SLOTS * f->w->threads, blocks = (f->keys + KN_KEYS - 1) / KN_KEYS;
     room first = room_of(f, 0);
     kn_partial_clear(first.all, rows_of(a), a->dv);
-    for (f->block = 0; f->block < blocks; f->block += slots) {
+    for (f->block = first_block(a, f->b); f->block < blocks; f->block += slots) {
         long now = kn_min(slots, blocks - f->block);
         bs_pool_for(f->w->pool, now, 1, slot_items, f);
         for (long i = 0; i < now; i++)

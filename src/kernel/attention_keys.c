@@ -8,7 +8,7 @@
 
 long kn_kept(const kn_attn *a, long b)
 {
-    long n = a->tk;
+    long n = kn_keys_of(a, b);
     while (n > 0 && kn_key_hidden(a, b, n - 1))
         n--;
     return n;

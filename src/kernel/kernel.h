@@ -202,6 +202,9 @@ typedef struct kn_page {
  * heads may lie side by side in a row or be matrices of their own. Value width may differ from key width.
  * Query head h reads key head h / (heads / kv_heads). causal hides key j from query i when j > i + tk - tq.
  * key_mask [batch, tk] (1 keeps, 0 hides; NULL keeps all); rows of which every key is hidden give zero.
+ * keys [batch]: how many of the tk keys each batch has (NULL: all); its queries are the last tq of as many positions.
+ * window, unless 0: of the keys up to its own place a query sees the last `window`. from [batch, tq], unless NULL: it sees none before
+ * from[query], which never falls from query to query (documents in one row).
  * bias [heads, tq, tk] is added to the scaled scores where it is not NULL (T5). lse [batch, heads, tq] receives max +
  * log(sum) (for the backward) unless NULL.
  *
@@ -219,6 +222,8 @@ typedef struct kn_attn {
     float scale;
     bool causal;
     const uint8_t *key_mask;
+    const int *keys, *from;
+    long window;
     const float *bias;
     float *lse;
     kn_kv_type kv_type; /* of pages; k and v are fp32 */
