@@ -456,13 +456,30 @@ static tn_t op_head_major(bench *b) { return attend(b, (tn_attention_args){.head
 static void set_rope(bench *b) { input(b, 4, 2, 2, 3, 6); }
 static tn_t op_rope(bench *b) { return tn_rope(&b->cx, b->x[0], 10000, 5); }
 
+static const int some_documents[2 * 3] = {0, 1, 4, 0, 2, 2};
+
+static tn_t op_window(bench *b)
+{
+    return attend(b, (tn_attention_args){.heads = 2, .causal = true, .window = 2, .from = some_documents});
+}
+
+static const int some_positions[3] = {7, 0, 1000};
+static const double some_frequencies[2] = {1, 0.01};
+
+static tn_t op_partly_turned(bench *b) /* [.., 12] as 2 heads of 6, of which 4 turn */
+{
+    tn_angles a = tn_rotary(&b->cx, some_positions, 3, some_frequencies, 2, 1.25f);
+    return tn_rotate(&b->cx, tn_reshape(&b->cx, b->x[0], 3, (long[]){2, 3, 12}), 2, a);
+}
+
 static void gradients_of_attention(void **state)
 {
     (void)state;
     RUN_CASES({"attention", set_attention, op_attention}, {"causal attention", set_attention, op_causal},
               {"attention with a padding mask", set_attention, op_masked}, {"attention with both masks", set_attention, op_both},
               {"grouped attention", set_grouped, op_grouped}, {"attention, head by head", set_head_major, op_head_major},
-              {"rotary positions", set_rope, op_rope});
+              {"attention with a window and documents", set_attention, op_window}, {"rotary positions", set_rope, op_rope},
+              {"rotary positions of some dimensions", set_rope, op_partly_turned});
 }
 
 /* ---- pieces ------------------------------------------------------------------------------------------------------------ */
@@ -494,6 +511,17 @@ static tn_t op_select(bench *b)
     return tn_transpose(&b->cx, tn_sum2(&b->cx, tn_select(&b->cx, x, some_rows), 0.5f, tn_select(&b->cx, x, NULL), -2));
 }
 
+static const int picked[5] = {5, 0, 0, 3, 5};
+
+static tn_t op_pick(bench *b) { return tn_pick(&b->cx, b->x[0], picked, 5); }
+
+static tn_t op_split(bench *b) /* one piece is used by nobody, another twice */
+{
+    tn_t y[4];
+    tn_split(&b->cx, b->x[0], 4, (long[]){1, 1, 1, 1}, y);
+    return tn_gate(&b->cx, tn_add(&b->cx, y[1], y[3]), y[3], KN_SILU);
+}
+
 static void set_pictures(bench *b) { input(b, 4, 2, 3, 2, 4); }
 static tn_t op_channels(bench *b) { return tn_channels_first(&b->cx, b->x[0]); }
 
@@ -507,8 +535,9 @@ static void gradients_of_pieces(void **state)
 {
     (void)state;
     RUN_CASES({"embedding", set_pieces, op_embedding}, {"positions", set_pieces, op_positions},
-              {"prepend", set_pieces, op_prepend}, {"select", set_pieces, op_select},
-              {"channels first", set_pictures, op_channels}, {"reshape, used twice", set_pictures, op_reshape});
+              {"prepend", set_pieces, op_prepend}, {"select", set_pieces, op_select}, {"pick", set_pieces, op_pick},
+              {"split, gate", set_pieces, op_split}, {"channels first", set_pictures, op_channels},
+              {"reshape, used twice", set_pictures, op_reshape});
 }
 
 /* ---- elementwise and losses ------------------------------------------------------------------------------------------- */

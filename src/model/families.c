@@ -4,6 +4,11 @@
 
 #define FAMILIES \
     FAMILY(clip) \
+    FAMILY(llama) \
+    FAMILY(mistral) \
+    FAMILY(phi3) \
+    FAMILY(gpt2) \
+    FAMILY(opt) \
     FAMILY(blocks)
 
 #define FAMILY(name) extern const md_family md_##name;

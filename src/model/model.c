@@ -131,7 +131,8 @@ unsigned md_can(const md_model *m)
 {
     md_sizes s = {0};
     m->family->sizes(m->m, &s);
-    return m->family->can & ((s.image_size ? MD_EMBEDS_IMAGES : 0u) | (s.max_tokens ? MD_EMBEDS_TEXTS : 0u));
+    return m->family->can &
+           ((s.image_size ? MD_EMBEDS_IMAGES : 0u) | (s.max_tokens ? MD_EMBEDS_TEXTS : 0u) | (s.context ? MD_GENERATES : 0u));
 }
 
 /* ---- loading --------------------------------------------------------------------------------------------------- */
@@ -250,7 +251,7 @@ static int load_slot(md_model *m, md_slot *s, bool lean, oc_err *err)
         return found < 0 ? -1 : 0;
     if (t && t->dtype == CK_F32 && (uintptr_t)t->data % sizeof(float) == 0)
         s->p->v = t->data;
-    else if (!(lean && s->flags & (TN_LINEAR | TN_KERNEL))) {
+    else if (!(lean && s->flags & (TN_LINEAR | TN_KERNEL | TN_TABLE))) {
         s->own = bs_alloc((size_t)s->count * sizeof(float), s->name, err);
         if (!s->own || md_read_weight(m, s, s->own, err))
             return -1;
@@ -373,6 +374,9 @@ void md_batch_clear(md_batch *b)
     free(b->attention_mask);
     free(b->pool);
     free(b->target);
+    free(b->positions);
+    free(b->from);
+    free(b->wanted);
     memset(b, 0, sizeof *b);
 }
 

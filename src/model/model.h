@@ -42,7 +42,12 @@ typedef struct md_batch {
     int *input_ids;          /* [B, T] */
     uint8_t *attention_mask; /* [B, T], 1 keeps; NULL keeps all */
     int *pool;               /* [B] position of the pooled token */
-    int *target;             /* [B] 0, 1, 2, ...: a pair's own partner */
+    int *positions;          /* [B, T] where each token stands */
+    long furthest;           /* no position is beyond this many */
+    int *target; /* [B] 0, 1, 2, ...: a pair's own partner; of a language model [B, T] the token that follows, or -100 */
+    int *from;   /* [B, T] the first position that a token may see (documents in one row); NULL: all before it */
+    int *wanted; /* rows of [B * T] whose logits are wanted; NULL: all */
+    long wanted_n;
     /* Instead of it, where a picture has several texts or pairs share a meaning: what each text [texts, images] and each picture [images, texts]
      * should find; rows sum to 1. Both or none; not owned. */
     const float *text_target, *image_target;
@@ -70,12 +75,13 @@ void md_emit(tn_ctx *cx, md_outputs *out, tn_t value, const char *format, ...) _
 
 /* ---- families ------------------------------------------------------------------------------------------------ */
 
-enum { MD_EMBEDS_IMAGES = 1, MD_EMBEDS_TEXTS = 2 };
+enum { MD_EMBEDS_IMAGES = 1, MD_EMBEDS_TEXTS = 2, MD_GENERATES = 4 };
 
 typedef struct md_sizes {
     long image_size; /* pixels of a side; 0: takes no pictures */
     long channels;
     long max_tokens; /* 0: takes no texts */
+    long context;    /* positions of a text that it goes on with; 0: does not */
     long vocab;
     long embedding;    /* width of an embedding; 0: none */
     int bos, eos, pad; /* token ids; -1: none */
@@ -99,6 +105,10 @@ typedef struct md_family {
     /* [B, embedding], not normalised. NULL where the family cannot. */
     tn_t (*embed_images)(tn_ctx *cx, const void *m, const md_batch *b);
     tn_t (*embed_texts)(tn_ctx *cx, const void *m, const md_batch *b);
+    /* What follows each position, [B, T, vocab] or [wanted_n, vocab]; what its cache of keys must hold; what a position 0, 1, 2, ... is called in `positions` (NULL: that). */
+    tn_t (*logits)(tn_ctx *cx, const void *m, const md_batch *b);
+    void (*cache)(const void *m, tn_cache_shape *s);
+    int (*place)(const void *m, long position);
     /* Where a text is pooled, from its ids. */
     int (*pool_position)(const void *m, const int *ids, long n);
     /* The loss of normalised embeddings of matching rows. */

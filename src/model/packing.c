@@ -19,15 +19,17 @@ struct md_packed {
 
 static bool is_packed(const md_slot *s)
 {
-    return s->p->id >= 0 && s->flags & (TN_LINEAR | TN_KERNEL) && s->p->rank >= 2 && s->count > 0;
+    return s->p->id >= 0 && s->flags & (TN_LINEAR | TN_KERNEL | TN_TABLE) && s->p->rank >= 2 && s->count > 0;
 }
 
 /* Rows too long for the kernels of fewer bits (no bytes are asked for) stay fp32. */
 static void shape(const kn_table *t, kn_packed *w, const md_slot *s, kn_dtype dtype, long group)
 {
-    w->n = s->p->shape[0];
+    w->n = s->p->shape[s->flags & TN_IN_FIRST ? 1 : 0];
     w->k = s->count / w->n;
     w->dtype = s->flags & TN_KERNEL && dtype != KN_BF16 ? KN_F32 : dtype;
+    if (s->flags & TN_TABLE && dtype == KN_I4) /* a head suffers most */
+        w->dtype = KN_I8;
     w->group = w->dtype == KN_I4 ? ck_int4_group(w->k, group) : 0;
     if (!kn_packed_bytes(t, w->dtype, w->n, w->k, w->group))
         w->dtype = KN_F32;
@@ -105,16 +107,37 @@ static int pack_integers(const md_model *m, kn_work *work, const kn_packed *w, c
 
 static int pack_floats(const md_model *m, kn_work *work, const kn_packed *w, const md_slot *s, oc_err *err)
 {
-    if (s->p->v) {
-        kn_pack_weight(work, w, s->p->v, w->k);
-        return 0;
-    }
-    float *values = bs_alloc((size_t)s->count * sizeof *values, "a weight", err);
-    int result = values ? md_read_weight(m, s, values, err) : -1;
-    if (!result)
-        kn_pack_weight(work, w, values, w->k);
+    float *values = s->p->v ? NULL : bs_alloc((size_t)s->count * sizeof *values, "a weight", err);
+    float *turned = s->flags & TN_IN_FIRST ? bs_alloc((size_t)s->count * sizeof *turned, "a weight", err) : NULL;
+    int result = -1;
+    if ((!s->p->v && !values) || (s->flags & TN_IN_FIRST && !turned) || (values && md_read_weight(m, s, values, err)))
+        goto done;
+    const float *x = values ? values : s->p->v;
+    for (long i = 0; turned && i < s->count; i++)
+        turned[i] = x[i % w->k * w->n + i / w->k];
+    kn_pack_weight(work, w, turned ? turned : x, w->k);
+    result = 0;
+done:
+    bs_free(turned);
     bs_free(values);
     return result;
+}
+
+int md_table_row(void *arg, int id, long row, float *out, oc_err *err)
+{
+    const md_model *m = ((const md_packed *)arg)->m;
+    const md_slot *s = &m->slots[id];
+    const ck_tensor *t = ck_find(m->store, s->name);
+    long width = s->count / s->p->shape[0];
+    return t ? ck_to_f32(t, (size_t)(row * width), (size_t)width, out, err)
+             : bs_err(err, "cannot load '%s': tensor '%s' is missing", ck_path(m->store), s->name);
+}
+
+void md_packed_attach(md_packed *p, tn_ctx *cx)
+{
+    cx->packed = md_packed_weight;
+    cx->table = md_table_row;
+    cx->packed_arg = p;
 }
 
 static int pack(const md_packed *p, kn_work *work, int id, oc_err *err)

@@ -13,6 +13,10 @@ md_packed *md_packed_open(const md_model *m, const kn_table *t, kn_dtype dtype, 
 void md_packed_close(md_packed *p); /* NULL is fine */
 /* A tn_packed_fn, `arg` the md_packed. */
 const kn_packed *md_packed_weight(void *arg, kn_work *w, int id, oc_err *err);
+/* A tn_table_fn likewise. */
+int md_table_row(void *arg, int id, long row, float *out, oc_err *err);
+/* Has a context read both from here. */
+void md_packed_attach(md_packed *p, tn_ctx *cx);
 /* Bytes that all of them take when packed. */
 size_t md_packed_bytes(const md_packed *p);
 

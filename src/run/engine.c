@@ -272,8 +272,7 @@ static int embed(oc_session *s, const md_batch *b, tn_t (*fn)(tn_ctx *, const vo
     size_t n = (size_t)(b->images + b->texts) * (size_t)e->sizes.embedding;
     tn_run(&s->cx, s->work, s->arena, s->arena_bytes, false);
     s->cx.lora = e->lora.by_id;
-    s->cx.packed = md_packed_weight;
-    s->cx.packed_arg = e->packed;
+    md_packed_attach(e->packed, &s->cx);
     tn_t y = fn(&s->cx, e->model->m, b);
     if (!s->raw)
         y = tn_l2_normalize(&s->cx, y);

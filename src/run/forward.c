@@ -60,8 +60,8 @@ static int open_all(job *j, oc_err *err)
 static int pass(job *j, oc_err *err)
 {
     j->cx.lora = j->args->lora ? j->lora.by_id : NULL;
-    j->cx.packed = j->packed ? md_packed_weight : NULL;
-    j->cx.packed_arg = j->packed;
+    if (j->packed)
+        md_packed_attach(j->packed, &j->cx);
     j->cx.grads = j->train.grads;
     j->cx.buffers = j->train.buffers;
     j->out.n = 0;

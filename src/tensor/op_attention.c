@@ -63,11 +63,129 @@ static const uint8_t *mask_up_to(tn_ctx *cx, const kn_attn *a, const int *last_k
     return mask;
 }
 
+/* ---- sequences that go on --------------------------------------------------------------------------------- */
+
+static long longest(const tn_steps *t)
+{
+    long n = 0;
+    for (int i = 0; i < t->n; i++)
+        n = n > t->step[i].position + t->step[i].count ? n : t->step[i].position + t->step[i].count;
+    return n;
+}
+
+static long most_rows(const tn_steps *t)
+{
+    long n = 0;
+    for (int i = 0; i < t->n; i++)
+        n = n > t->step[i].count ? n : t->step[i].count;
+    return n;
+}
+
+/* Steps that can be attended at once: of one row each, or one alone. */
+static int together(const tn_steps *t, int first)
+{
+    int n = 1;
+    while (t->step[first].count == 1 && first + n < t->n && t->step[first + n].count == 1)
+        n++;
+    return n;
+}
+
+/* n steps as a batch over pages of the cache. `row` is where their rows begin. */
+static kn_attn over_pages(const tn_steps *t, int first, int n, const kn_attn *shape, long layer, long row, kn_page *pages,
+                          int *keys)
+{
+    kn_attn a = *shape;
+    long each = tn_page_keys();
+    a.batch = n;
+    a.tq = t->step[first].count;
+    a.tk = 0;
+    for (int i = 0; i < n; i++) {
+        keys[i] = (int)(t->step[first + i].position + a.tq);
+        a.tk = a.tk > keys[i] ? a.tk : keys[i];
+    }
+    long list = (a.tk + each - 1) / each;
+    for (int i = 0; i < n; i++)
+        tn_cache_pages(t->cache, t->step[first + i].sequence, layer, keys[i], pages + i * list);
+    a.keys = keys;
+    a.pages = pages;
+    a.page_keys = each;
+    a.k_row = a.scale_row = a.kv_heads;
+    a.k_row *= a.dk;
+    a.v_row = a.kv_heads * a.dv;
+    a.k_head = a.dk;
+    a.v_head = a.dv;
+    a.scale_head = 1;
+    a.q += row * a.q_row;
+    a.y += row * a.y_row;
+    a.q_batch = a.tq * a.q_row;
+    a.y_batch = a.tq * a.y_row;
+    return a;
+}
+
+/* The new rows of k and v are put down, then every sequence's queries see all that it has. */
+static void run_steps(tn_ctx *cx, tn_t k, tn_t v, long layer, const kn_attn *shape, kn_page *pages, int *keys, void *scratch)
+{
+    const tn_steps *t = cx->steps;
+    long row = 0;
+    for (int i = 0; i < t->n; row += t->step[i++].count)
+        tn_cache_write(t->cache, cx->kn, t->step[i].sequence, layer, t->step[i].position, t->step[i].count,
+                       k.v + row * tn_last(k), v.v + row * tn_last(v));
+    row = 0;
+    for (int i = 0, n; i < t->n; i += n) {
+        n = together(t, i);
+        kn_attn a = over_pages(t, i, n, shape, layer, row, pages, keys);
+        kn_attn_forward(cx->work, &a, scratch);
+        row += n * t->step[i].count;
+    }
+}
+
+static tn_t attend_on(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s, const kn_attn *shapes_of)
+{
+    const tn_steps *t = cx->steps;
+    const tn_cache_shape *c = tn_cache_shape_of(t->cache);
+    kn_attn a = *shapes_of;
+    long rows = 0;
+    for (int i = 0; i < t->n; i++)
+        rows += t->step[i].count;
+    if (cx->tape || s->head_major || a.batch != 1 || rows != a.tq || a.tq != a.tk)
+        return tn_fail(cx, "attention: %ld rows of queries, %ld of keys, where the sequences go on by %ld", a.tq, a.tk, rows);
+    if (s->layer > c->layers || a.kv_heads != c->kv_heads || a.dk != c->key || a.dv != c->value)
+        return tn_fail(cx, "attention: the cache has %ld layers of %ld heads of %ld, this is layer %d of %ld heads of %ld",
+                       c->layers, c->kv_heads, c->key, s->layer, a.kv_heads, a.dk);
+    a.scale = s->scale != 0 ? s->scale : (float)(1 / sqrt((double)a.dk));
+    a.q_row = a.heads * a.dk;
+    a.y_row = a.heads * a.dv;
+    a.q_head = a.dk;
+    a.y_head = a.dv;
+    a.kv_type = c->type;
+    tn_t y = q;
+    y.shape[y.rank - 1] = a.heads * a.dv;
+    y = tn_like(cx, y, false);
+    a.q = q.v;
+    a.y = y.v;
+    cx->flops += 2.0 * (double)(a.heads * a.tq) * (double)longest(t) * (double)(a.dk + a.dv);
+    size_t mark = cx->used;
+    long list = (longest(t) + tn_page_keys() - 1) / tn_page_keys();
+    kn_page *pages = tn_bytes(cx, (size_t)(t->n * list) * sizeof *pages);
+    int *keys = tn_bytes(cx, (size_t)t->n * sizeof *keys);
+    kn_attn most = a;
+    most.tq = most_rows(t);
+    most.tk = longest(t);
+    most.pages = pages ? pages : (const kn_page *)&most; /* a plan has none, but will have */
+    void *scratch = tn_bytes(cx, kn_attn_scratch(cx->kn, &most) * (size_t)cx->threads);
+    if (tn_live(cx))
+        run_steps(cx, k, v, s->layer - 1, &a, pages, keys, scratch);
+    cx->used = mark;
+    return y;
+}
+
 tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s)
 {
-    kn_attn a = {.causal = s->causal, .key_mask = s->key_mask};
+    kn_attn a = {.causal = s->causal, .key_mask = s->key_mask, .window = s->window, .from = s->from};
     if (cx->failed || !shapes(cx, s, q, k, v, &a))
         return (tn_t){0};
+    if (cx->steps && s->layer)
+        return attend_on(cx, q, k, v, s, &a);
     if (s->last_key && a.tq != 1)
         return tn_fail(cx, "attention: %ld queries where the last key of one is given", a.tq);
     a.scale = s->scale != 0 ? s->scale : (float)(1 / sqrt((double)a.dk));
@@ -98,77 +216,4 @@ tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s
     if (r)
         *r = (attention_record){r->head, q, k, v, y, a};
     return y;
-}
-
-/* ---- rotary positions ------------------------------------------------------------------------------------------- */
-
-typedef struct rope_record {
-    tn_record head;
-    tn_t x, y;
-    float *c, *s; /* [T, d / 2] */
-} rope_record;
-
-typedef struct turn {
-    const tn_ctx *cx;
-    const rope_record *r;
-    const float *x;
-    float *y;
-    float sign; /* -1: back */
-    bool accumulate;
-} turn;
-
-static void turn_rows(void *arg, long begin, long end, int worker)
-{
-    (void)worker;
-    const turn *k = arg;
-    const tn_t *x = &k->r->x;
-    long d = tn_last(*x), half = d / 2, t = x->shape[x->rank - 2];
-    for (long row = begin; row < end; row++)
-        k->cx->kn->rotate(half, k->x + row * d, k->r->c + row % t * half, k->r->s + row % t * half, k->sign, k->accumulate,
-                          k->y + row * d);
-}
-
-static void rope_backward(tn_ctx *cx, tn_record *self)
-{
-    rope_record *r = (rope_record *)self;
-    turn back = {cx, r, r->y.g, r->x.g, -1, true}; /* a rotation's transpose turns back */
-    tn_each(cx, tn_rows(r->x), tn_last(r->x), turn_rows, &back);
-}
-
-/* The angles of T positions, from the arena. */
-static bool angles(tn_ctx *cx, tn_t x, float theta, long offset, rope_record *r)
-{
-    long half = tn_last(x) / 2, t = x.shape[x.rank - 2];
-    r->c = tn_bytes(cx, (size_t)(t * half) * sizeof(float));
-    r->s = tn_bytes(cx, (size_t)(t * half) * sizeof(float));
-    size_t mark = cx->used;
-    double *frequency = tn_bytes(cx, (size_t)half * sizeof *frequency);
-    cx->used = mark;
-    if (!tn_live(cx))
-        return false;
-    kn_rotary_frequencies(half, (double)theta, frequency);
-    kn_rotary_angles(t, half, offset, frequency, r->c, r->s);
-    return true;
-}
-
-tn_t tn_rope(tn_ctx *cx, tn_t x, float theta, long offset)
-{
-    if (cx->failed)
-        return (tn_t){0};
-    if (x.rank < 2 || tn_last(x) % 2)
-        return tn_fail(cx, "rope: a width of %ld does not pair up", tn_last(x));
-    rope_record now = {.x = x, .y = tn_like(cx, x, x.grad)};
-    size_t mark = cx->used;
-    if (angles(cx, x, theta, offset, &now)) {
-        turn there = {cx, &now, x.v, now.y.v, 1, false};
-        tn_each(cx, tn_rows(x), tn_last(x), turn_rows, &there);
-    }
-    if (!now.y.grad)
-        cx->used = mark;
-    rope_record *r = now.y.grad ? tn_push(cx, sizeof *r, rope_backward) : NULL;
-    if (r) {
-        now.head = r->head;
-        *r = now;
-    }
-    return now.y;
 }

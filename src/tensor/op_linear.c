@@ -11,6 +11,9 @@ typedef struct linear_record {
     float *h; /* x A^T [rows, r] */
 } linear_record;
 
+static long out_of(const tn_linear_w *l) { return l->weight.shape[l->in_first ? 1 : 0]; }
+static long in_of(const tn_linear_w *l) { return l->weight.shape[l->in_first ? 0 : 1]; }
+
 /* y = x W^T (+ b), written or, for the second product of LoRA, added. */
 static kn_gemm forward_gemm(const tn_ctx *cx, const float *x, long rows, long in, const float *w, long out, float *y)
 {
@@ -43,6 +46,14 @@ static void input_gradient(tn_ctx *cx, const float *dy, long rows, long out, con
                  .alpha = s,
                  .accumulate = true,
                  .bf16 = cx->bf16};
+    kn_gemm_run(cx->work, &g);
+}
+
+/* The same of W [in, out]. */
+static void input_gradient_in_first(tn_ctx *cx, const float *dy, long rows, const tn_linear_w *l, float *dx)
+{
+    kn_gemm g = forward_gemm(cx, dy, rows, out_of(l), l->weight.v, in_of(l), dx);
+    g.accumulate = true;
     kn_gemm_run(cx->work, &g);
 }
 
@@ -103,10 +114,14 @@ static void linear_backward(tn_ctx *cx, tn_record *self)
     linear_record *r = (linear_record *)self;
     long rows = tn_rows(r->x), in = tn_last(r->x), out = tn_last(r->y);
     add_gradient(cx, r->y, r->residual);
-    if (r->x.g)
+    if (r->x.g && r->l->in_first)
+        input_gradient_in_first(cx, r->y.g, rows, r->l, r->x.g);
+    else if (r->x.g)
         input_gradient(cx, r->y.g, rows, out, r->l->weight.v, in, 1, r->x.g);
     float *dw = tn_grad_of(cx, &r->l->weight), *db = tn_grad_of(cx, &r->l->bias);
-    if (dw)
+    if (dw && r->l->in_first)
+        weight_gradient(cx, r->x.v, rows, in, r->y.g, out, 1, dw);
+    else if (dw)
         weight_gradient(cx, r->y.g, rows, out, r->x.v, in, 1, dw);
     if (db)
         kn_column_sums(cx->work, rows, out, r->y.g, out, db);
@@ -141,11 +156,11 @@ static bool takes_gradient(tn_ctx *cx, tn_t x, tn_t residual, const tn_linear_w 
 
 static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t residual)
 {
-    long rows = tn_rows(x), in = tn_last(x), out = l->weight.shape[0];
+    long rows = tn_rows(x), in = tn_last(x), out = out_of(l);
     if (cx->failed)
         return (tn_t){0};
-    if (l->weight.rank != 2 || in != l->weight.shape[1])
-        return tn_fail(cx, "linear: the input is %ld wide, the weight takes %ld", in, l->weight.shape[1]);
+    if (l->weight.rank != 2 || in != in_of(l))
+        return tn_fail(cx, "linear: the input is %ld wide, the weight takes %ld", in, in_of(l));
     if (tn_has(&l->bias) && (l->bias.rank != 1 || l->bias.shape[0] != out))
         return tn_fail(cx, "linear: a bias of %ld for an output of %ld", l->bias.shape[0], out);
     if (residual.rank && tn_size(residual) != rows * out)
@@ -163,6 +178,10 @@ static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t resi
     const kn_packed *packed = tn_packed_of(cx, &l->weight);
     if (tn_live(cx)) {
         kn_gemm g = forward_gemm(cx, x.v, rows, in, l->weight.v, out, y.v);
+        if (l->in_first) {
+            g.ldb = out;
+            g.tb = false;
+        }
         g.packed = packed;
         g.bias = tn_has(&l->bias) ? l->bias.v : NULL;
         g.act = f;
@@ -183,6 +202,15 @@ static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t resi
 }
 
 tn_t tn_linear(tn_ctx *cx, tn_t x, const tn_linear_w *l) { return linear(cx, x, l, KN_NONE, (tn_t){0}); }
+
+/* The record keeps a pointer to the layer, so this one lies in the arena. */
+tn_t tn_linear_tied(tn_ctx *cx, tn_t x, const tn_param *table)
+{
+    tn_linear_w now = {.weight = *table, .bias = {.id = -1}}, *kept = tn_bytes(cx, sizeof *kept);
+    if (kept)
+        *kept = now;
+    return linear(cx, x, kept ? kept : &now, KN_NONE, (tn_t){0});
+}
 
 tn_t tn_linear_act(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f)
 {

@@ -57,6 +57,78 @@ tn_t tn_act(tn_ctx *cx, tn_t x, kn_act f)
     return record_unary(cx, x, y, act_backward, f, NULL, 0);
 }
 
+/* ---- gates ------------------------------------------------------------------------------------------------ */
+
+typedef struct gate_record {
+    tn_record head;
+    tn_t x, y, z; /* z = f(x) * y */
+    kn_act f;
+} gate_record;
+
+typedef struct gate_work {
+    const kn_table *kn;
+    const gate_record *r;
+    bool back;
+} gate_work;
+
+static void gate_forward(const gate_work *k, long at, long n)
+{
+    float *z = k->r->z.v + at;
+    k->kn->act(k->r->f, n, k->r->x.v + at, z);
+    k->kn->mul(n, z, k->r->y.v + at, z);
+}
+
+static void gate_gradients(const gate_work *k, long at, long n, float *room)
+{
+    const gate_record *r = k->r;
+    if (r->y.g) {
+        k->kn->act(r->f, n, r->x.v + at, room);
+        k->kn->mul_add(n, room, r->z.g + at, r->y.g + at);
+    }
+    if (r->x.g) {
+        k->kn->mul(n, r->z.g + at, r->y.v + at, room);
+        k->kn->act_backward(r->f, n, r->x.v + at, room, r->x.g + at);
+    }
+}
+
+static void gate_piece(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    enum { PIECE = 1024 };
+    float room[PIECE];
+    for (long at = begin; at < end; at += PIECE) {
+        long n = end - at < PIECE ? end - at : PIECE;
+        if (((gate_work *)arg)->back)
+            gate_gradients(arg, at, n, room);
+        else
+            gate_forward(arg, at, n);
+    }
+}
+
+static void gate_backward(tn_ctx *cx, tn_record *self)
+{
+    gate_work k = {cx->kn, (gate_record *)self, true};
+    tn_each(cx, tn_size(k.r->x), 1, gate_piece, &k);
+}
+
+tn_t tn_gate(tn_ctx *cx, tn_t x, tn_t y, kn_act f)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (tn_size(x) != tn_size(y))
+        return tn_fail(cx, "gate: %ld and %ld elements", tn_size(x), tn_size(y));
+    gate_record now = {.x = x, .y = y, .z = tn_like(cx, x, x.grad || y.grad), .f = f};
+    gate_work k = {cx->kn, &now, false};
+    if (tn_live(cx))
+        tn_each(cx, tn_size(x), 1, gate_piece, &k);
+    gate_record *r = now.z.grad ? tn_push(cx, sizeof *r, gate_backward) : NULL;
+    if (r) {
+        now.head = r->head;
+        *r = now;
+    }
+    return now.z;
+}
+
 /* ---- softmax and scales -------------------------------------------------------------------------------------- */
 
 static void softmax_backward(tn_ctx *cx, tn_record *self)

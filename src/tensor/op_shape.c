@@ -23,15 +23,29 @@ static void embedding_backward(tn_ctx *cx, tn_record *self)
         cx->kn->add(d, g + r->ids[i] * d, r->y.g + i * d, g + r->ids[i] * d);
 }
 
+static int read_row(tn_ctx *cx, const tn_param *table, long row, float *to)
+{
+    oc_err err = {0};
+    if (cx->table && !cx->table(cx->packed_arg, table->id, row, to, &err))
+        return 0;
+    tn_fail(cx, "%s", cx->table ? err.text : "embedding: the table is not in memory");
+    return -1;
+}
+
 tn_t tn_embedding(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t)
 {
+    if (cx->failed)
+        return (tn_t){0};
     long d = table->shape[1];
     tn_t y = tn_new(cx, tn_grad_of(cx, table) != NULL, 3, (long[]){b, t, d});
     if (tn_live(cx))
         for (long i = 0; i < b * t; i++) {
             if (ids[i] < 0 || ids[i] >= table->shape[0])
                 return tn_fail(cx, "token id %d is not in the vocabulary of %ld", ids[i], table->shape[0]);
-            memcpy(y.v + i * d, table->v + ids[i] * d, (size_t)d * sizeof(float));
+            if (table->v)
+                memcpy(y.v + i * d, table->v + ids[i] * d, (size_t)d * sizeof(float));
+            else if (read_row(cx, table, ids[i], y.v + i * d))
+                return (tn_t){0};
         }
     embedding_record *r = y.grad ? tn_push(cx, sizeof *r, embedding_backward) : NULL;
     if (r)
@@ -197,6 +211,97 @@ tn_t tn_select(tn_ctx *cx, tn_t x, const int *index)
     if (r)
         *r = (piece_record){r->head, x, y, NULL, index};
     return y;
+}
+
+typedef struct pick_record {
+    tn_record head;
+    tn_t x, y;
+    const int *index;
+} pick_record;
+
+/* Serial: a row may be picked twice. */
+static void pick_backward(tn_ctx *cx, tn_record *self)
+{
+    pick_record *r = (pick_record *)self;
+    long d = tn_last(r->x);
+    for (long i = 0; i < r->y.shape[0]; i++)
+        cx->kn->add(d, r->x.g + r->index[i] * d, r->y.g + i * d, r->x.g + r->index[i] * d);
+}
+
+tn_t tn_pick(tn_ctx *cx, tn_t x, const int *index, long n)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    long d = tn_last(x), rows = tn_rows(x);
+    tn_t y = tn_new2(cx, x.grad, n, d);
+    for (long i = 0; tn_live(cx) && i < n; i++) {
+        if (index[i] < 0 || index[i] >= rows)
+            return tn_fail(cx, "pick: row %d of %ld", index[i], rows);
+        memcpy(y.v + i * d, x.v + index[i] * d, (size_t)d * sizeof(float));
+    }
+    pick_record *r = y.grad ? tn_push(cx, sizeof *r, pick_backward) : NULL;
+    if (r)
+        *r = (pick_record){r->head, x, y, index};
+    return y;
+}
+
+enum { MOST_PIECES = 8 };
+
+typedef struct split_record {
+    tn_record head;
+    tn_t x, y[MOST_PIECES];
+    int n;
+    const kn_table *kn;
+} split_record;
+
+static void split_rows(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    const split_record *r = arg;
+    for (long row = begin; row < end; row++) {
+        const float *x = r->x.v + row * tn_last(r->x);
+        for (int i = 0; i < r->n; x += tn_last(r->y[i++]))
+            memcpy(r->y[i].v + row * tn_last(r->y[i]), x, (size_t)tn_last(r->y[i]) * sizeof *x);
+    }
+}
+
+static void join_gradients(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    const split_record *r = arg;
+    for (long row = begin; row < end; row++) {
+        float *g = r->x.g + row * tn_last(r->x);
+        for (int i = 0; i < r->n; g += tn_last(r->y[i++]))
+            r->kn->add(tn_last(r->y[i]), g, r->y[i].g + row * tn_last(r->y[i]), g);
+    }
+}
+
+static void split_backward(tn_ctx *cx, tn_record *self)
+{
+    split_record *r = (split_record *)self;
+    tn_each(cx, tn_rows(r->x), tn_last(r->x), join_gradients, r);
+}
+
+void tn_split(tn_ctx *cx, tn_t x, int n, const long *width, tn_t *y)
+{
+    split_record now = {.x = x, .n = n, .kn = cx->kn};
+    long sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += width[i];
+    if (!cx->failed && (n > MOST_PIECES || sum != tn_last(x)))
+        tn_fail(cx, "split: %d pieces of %ld in all, of rows of %ld", n, sum, tn_last(x));
+    for (int i = 0; i < n; i++) {
+        tn_t piece = x;
+        piece.shape[x.rank - 1] = width[i];
+        now.y[i] = y[i] = cx->failed ? (tn_t){0} : tn_like(cx, piece, x.grad);
+    }
+    if (tn_live(cx))
+        tn_each(cx, tn_rows(x), sum, split_rows, &now);
+    split_record *r = x.grad ? tn_push(cx, sizeof *r, split_backward) : NULL;
+    if (r) {
+        now.head = r->head;
+        *r = now;
+    }
 }
 
 /* `to` (or +=) = x [b, m, n] with its last two dimensions exchanged: [b, n, m]. */

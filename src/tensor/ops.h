@@ -8,6 +8,8 @@
 /* ---- linear: op_linear.c ---- */
 /* [.., in] -> [.., out]: x W^T + b, plus LoRA's share when the context has an adapter for W. */
 tn_t tn_linear(tn_ctx *cx, tn_t x, const tn_linear_w *l);
+/* x table^T: a head that is tied to the table of tokens [vocab, in]. */
+tn_t tn_linear_tied(tn_ctx *cx, tn_t x, const tn_param *table);
 /* f(linear(x)) and residual + linear(x), fused where nothing has to be kept. */
 tn_t tn_linear_act(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f);
 tn_t tn_linear_add(tn_ctx *cx, tn_t x, const tn_linear_w *l, tn_t residual);
@@ -36,10 +38,24 @@ typedef struct tn_attention_args {
     const uint8_t *key_mask; /* [B, Tk], 1 keeps; NULL keeps all. Must live as long as the tape */
     const int *last_key;     /* [B]: the only query of each sequence (Tq = 1) sees keys 0 to last_key[b]; NULL: no such limit */
     bool head_major;         /* q, k, v, y are [B, H, T, d] instead of [B, T, H*d] */
+    long window;             /* of the keys up to its own place a query sees the last so many; 0: all */
+    const int *from;         /* [B, Tq], never falling: a query sees no key before from[query] (documents in one row); NULL */
+    int layer; /* a decoder's self-attention, counted from 1: its keys go on where the context's sequences go on; 0: no such */
 } tn_attention_args;
-/* softmax(scale q k^T + mask) v; a row with every key hidden gives zeros. */
+/* softmax(scale q k^T + mask) v; a row with every key hidden gives zeros. Where the context has steps and the args a layer, x's rows are those
+ * of the steps, and each sees what its own sequence has before it. */
 tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *args);
-/* Rotary positions (Su 2021) in LLaMA's layout: dimension i pairs with i + d/2; x [.., T, d], position = offset + t. */
+
+/* ---- rotary positions (Su 2021), LLaMA's layout: dimension i pairs with i + half: op_rotary.c ---- */
+typedef struct tn_angles {
+    const float *c, *s; /* cosine and sine [rows, half], times a factor */
+    long rows, half;
+} tn_angles;
+/* The angles positions[row] * frequency[i], frequency [half]; positions are read now. */
+tn_angles tn_rotary(tn_ctx *cx, const int *positions, long rows, const double *frequency, long half, float factor);
+/* x [.., heads * d]: the first 2 * half dimensions of each head are turned, row r by the angles of row r % rows. */
+tn_t tn_rotate(tn_ctx *cx, tn_t x, long heads, tn_angles a);
+/* x [.., T, d], position = offset + t. */
 tn_t tn_rope(tn_ctx *cx, tn_t x, float theta, long offset);
 
 /* ---- positions, tokens, pieces: op_shape.c ---- */
@@ -56,12 +72,17 @@ tn_t tn_add_sinusoid(tn_ctx *cx, tn_t x);
 tn_t tn_prepend(tn_ctx *cx, const tn_param *p, tn_t x);
 /* Row index[b] of each sequence: x [B, T, D] -> [B, D]; index NULL: row 0. Kept by the caller as long as the tape. */
 tn_t tn_select(tn_ctx *cx, tn_t x, const int *index);
+/* Rows index[0..n) of x [.., D] -> [n, D]; index as above. */
+tn_t tn_pick(tn_ctx *cx, tn_t x, const int *index, long n);
+/* x [.., sum of widths] cut into n pieces, y[i] [.., width[i]]. */
+void tn_split(tn_ctx *cx, tn_t x, int n, const long *width, tn_t *y);
 tn_t tn_transpose(tn_ctx *cx, tn_t x);      /* [M, N] -> [N, M] */
 tn_t tn_channels_first(tn_ctx *cx, tn_t x); /* [B, H, W, C] -> [B, C, H, W] */
 
 /* ---- elementwise and losses: op_math.c ---- */
 tn_t tn_act(tn_ctx *cx, tn_t x, kn_act f);
-tn_t tn_softmax(tn_ctx *cx, tn_t x); /* over the last dimension */
+tn_t tn_gate(tn_ctx *cx, tn_t x, tn_t y, kn_act f); /* f(x) * y, equal shapes: SwiGLU and its like (Shazeer 2020) */
+tn_t tn_softmax(tn_ctx *cx, tn_t x);                /* over the last dimension */
 tn_t tn_scale(tn_ctx *cx, tn_t x, float s);
 tn_t tn_scale_exp(tn_ctx *cx, tn_t x, const tn_param *log_scale); /* exp(p) * x, p a scalar */
 tn_t tn_sum2(tn_ctx *cx, tn_t a, float sa, tn_t b, float sb);     /* sa a + sb b, equal shapes */

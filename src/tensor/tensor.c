@@ -59,6 +59,15 @@ void tn_visit_linear(tn_visitor *v, tn_linear_w *l, const char *name, long out, 
     tn_leave(v, mark);
 }
 
+void tn_visit_conv1d(tn_visitor *v, tn_linear_w *l, const char *name, long out, long in)
+{
+    size_t mark = tn_enter(v, "%s", name);
+    l->in_first = true;
+    tn_visit(v, &l->weight, ".weight", TN_LINEAR | TN_IN_FIRST, 2, in, out, 0, 0);
+    tn_visit(v, &l->bias, ".bias", TN_NO_DECAY, 1, out, 0, 0, 0);
+    tn_leave(v, mark);
+}
+
 void tn_visit_norm(tn_visitor *v, tn_norm_w *n, const char *name, long d, bool bias)
 {
     size_t mark = tn_enter(v, "%s", name);

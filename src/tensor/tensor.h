@@ -11,7 +11,7 @@
 #ifndef TN_TENSOR_H
 #define TN_TENSOR_H
 
-#include "../kernel/kernel.h"
+#include "cache.h"
 
 enum { TN_MAX_RANK = 5 };
 
@@ -37,8 +37,9 @@ typedef struct tn_param {
 } tn_param;
 
 typedef struct tn_linear_w { /* nn.Linear */
-    tn_param weight;         /* [out, in] */
+    tn_param weight;         /* [out, in]; [in, out] when in_first */
     tn_param bias;           /* [out], may be absent */
+    bool in_first;           /* as GPT-2's Conv1D keeps it */
 } tn_linear_w;
 
 typedef struct tn_norm_w {
@@ -49,8 +50,18 @@ typedef struct tn_norm_w {
 
 /* TN_BUFFER: no gradient. TN_NO_DECAY: gains, biases, temperatures. TN_LINEAR: a linear layer's weight, where
  * LoRA goes. TN_KERNEL: a convolution's. Both are read by products alone, which may hold them packed. TN_SHAPE_OF_FILE: the shape is
- * whatever the checkpoint says (blocks by themselves). */
-enum { TN_OPTIONAL = 1, TN_BUFFER = 2, TN_NO_DECAY = 4, TN_LINEAR = 8, TN_SHAPE_OF_FILE = 16, TN_KERNEL = 32 };
+ * whatever the checkpoint says (blocks by themselves). TN_IN_FIRST: of a linear layer's weight, [in, out]. TN_TABLE: rows are looked up in it, and
+ * where it is tied products read it too. */
+enum {
+    TN_OPTIONAL = 1,
+    TN_BUFFER = 2,
+    TN_NO_DECAY = 4,
+    TN_LINEAR = 8,
+    TN_SHAPE_OF_FILE = 16,
+    TN_KERNEL = 32,
+    TN_IN_FIRST = 64,
+    TN_TABLE = 128
+};
 
 /* A model names each of its weights once, to a visitor: loading, checking, planning, saving, the optimiser and
  * LoRA's targets all run on that. */
@@ -65,6 +76,8 @@ void tn_leave(tn_visitor *v, size_t mark); /* what tn_enter returned */
 /* Sets p's shape and tells the visitor. Unused dimensions are 0. */
 void tn_visit(tn_visitor *v, tn_param *p, const char *name, unsigned flags, int rank, long d0, long d1, long d2, long d3);
 void tn_visit_linear(tn_visitor *v, tn_linear_w *l, const char *name, long out, long in, bool bias);
+/* The same, kept [in, out]. */
+void tn_visit_conv1d(tn_visitor *v, tn_linear_w *l, const char *name, long out, long in);
 void tn_visit_norm(tn_visitor *v, tn_norm_w *n, const char *name, long d, bool bias);
 
 /* ---- LoRA: held apart from the weights, applied by the linear op ------------------------------------------ */
@@ -87,6 +100,22 @@ typedef void tn_tap_fn(void *arg, const char *name, tn_t x);
 
 /* The weight `id` as products read it, packed by w's threads at the latest now; NULL: as it lies (or a failure, said in err). */
 typedef const kn_packed *tn_packed_fn(void *arg, kn_work *w, int id, oc_err *err);
+/* Row `row` of the table `id` whose values are not in memory, into out [width]. */
+typedef int tn_table_fn(void *arg, int id, long row, float *out, oc_err *err);
+
+/* The next `count` rows of what runs are the positions from `position` on of a sequence in the cache; all before were seen already. */
+typedef struct tn_step {
+    int sequence;
+    long position, count;
+} tn_step;
+
+/* Sequences that are continued, one after the other in x [1, rows, D]. In PLAN no sequence is looked at, and position + count may be the most
+ * that is expected. */
+typedef struct tn_steps {
+    tn_cache *cache;
+    tn_step *step;
+    int n;
+} tn_steps;
 
 typedef struct tn_ctx {
     tn_mode mode;
@@ -107,8 +136,10 @@ typedef struct tn_ctx {
     float *const *buffers; /* by parameter id: batch norm's statistics to update; NULL: leave them */
     const tn_lora *lora;   /* by parameter id; NULL: none */
     tn_packed_fn *packed;  /* who holds packed weights; NULL: nobody. Only without a tape */
-    void *packed_arg;
-    tn_tap_fn *tap; /* NULL: nobody listens */
+    tn_table_fn *table;    /* who reads rows of tables that are not in memory; NULL: all are */
+    void *packed_arg;      /* of both */
+    const tn_steps *steps; /* NULL: every sequence begins here, and nothing is kept */
+    tn_tap_fn *tap;        /* NULL: nobody listens */
     void *tap_arg;
 
     double flops; /* of the forward's matrix products and attention, a multiply-add as two: for measuring */
