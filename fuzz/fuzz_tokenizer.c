@@ -13,6 +13,23 @@ static void demand(int what)
         abort();
 }
 
+/* Token by token: whole characters each time, together `want`. */
+static void use_stream(const tx_tokenizer *t, const tx_ids *ids, const bs_buf *want)
+{
+    oc_err err = {0};
+    bs_buf text = {0};
+    const char *bytes;
+    size_t n;
+    tx_stream *s = tx_stream_open(t, true, &err);
+    for (size_t i = 0; s && i <= ids->n; i++) {
+        int bad = i < ids->n ? tx_stream_push(s, ids->p[i], &bytes, &n, &err) : tx_stream_end(s, &bytes, &n, &err);
+        demand(!bad && tx_utf8_valid(bytes, n) == n && !bs_buf_put(&text, bytes, n, &err));
+    }
+    demand(text.n == want->n && (!text.n || memcmp(text.p, want->p, text.n) == 0));
+    tx_stream_close(s);
+    bs_buf_clear(&text);
+}
+
 /* Encodes and decodes; every id must have a name, and the same text must give the same ids. */
 static void use(const tx_tokenizer *t, const char *s, size_t n)
 {
@@ -26,8 +43,10 @@ static void use(const tx_tokenizer *t, const char *s, size_t n)
             demand(tx_token_name(t, ids.p[i]) != NULL);
         demand(!tx_encode(t, s, n, true, &again, &err));
         demand(ids.n == again.n && (!ids.n || memcmp(ids.p, again.p, ids.n * sizeof *ids.p) == 0));
-        if (!tx_decode(t, ids.p, ids.n, true, &text, &err))
+        if (!tx_decode(t, ids.p, ids.n, true, &text, &err)) {
             demand(tx_utf8_valid(text.p ? text.p : "", text.n) == text.n);
+            use_stream(t, &ids, &text);
+        }
     }
     tx_ids_clear(&ids);
     tx_ids_clear(&again);

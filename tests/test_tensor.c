@@ -10,46 +10,11 @@
 
 #include <cmocka.h>
 
+#include "count_allocations.h"
 #include "run/engine.h"
 #include "tensor/ops.h"
 
 enum { MOST = 8, ROOM = 4096 };
-
-/* ---- allocations are counted: the linker sends them here --------------------------------------------------- */
-
-static long allocations;
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t count, size_t n);
-void *__real_realloc(void *p, size_t n);
-void *__real_aligned_alloc(size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t count, size_t n);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_aligned_alloc(size_t align, size_t n);
-
-void *__wrap_malloc(size_t n)
-{
-    allocations++;
-    return __real_malloc(n);
-}
-
-void *__wrap_calloc(size_t count, size_t n)
-{
-    allocations++;
-    return __real_calloc(count, n);
-}
-
-void *__wrap_realloc(void *p, size_t n)
-{
-    allocations++;
-    return __real_realloc(p, n);
-}
-
-void *__wrap_aligned_alloc(size_t align, size_t n)
-{
-    allocations++;
-    return __real_aligned_alloc(align, n);
-}
 
 /* ---- a bench: leaves that are inputs or parameters, and an op over them -------------------------------------- */
 

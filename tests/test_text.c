@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "../src/text/text_parts.h"
+#include "count_allocations.h"
 
 /* ---- helpers ----------------------------------------------------------------------------------------- */
 
@@ -640,6 +641,30 @@ static void test_postprocessors(void **state)
     }
 }
 
+/* Token by token: whole characters each time, together what decoding at once gives. */
+static void assert_streamed(const tx_tokenizer *t, const int32_t *ids, size_t n, const bs_buf *want)
+{
+    oc_err err = {0};
+    bs_buf text = {0};
+    tx_stream *s = tx_stream_open(t, true, &err);
+    const char *bytes;
+    size_t bytes_n;
+    assert_non_null(s);
+    for (int round = 0; round < 2; round++) { /* the second: as newly opened */
+        text.n = 0;
+        for (size_t i = 0; i <= n; i++) {
+            assert_int_equal(i < n ? tx_stream_push(s, ids[i], &bytes, &bytes_n, &err) : tx_stream_end(s, &bytes, &bytes_n, &err),
+                             0);
+            assert_int_equal(tx_utf8_valid(bytes, bytes_n), bytes_n);
+            assert_int_equal(bytes[bytes_n], 0);
+            assert_int_equal(bs_buf_put(&text, bytes, bytes_n, &err), 0);
+        }
+        assert_text(&text, want->n ? want->p : "");
+    }
+    tx_stream_close(s);
+    bs_buf_clear(&text);
+}
+
 static void assert_decoded(const char *decoder, const char *vocab, int n, const char *want)
 {
     char json[2048];
@@ -652,6 +677,7 @@ static void assert_decoded(const char *decoder, const char *vocab, int n, const 
     tx_tokenizer *t = open_json(json);
     assert_int_equal(tx_decode(t, ids, (size_t)n, true, &text, &err), 0);
     assert_text(&text, want);
+    assert_streamed(t, ids, (size_t)n, &text);
     bs_buf_clear(&text);
     tx_close(t);
 }
@@ -676,6 +702,116 @@ static void test_decoders(void **state)
                    ",\"content\":\" \"},{\"type\":\"Fuse\"},"
                    "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":1}]}",
                    "{\"▁▁a\":0,\"▁\":1,\"b▁\":2}", 3, " a b");
+    assert_decoded("{\"type\":\"Strip\",\"content\":\"_\",\"start\":2,\"stop\":1}", "{\"___a__\":0,\"_\":1,\"b\":2,\"__c_d_\":3}",
+                   4, "_a_bc_d");
+    /* joined tokens, and a step that wants them whole */
+    assert_decoded(
+        "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"^ab\"}"
+        ",\"content\":\"x\"},{\"type\":\"ByteFallback\"}]}",
+        "{\"a\":0,\"bab\":1,\"c\":2}", 3, "xabc");
+}
+
+static void assert_pushed(tx_stream *s, int32_t id, const char *want)
+{
+    oc_err err = {0};
+    const char *bytes;
+    size_t n;
+    assert_int_equal(id < 0 ? tx_stream_end(s, &bytes, &n, &err) : tx_stream_push(s, id, &bytes, &n, &err), 0);
+    assert_string_equal(bytes, want);
+    assert_int_equal(n, strlen(want));
+}
+
+static void test_streams_give_what_is_certain(void **state)
+{
+    (void)state;
+    oc_err err = {0};
+    tx_tokenizer *t = open_json(
+        "{\"added_tokens\":[{\"id\":9,\"content\":\"S\",\"special\":true}],\"decoder\":{\"type\":\"ByteLevel\"},\"model\":"
+        "{\"type\":\"BPE\",\"vocab\":{\"aÃ\":0,\"©\":1,\"ðŁ\":2,\"ĺ\":3,\"Ģ!\":4,\"ÿ\":5},\"merges\":[]}}");
+    tx_stream *s = tx_stream_open(t, true, &err);
+    const int32_t bytes_ids[] = {0, 1, 2, 9, 3, 77, 4, 2, 0, 5, 2, -1};
+    const char *const bytes_want[] = {"a",
+                                      "é",
+                                      "",
+                                      "",
+                                      "",
+                                      "",
+                                      "😀!",
+                                      "",
+                                      "\xef\xbf\xbd"
+                                      "a",
+                                      "\xef\xbf\xbd\xef\xbf\xbd",
+                                      "",
+                                      "\xef\xbf\xbd"};
+    for (size_t i = 0; i < sizeof bytes_ids / sizeof bytes_ids[0]; i++)
+        assert_pushed(s, bytes_ids[i], bytes_want[i]);
+    assert_pushed(s, -1, "");
+    tx_stream_close(s);
+    tx_close(t);
+
+    t = open_json("{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"▁\"},"
+                  "\"content\":\" \"},"
+                  "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" "
+                  "\",\"start\":1,\"stop\":0}]},\"model\":"
+                  "{\"type\":\"BPE\",\"vocab\":{\"▁a\":0,\"<0xC3>\":1,\"<0xA9>\":2,\"▁\":3},\"merges\":[]}}");
+    s = tx_stream_open(t, true, &err);
+    const int32_t fallback_ids[] = {3, 0, 1, 2, 0, 1, 0, 3, 1, 2, 1, -1};
+    const char *const fallback_want[] = {
+        "", " a", "", "", "é a", "", "\xef\xbf\xbd a", " ", "", "", "", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"};
+    for (size_t i = 0; i < sizeof fallback_ids / sizeof fallback_ids[0]; i++)
+        assert_pushed(s, fallback_ids[i], fallback_want[i]);
+    tx_stream_close(s);
+    tx_close(t);
+}
+
+/* CLIP's ends of words are spaces, which go at both ends of the text. */
+static void test_streams_of_clip(void **state)
+{
+    (void)state;
+    oc_err err = {0};
+    tx_tokenizer *t =
+        open_json("{\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\",\"vocab\":"
+                  "{\"a</w>\":0,\"b\":1,\"<\":2,\"/w\":3,\">\":4,\"</w>\":5},\"merges\":[]}}");
+    tx_stream *s = tx_stream_open(t, true, &err);
+    const int32_t ids[] = {5, 1, 0, 5, 1, 2, 3, 4, 2, 3, 1, 2, -1};
+    const char *const want[] = {"", "b", "a", "", "  b", "", "", "", "", "", " </wb", "", "<"};
+    for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++)
+        assert_pushed(s, ids[i], want[i]);
+    tx_stream_close(s);
+    tx_close(t);
+}
+
+static void test_streams_take_no_memory_once_warm(void **state)
+{
+    (void)state;
+    static const char *const decoders[] = {"{\"type\":\"ByteLevel\"}",
+                                           "{\"type\":\"WordPiece\"}",
+                                           "{\"type\":\"Metaspace\",\"replacement\":\"▁\"}",
+                                           "{\"type\":\"BPEDecoder\"}",
+                                           "null",
+                                           "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"["
+                                           "▁_]\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},"
+                                           "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":1}]}"};
+    for (size_t i = 0; i < sizeof decoders / sizeof decoders[0]; i++) {
+        char json[1024];
+        oc_err err = {0};
+        const char *bytes;
+        size_t n;
+        snprintf(
+            json, sizeof json,
+            "{\"decoder\":%s,\"model\":{\"type\":\"BPE\",\"vocab\":{\"▁a\":0,\"<0xC3>\":1,\"<0xA9>\":2,\"Ã_\":3},\"merges\":[]}}",
+            decoders[i]);
+        tx_tokenizer *t = open_json(json);
+        tx_stream *s = tx_stream_open(t, true, &err);
+        long before = 0;
+        for (int32_t k = 0; k < 4000; k++) {
+            before = k == 16 ? allocations : before;
+            assert_int_equal(tx_stream_push(s, k % 4, &bytes, &n, &err), 0);
+        }
+        assert_int_equal(allocations, before);
+        tx_stream_close(s);
+        tx_close(t);
+    }
 }
 
 static void test_special_tokens_are_left_out_of_texts(void **state)
@@ -1017,6 +1153,9 @@ int main(void)
         cmocka_unit_test(test_longest_added_token_wins),
         cmocka_unit_test(test_postprocessors),
         cmocka_unit_test(test_decoders),
+        cmocka_unit_test(test_streams_give_what_is_certain),
+        cmocka_unit_test(test_streams_of_clip),
+        cmocka_unit_test(test_streams_take_no_memory_once_warm),
         cmocka_unit_test(test_special_tokens_are_left_out_of_texts),
         cmocka_unit_test(test_roles),
         cmocka_unit_test(test_classic_folder),

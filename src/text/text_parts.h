@@ -43,6 +43,8 @@ size_t tx_utf8_valid(const char *s, size_t n);
 /* Appends s with every byte that is not part of valid UTF-8 as U+FFFD. With `rust` a cut-off character counts
  * as one U+FFFD, however many bytes it has (the Unicode standard's "maximal subparts"), which decoders do. */
 int tx_utf8_clean(bs_buf *b, const char *s, size_t n, bool rust, oc_err *err);
+/* How many bytes at the end of s begin a character that more bytes may complete: 0 to 3. */
+size_t tx_utf8_begun(const char *s, size_t n);
 
 /* Classes of characters as `tokenizers` sees them (Rust's standard library and the crates it uses). */
 bool tx_is_space(uint32_t c);      /* White_Space */
@@ -228,12 +230,20 @@ typedef struct tx_postprocess {
 int tx_postprocess_open(tx_postprocess *z, const json_t *o, oc_err *err);
 void tx_postprocess_clear(tx_postprocess *z);
 
-typedef struct tx_decoder tx_decoder; /* NULL joins tokens with spaces, as `tokenizers` does */
-int tx_decoder_open(tx_decoder **out, const json_t *o, oc_err *err);
+typedef struct tx_decoder tx_decoder;
+/* tokenizer.json's "decoder"; null joins tokens with spaces, as `tokenizers` does. suffix: the model's end of a word,
+ * which behind a byte-level decoder turns into a space. */
+tx_decoder *tx_decoder_open(const json_t *o, const char *suffix, size_t suffix_n, oc_err *err);
 void tx_decoder_close(tx_decoder *z);
-/* Takes names of tokens, leaves the texts that are to be joined. */
-int tx_decoder_run(const tx_decoder *z, tx_pieces *ps, tx_pieces *other, oc_err *err);
-bool tx_decoder_is_bytelevel(const tx_decoder *z);
+
+/* One text on its way through a decoder. */
+typedef struct tx_decoding tx_decoding;
+tx_decoding *tx_decoding_open(const tx_decoder *z, oc_err *err);
+void tx_decoding_close(tx_decoding *d);
+/* Takes the name of a token and appends to `out` the bytes that no later token can change. */
+int tx_decoding_put(tx_decoding *d, const char *name, size_t n, bs_buf *out, oc_err *err);
+/* Appends the rest, and is ready for another text. */
+int tx_decoding_end(tx_decoding *d, bs_buf *out, oc_err *err);
 
 /* ---- all of it --------------------------------------------------------------------------------------- */
 

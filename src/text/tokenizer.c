@@ -96,8 +96,12 @@ static int read_all(tx_tokenizer *t, const json_t *o, const json_t *config, cons
     if (tx_normalizer_open(&t->normalizer, json_object_get(o, "normalizer"), err) ||
         tx_pretokenizer_open(&t->pretokenizer, json_object_get(o, "pre_tokenizer"), err) ||
         tx_postprocess_open(&t->post, json_object_get(o, "post_processor"), err) ||
-        tx_decoder_open(&t->decoder, json_object_get(o, "decoder"), err) ||
         tx_model_open(&t->model, json_object_get(o, "model"), err))
+        return -1;
+    size_t suffix_n;
+    const char *suffix = tx_bpe_suffix(&t->model, &suffix_n);
+    t->decoder = tx_decoder_open(json_object_get(o, "decoder"), suffix, suffix_n, err);
+    if (!t->decoder)
         return -1;
     for (size_t i = 0; i < json_array_size(list); i++)
         if (read_added_token(t, json_array_get(list, i), err))
@@ -218,56 +222,82 @@ done:
 
 /* ---- decoding ---------------------------------------------------------------------------------------- */
 
-/* CLIP's ends of words come out of the byte decoder as they are; transformers puts spaces there, and strips.
- */
-static int put_without_suffix(const tx_tokenizer *t, const char *s, size_t n, bs_buf *out, oc_err *err)
+/* What an id stands for in a text; NULL when it is left out. */
+static const char *spelling(const tx_tokenizer *t, int32_t id, bool skip_special, size_t *n)
 {
-    size_t suffix_n;
-    const char *suffix = tx_bpe_suffix(&t->model, &suffix_n);
-    if (!suffix || !tx_decoder_is_bytelevel(t->decoder))
-        return bs_buf_put(out, s, n, err);
-    bs_buf text = {0};
-    int result = 0;
-    for (size_t i = 0; i < n && !result;) {
-        bool hit = n - i >= suffix_n && memcmp(s + i, suffix, suffix_n) == 0;
-        result = hit ? bs_buf_put(&text, " ", 1, err) : bs_buf_put(&text, s + i, 1, err);
-        i += hit ? suffix_n : 1;
-    }
-    size_t from = 0;
-    while (from < text.n && text.p[from] == ' ')
-        from++;
-    while (text.n > from && text.p[text.n - 1] == ' ')
-        text.n--;
-    if (!result)
-        result = bs_buf_put(out, text.p ? text.p + from : "", text.n - from, err);
-    bs_buf_clear(&text);
-    return result;
+    const char *name;
+    const tx_added_token *added = tx_added_by_id(t->added, id, &name, n);
+    if (!added)
+        return tx_vocab_name(&t->model.vocab, id, n);
+    return added->special && skip_special ? NULL : name;
 }
 
 int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out, oc_err *err)
 {
-    tx_pieces pieces = {0}, other = {0};
-    int result = -1;
-    for (size_t i = 0; i < n; i++) {
-        const char *name;
+    tx_decoding *d = tx_decoding_open(t->decoder, err);
+    size_t keep = out->n;
+    int result = d ? 0 : -1;
+    for (size_t i = 0; i < n && !result; i++) {
         size_t name_n;
-        const tx_added_token *added = tx_added_by_id(t->added, ids[i], &name, &name_n);
-        if (!added)
-            name = tx_vocab_name(&t->model.vocab, ids[i], &name_n);
-        if (!name || (added && added->special && skip_special))
-            continue;
-        if (!t->decoder && pieces.n && tx_pieces_put(&pieces, " ", 1, 0, false, err))
-            goto done;
-        if (tx_pieces_put(&pieces, name, name_n, 0, false, err))
-            goto done;
+        const char *name = spelling(t, ids[i], skip_special, &name_n);
+        result = name ? tx_decoding_put(d, name, name_n, out, err) : 0;
     }
-    if (t->decoder && pieces.n && tx_decoder_run(t->decoder, &pieces, &other, err))
-        goto done;
-    result = put_without_suffix(t, pieces.text.p ? pieces.text.p : "", pieces.text.n, out, err);
-done:
-    tx_pieces_clear(&pieces);
-    tx_pieces_clear(&other);
+    if (!result)
+        result = tx_decoding_end(d, out, err);
+    if (result)
+        out->n = keep;
+    tx_decoding_close(d);
     return result;
+}
+
+struct tx_stream {
+    const tx_tokenizer *t;
+    bool skip_special;
+    tx_decoding *d;
+    bs_buf sure;
+};
+
+tx_stream *tx_stream_open(const tx_tokenizer *t, bool skip_special, oc_err *err)
+{
+    tx_stream *s = calloc(1, sizeof *s);
+    tx_decoding *d = s ? tx_decoding_open(t->decoder, err) : NULL;
+    if (!d) {
+        bs_err(err, "out of memory: a stream of tokens");
+        free(s);
+        return NULL;
+    }
+    *s = (tx_stream){.t = t, .skip_special = skip_special, .d = d};
+    return s;
+}
+
+void tx_stream_close(tx_stream *s)
+{
+    if (!s)
+        return;
+    tx_decoding_close(s->d);
+    bs_buf_clear(&s->sure);
+    free(s);
+}
+
+static int give_sure(tx_stream *s, int result, const char **bytes, size_t *n)
+{
+    *n = result ? 0 : s->sure.n;
+    *bytes = *n ? s->sure.p : "";
+    return result;
+}
+
+int tx_stream_push(tx_stream *s, int32_t id, const char **bytes, size_t *n, oc_err *err)
+{
+    size_t name_n;
+    const char *name = spelling(s->t, id, s->skip_special, &name_n);
+    s->sure.n = 0;
+    return give_sure(s, name ? tx_decoding_put(s->d, name, name_n, &s->sure, err) : 0, bytes, n);
+}
+
+int tx_stream_end(tx_stream *s, const char **bytes, size_t *n, oc_err *err)
+{
+    s->sure.n = 0;
+    return give_sure(s, tx_decoding_end(s->d, &s->sure, err), bytes, n);
 }
 
 /* ---- looking up -------------------------------------------------------------------------------------- */

@@ -35,6 +35,19 @@ int tx_encode(const tx_tokenizer *t, const char *utf8, size_t n, bool add_specia
  * CLIPTokenizerFast does. */
 int tx_decode(const tx_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, bs_buf *out, oc_err *err);
 
+/* Decoding token by token, as they come out of a model. A push gives the bytes that are certain now, always whole
+ * characters and often none: those of a byte-level token may begin a character, those of byte fallback (<0xE4>) may turn
+ * out to be none, spaces may go at the end. What all pushes and the end give, one behind the other, is what tx_decode gives
+ * for the ids together: a character that is left half is U+FFFD. A push takes a time that depends on its token only, and no
+ * memory once the stream has seen a few. `bytes` (n of them, ends in a 0 byte that is not counted) live until the next call. A stream
+ * belongs to one thread, borrows the tokenizer, and is as if newly opened after its end. An id that stands for no text
+ * gives no bytes. Errors: -1 when memory is short. */
+typedef struct tx_stream tx_stream;
+tx_stream *tx_stream_open(const tx_tokenizer *t, bool skip_special, oc_err *err);
+int tx_stream_push(tx_stream *s, int32_t id, const char **bytes, size_t *n, oc_err *err);
+int tx_stream_end(tx_stream *s, const char **bytes, size_t *n, oc_err *err);
+void tx_stream_close(tx_stream *s);
+
 /* The id of a token by its exact name, added tokens first; -1 when there is none. */
 int32_t tx_token_id(const tx_tokenizer *t, const char *name);
 /* The name of an id (ends in a 0 byte, lives as long as the tokenizer), NULL when it is unused. */

@@ -106,6 +106,17 @@ int tx_utf8_clean(bs_buf *b, const char *s, size_t n, bool rust, oc_err *err)
     return 0;
 }
 
+size_t tx_utf8_begun(const char *s, size_t n)
+{
+    const unsigned char *u = (const unsigned char *)s;
+    size_t back = 1;
+    while (back < 3 && back < n && (u[n - back] & 0xc0) == 0x80)
+        back++;
+    if (back > n || u[n - back] < 0xc2 || u[n - back] > 0xf4)
+        return 0;
+    return char_length(u + n - back, back) == -(int)back ? back : 0;
+}
+
 /* ---- classes ----------------------------------------------------------------------------------------- */
 
 static bool within(const tx_range *r, size_t n, uint32_t c)
