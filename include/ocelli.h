@@ -99,6 +99,50 @@ OC_API int oc_last_cut(const oc_session *session);
 /* exp(logit_scale): what a cosine is multiplied by before the softmax of zero-shot classification. */
 OC_API float oc_logit_scale(const oc_engine *engine);
 
+/* ---- text that goes on ------------------------------------------------------------------------------------ */
+
+/* How the next tokens are chosen; start from oc_generation_default(). Names and meanings are transformers'. */
+typedef struct oc_generation {
+    int max_new_tokens;       /* 256 */
+    float temperature;        /* 0: always the likeliest token */
+    int top_k;                /* of so many likeliest ones; 0: of all */
+    float top_p;              /* of the likeliest that together have this much; 1: of all */
+    float min_p;              /* of those with this share of the likeliest one's chance; 0: of all */
+    float repetition_penalty; /* 1: none */
+    uint64_t seed;
+    int num_beams;           /* 1: no beam search, which knows no temperature */
+    float length_penalty;    /* a beam's score is its log-probability divided by its length to this power; 1 */
+    bool early_stopping;     /* beams: end when there are num_beams finished ones */
+    const char *const *stop; /* texts that end the answer and are not part of it; not copied */
+    int stops;
+    bool cut; /* a prompt that is longer than the context loses its beginning; else it is an error */
+} oc_generation;
+OC_API oc_generation oc_generation_default(void);
+
+/* An answer, owned by the caller (oc_answer_clear). */
+typedef struct oc_answer {
+    int32_t *ids; /* new tokens only, the one that ended it included */
+    int n;
+    char *text;     /* without special tokens */
+    double logprob; /* the sum over its tokens */
+    bool ended;     /* by an end token or a stop, not by the limit */
+} oc_answer;
+OC_API void oc_answer_clear(oc_answer *answer);
+
+/* A timeline of texts over an engine whose model generates: threads, memory, a cache of keys that prompts with a common beginning share. One thread at a
+ * time. context: positions of a text at most, 0: the model's; batch: prompts (or beams) at the same time. */
+typedef struct oc_generator oc_generator;
+OC_API oc_generator *oc_generator_open(oc_engine *engine, int context, int batch, oc_err *err);
+OC_API void oc_generator_close(oc_generator *g);
+/* Bytes of prompt i's answer as they become certain, whole characters; false stops that answer. */
+typedef bool oc_heard(void *arg, int i, const char *bytes, size_t n);
+/* Answers n prompts (UTF-8, raw text), `batch` of them at the same time, each as if it were alone. heard may be NULL. answers: n of them, filled as far as it
+ * went when this fails. */
+OC_API int oc_generate(oc_generator *g, const char *const *prompts, int n, const oc_generation *how, oc_heard *heard, void *arg,
+                       oc_answer *answers, oc_err *err);
+/* The log-probability of an answer's tokens behind the prompt; *tokens (may be NULL) says how many they are. */
+OC_API int oc_score(oc_generator *g, const char *prompt, const char *answer, double *logprob, int *tokens, oc_err *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -3,12 +3,13 @@
 
 #include "cli.h"
 
-extern const cl_command cmd_bench, cmd_classify, cmd_embed, cmd_eval, cmd_finetune, cmd_forward, cmd_index, cmd_info, cmd_merge,
-    cmd_preprocess, cmd_quantize, cmd_search, cmd_tokenize, cmd_tokenizer, cmd_train;
+extern const cl_command cmd_bench, cmd_classify, cmd_embed, cmd_eval, cmd_finetune, cmd_forward, cmd_generate, cmd_index,
+    cmd_info, cmd_merge, cmd_preprocess, cmd_quantize, cmd_search, cmd_tokenize, cmd_tokenizer, cmd_train;
 
 const cl_command *const cl_commands[] = {
-    &cmd_info,  &cmd_embed,    &cmd_classify, &cmd_index,     &cmd_search,     &cmd_eval,    &cmd_train, &cmd_finetune,
-    &cmd_merge, &cmd_quantize, &cmd_tokenize, &cmd_tokenizer, &cmd_preprocess, &cmd_forward, &cmd_bench, NULL,
+    &cmd_info,      &cmd_generate,   &cmd_embed,    &cmd_classify, &cmd_index,    &cmd_search,
+    &cmd_eval,      &cmd_train,      &cmd_finetune, &cmd_merge,    &cmd_quantize, &cmd_tokenize,
+    &cmd_tokenizer, &cmd_preprocess, &cmd_forward,  &cmd_bench,    NULL,
 };
 
 static int help(FILE *to)

@@ -159,7 +159,12 @@ void md_lm_visit(void *p, tn_visitor *v) { bl_visit_decoder(v, &((md_lm *)p)->d)
 void md_lm_sizes(const void *p, md_sizes *s)
 {
     const md_lm *m = p;
-    *s = (md_sizes){.context = m->context, .vocab = m->d.vocab, .bos = m->bos, .eos = m->eos, .pad = m->pad};
+    *s = (md_sizes){.context = m->context,
+                    .far = m->rotary.far ? m->rotary.original : 0,
+                    .vocab = m->d.vocab,
+                    .bos = m->bos,
+                    .eos = m->eos,
+                    .pad = m->pad};
 }
 
 void md_lm_cache(const void *p, tn_cache_shape *s)

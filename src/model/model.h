@@ -82,6 +82,7 @@ typedef struct md_sizes {
     long channels;
     long max_tokens; /* 0: takes no texts */
     long context;    /* positions of a text that it goes on with; 0: does not */
+    long far;        /* texts longer than this turn by other frequencies; 0: none do */
     long vocab;
     long embedding;    /* width of an embedding; 0: none */
     int bos, eos, pad; /* token ids; -1: none */

@@ -96,11 +96,11 @@ static int open_parts(oc_engine *e, const char *folder, oc_err *err)
             return bs_err(err, "'%s': the processor gives other pictures than the %ld x %ld that the model takes", folder,
                           e->sizes.image_size, e->sizes.image_size);
     }
-    if (md_can(e->model) & MD_EMBEDS_TEXTS) {
+    if (md_can(e->model) & (MD_EMBEDS_TEXTS | MD_GENERATES)) {
         e->tokenizer = tx_open(folder, err);
         if (!e->tokenizer)
             return -1;
-        if (tx_vocab_size(e->tokenizer) > e->sizes.vocab)
+        if (md_can(e->model) & MD_EMBEDS_TEXTS && tx_vocab_size(e->tokenizer) > e->sizes.vocab)
             return bs_err(err, "'%s': the tokenizer has %d ids, the model only %ld", folder, tx_vocab_size(e->tokenizer),
                           e->sizes.vocab);
     }

@@ -1,0 +1,22 @@
+/* generate.h - answers to prompts, one token after another. */
+#ifndef RN_GENERATE_H
+#define RN_GENERATE_H
+
+#include "sampling.h"
+#include "speaker.h"
+
+struct oc_generator {
+    rn_speaker speaker;
+    rn_chooser *chooser; /* [batch] */
+    int batch;
+};
+
+/* As oc_generator_open, with a cache of another type. */
+oc_generator *rn_generator_open(oc_engine *e, int context, int batch, kn_kv_type type, oc_err *err);
+/* A prompt's ids as the model takes them: with the tokenizer's own special tokens, and room for one more; `cut` leaves out the beginning. */
+int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids *ids, oc_err *err);
+/* num_beams > 1: the best of them by score (Graves 2012; the order and the end are transformers'). `prompt` is left as it was. */
+int rn_beam_search(oc_generator *g, const tx_ids *prompt, const oc_generation *how, tx_ids *best, double *logprob, bool *ended,
+                   oc_err *err);
+
+#endif

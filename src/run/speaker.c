@@ -1,0 +1,293 @@
+/* speaker.c - see speaker.h. */
+#include "speaker.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS = 256 }; /* of a pass: products are at full speed long before, and the arena stays small */
+
+/* ---- opening ---------------------------------------------------------------------------------------------- */
+
+static int add_eos(rn_speaker *s, const ck_config *value, oc_err *err)
+{
+    int id = -1;
+    if (s->eos_n == (int)(sizeof s->eos / sizeof *s->eos))
+        return ck_config_wrong(value, NULL, err, "at most %d tokens that end a text", s->eos_n);
+    if (ck_int(value, NULL, &id, -1, 1 << 28, err))
+        return -1;
+    if (id >= 0)
+        s->eos[s->eos_n++] = id;
+    return 0;
+}
+
+/* generation_config.json knows better than config.json, as chat models end with another token than they were trained with. */
+static int read_eos(rn_speaker *s, oc_err *err)
+{
+    const md_model *m = s->engine->model;
+    char *path = bs_join(m->folder, "generation_config.json");
+    ck_config *file = path && bs_is_file(path) ? ck_config_read(path, err) : NULL;
+    const ck_config *eos = file ? ck_get(file, "eos_token_id") : NULL;
+    int result = path && (file || !bs_is_file(path)) ? 0 : -1;
+    if (!result && eos && ck_config_kind(eos) == CK_ARRAY)
+        for (size_t i = 0; !result && i < ck_config_size(eos); i++)
+            result = add_eos(s, ck_config_at(eos, i), err);
+    else if (!result && eos && ck_config_kind(eos) != CK_NULL)
+        result = add_eos(s, eos, err);
+    if (!result && !s->eos_n && s->engine->sizes.eos >= 0)
+        s->eos[s->eos_n++] = s->engine->sizes.eos;
+    ck_config_free(file);
+    free(path);
+    return result;
+}
+
+bool rn_ends(const rn_speaker *s, int32_t id)
+{
+    for (int i = 0; i < s->eos_n; i++)
+        if (s->eos[i] == id)
+            return true;
+    return false;
+}
+
+static size_t plan(rn_speaker *s, int n, long first)
+{
+    const oc_engine *e = s->engine;
+    tn_ctx cx;
+    tn_plan(&cx, e->kn, bs_pool_threads(s->pool), false);
+    tn_steps steps = {s->cache, s->step, n};
+    md_batch b = s->batch;
+    b.texts = 1;
+    b.length = first + n - 1;
+    b.wanted_n = s->sequences;
+    for (int i = 0; i < n; i++)
+        s->step[i] = (tn_step){0, s->context - (i ? 1 : first), i ? 1 : first};
+    cx.steps = &steps;
+    cx.lora = e->lora.by_id;
+    e->model->family->logits(&cx, e->model->m, &b);
+    return cx.failed ? 0 : tn_plan_bytes(&cx);
+}
+
+static int take_memory(rn_speaker *s, oc_err *err)
+{
+    md_batch *b = &s->batch;
+    size_t rows = (size_t)s->rows;
+    b->input_ids = malloc(rows * sizeof *b->input_ids);
+    b->positions = malloc(rows * sizeof *b->positions);
+    b->wanted = malloc((size_t)s->sequences * sizeof *b->wanted);
+    s->step = calloc((size_t)s->sequences, sizeof *s->step);
+    if (!b->input_ids || !b->positions || !b->wanted || !s->step)
+        return bs_err(err, "out of memory: a batch");
+    /* one sequence alone, many with a row each, and both: nothing else needs more */
+    size_t alone = plan(s, 1, s->rows), many = plan(s, s->sequences, 1), both = plan(s, s->sequences, s->rows - s->sequences + 1);
+    s->arena_bytes = alone > many ? alone : many;
+    s->arena_bytes = s->arena_bytes > both ? s->arena_bytes : both;
+    s->arena = bs_alloc(s->arena_bytes, "the arena", err);
+    return s->arena ? 0 : -1;
+}
+
+int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, kn_kv_type type, oc_err *err)
+{
+    *s = (rn_speaker){.engine = e, .sequences = sequences};
+    for (int i = 0; i < RN_KEPT; i++)
+        s->kept[i].sequence = -1;
+    if (!(md_can(e->model) & MD_GENERATES))
+        return bs_err(err, "the model '%s' (%s) does not generate text", e->model->folder, oc_family(e));
+    if (context > e->sizes.context)
+        return bs_err(err, "a context of %ld positions is asked for, the model has %ld", context, e->sizes.context);
+    s->context = context ? context : e->sizes.context;
+    s->rows = s->context < ROWS ? s->context : ROWS;
+    s->rows = s->rows < sequences ? sequences : s->rows;
+    tn_cache_shape shape = {.type = type, .positions = (s->context + 2 * tn_page_keys()) * (sequences + 1)};
+    e->model->family->cache(e->model->m, &shape);
+    s->pool = bs_pool_open(e->options.threads, err);
+    s->work = s->pool ? kn_work_open(e->kn, s->pool, err) : NULL;
+    s->cache = s->work ? tn_cache_open(&shape, err) : NULL;
+    if (s->cache && !read_eos(s, err) && !take_memory(s, err))
+        return 0;
+    rn_speaker_close(s);
+    return -1;
+}
+
+void rn_speaker_close(rn_speaker *s)
+{
+    for (int i = 0; i < RN_KEPT; i++)
+        tx_ids_clear(&s->kept[i].ids);
+    tn_cache_close(s->cache);
+    kn_work_close(s->work);
+    bs_pool_close(s->pool);
+    bs_free(s->arena);
+    free(s->step);
+    md_batch_clear(&s->batch);
+    memset(s, 0, sizeof *s);
+}
+
+/* ---- passes ----------------------------------------------------------------------------------------------- */
+
+/* How far the feeds are: feed `at`, of which `done` ids have been run. */
+typedef struct place {
+    int at;
+    long done;
+} place;
+
+typedef struct row {
+    int feed;
+    long index;
+} row;
+
+/* Some positions are turned by other frequencies when a text is long: one pass takes one kind. */
+static bool is_far(const rn_speaker *s, const rn_feed *f, long before)
+{
+    long far = s->engine->sizes.far;
+    return far && before + f->n > far;
+}
+
+/* Puts as many ids as fit into the batch; what was fed of a feed before this pass is in its sequence already. */
+static int fill(rn_speaker *s, const rn_feed *feed, int n, place *p, row *wanted, tn_steps *steps, oc_err *err)
+{
+    const md_family *f = s->engine->model->family;
+    md_batch *b = &s->batch;
+    bool far = false;
+    b->length = b->wanted_n = b->furthest = 0;
+    for (; p->at < n && b->length < s->rows && steps->n < s->sequences && b->wanted_n < s->sequences; p->at++, p->done = 0) {
+        const rn_feed *now = &feed[p->at];
+        long position = tn_sequence_length(s->cache, now->sequence), total = position - p->done + now->n;
+        if (b->length && is_far(s, now, position - p->done) != far)
+            return 0;
+        far = is_far(s, now, position - p->done);
+        b->furthest = b->furthest > total ? b->furthest : total;
+        long count = 0;
+        while (p->done + count < now->n && b->length < s->rows) {
+            long index = p->done + count;
+            bool heard = index >= now->n - now->wanted;
+            if (heard && b->wanted_n == s->sequences)
+                break;
+            if (heard) {
+                wanted[b->wanted_n] = (row){p->at, index};
+                b->wanted[b->wanted_n++] = (int)b->length;
+            }
+            b->input_ids[b->length] = now->ids[index];
+            b->positions[b->length++] = f->place ? f->place(s->engine->model->m, position + count) : (int)(position + count);
+            count++;
+        }
+        if (tn_sequence_resize(s->cache, now->sequence, position + count, err))
+            return -1;
+        steps->step[steps->n++] = (tn_step){now->sequence, position, count};
+        p->done += count;
+        if (p->done < now->n)
+            return 0;
+    }
+    return 0;
+}
+
+static int pass(rn_speaker *s, const tn_steps *steps, tn_t *y, oc_err *err)
+{
+    oc_engine *e = s->engine;
+    int nothing = 0;
+    tn_run(&s->cx, s->work, s->arena, s->arena_bytes, false);
+    s->cx.lora = e->lora.by_id;
+    s->cx.steps = steps;
+    md_packed_attach(e->packed, &s->cx);
+    md_batch b = s->batch;
+    b.texts = 1;
+    if (!b.wanted_n) /* keys and values are all that is asked for: the head runs for one row */
+        b.wanted = &nothing, b.wanted_n = 1;
+    *y = e->model->family->logits(&s->cx, e->model->m, &b);
+    return s->cx.failed ? bs_err(err, "%s", s->cx.err.text) : 0;
+}
+
+static bool all_finite(const float *x, long n)
+{
+    float sum = 0; /* 0 * x is NaN exactly for what is not finite */
+    for (long i = 0; i < n; i++)
+        sum += 0 * x[i];
+    return sum == 0;
+}
+
+int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void *arg, oc_err *err)
+{
+    enum { MOST = 256 };
+    row wanted[MOST];
+    if (s->sequences > MOST)
+        return bs_err(err, "at most %d sequences can go on at the same time", MOST);
+    for (place p = {0}; p.at < n;) {
+        tn_steps steps = {s->cache, s->step, 0};
+        tn_t y;
+        if (fill(s, feed, n, &p, wanted, &steps, err) || pass(s, &steps, &y, err))
+            return -1;
+        for (long i = 0; i < s->batch.wanted_n; i++) {
+            float *logits = y.v + i * tn_last(y);
+            if (!all_finite(logits, tn_last(y)))
+                return md_check_finite(s->engine->model, err)
+                           ? -1
+                           : bs_err(err, "the model '%s' gives values that are not finite", s->engine->model->folder);
+            hear(arg, wanted[i].feed, wanted[i].index, logits);
+        }
+    }
+    return 0;
+}
+
+/* ---- what is kept ----------------------------------------------------------------------------------------- */
+
+static long common(const tx_ids *a, const tx_ids *b)
+{
+    size_t n = 0, most = a->n < b->n ? a->n : b->n;
+    while (n < most && a->p[n] == b->p[n])
+        n++;
+    return (long)n;
+}
+
+static void drop(rn_speaker *s, rn_kept *k)
+{
+    if (k->sequence >= 0)
+        tn_sequence_close(s->cache, k->sequence);
+    tx_ids_clear(&k->ids);
+    k->sequence = -1;
+}
+
+int rn_begin(rn_speaker *s, const tx_ids *ids, long *have, oc_err *err)
+{
+    rn_kept *best = NULL;
+    *have = 0;
+    for (int i = 0; i < RN_KEPT; i++) {
+        long n = s->kept[i].sequence >= 0 ? common(&s->kept[i].ids, ids) : 0;
+        if (n > *have) {
+            best = &s->kept[i];
+            *have = n;
+        }
+    }
+    *have = *have < (long)ids->n ? *have : (long)ids->n - 1;
+    if (!best || *have <= 0 || is_far(s, &(rn_feed){.n = (long)ids->n}, 0)) {
+        *have = 0;
+        return tn_sequence_open(s->cache, err);
+    }
+    best->used = ++s->uses;
+    return tn_sequence_fork(s->cache, best->sequence, *have, err);
+}
+
+void rn_keep(rn_speaker *s, int sequence, tx_ids *ids)
+{
+    rn_kept *slot = &s->kept[0];
+    long positions = tn_sequence_length(s->cache, sequence), far = s->engine->sizes.far;
+    if (far && positions > far) { /* its beginning was turned as that of a long text */
+        tn_sequence_close(s->cache, sequence);
+        tx_ids_clear(ids);
+        return;
+    }
+    for (int i = 0; i < RN_KEPT; i++) {
+        rn_kept *k = &s->kept[i];
+        if (k->sequence >= 0 && common(&k->ids, ids) == (long)k->ids.n)
+            drop(s, k); /* the new one holds all of it */
+        if (k->sequence < 0 || (slot->sequence >= 0 && k->used < slot->used))
+            slot = k;
+    }
+    drop(s, slot);
+    for (int i = 0; i < RN_KEPT; i++)
+        positions += s->kept[i].sequence >= 0 ? tn_sequence_length(s->cache, s->kept[i].sequence) : 0;
+    for (int i = 0; i < RN_KEPT && positions > s->context; i++) /* those that go on need their own room */
+        if (s->kept[i].sequence >= 0) {
+            positions -= tn_sequence_length(s->cache, s->kept[i].sequence);
+            drop(s, &s->kept[i]);
+        }
+    *slot = (rn_kept){sequence, *ids, ++s->uses};
+    *ids = (tx_ids){0};
+}

@@ -1,0 +1,57 @@
+/* speaker.h - a model that goes on with texts: its threads, memory and cache of keys, and passes over the sequences in it. */
+#ifndef RN_SPEAKER_H
+#define RN_SPEAKER_H
+
+#include "engine.h"
+
+/* Ids that follow what a sequence has; the logits behind its last `wanted` of them are asked for. */
+typedef struct rn_feed {
+    int sequence;
+    const int32_t *ids;
+    long n, wanted;
+} rn_feed;
+
+/* The logits [vocab] behind id `index` of a feed; they may be changed, and live until the call returns. */
+typedef void rn_hear(void *arg, int feed, long index, float *logits);
+
+/* A sequence that was left in the cache, with its ids: a later one that begins alike goes on from there. */
+typedef struct rn_kept {
+    int sequence; /* -1: none */
+    tx_ids ids;
+    unsigned long used; /* when, by count */
+} rn_kept;
+
+enum { RN_KEPT = 4 };
+
+typedef struct rn_speaker {
+    oc_engine *engine;
+    bs_pool *pool;
+    kn_work *work;
+    tn_cache *cache;
+    void *arena;
+    size_t arena_bytes;
+    tn_ctx cx;
+    md_batch batch;  /* room for `rows` */
+    tn_step *step;   /* [sequences] */
+    long rows;       /* of a pass, at most */
+    int sequences;   /* of a pass, at most */
+    long context;    /* positions of a sequence, at most */
+    int32_t eos[16]; /* what ends a text */
+    int eos_n;
+    rn_kept kept[RN_KEPT];
+    unsigned long uses;
+} rn_speaker;
+
+/* context 0: the model's own. sequences: that go on at the same time (beams count), and as many as are kept come on top. */
+int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, kn_kv_type type, oc_err *err);
+void rn_speaker_close(rn_speaker *s);
+/* Runs all feeds, many in one pass; every sequence gets the bits that it gets alone. */
+int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void *arg, oc_err *err);
+bool rn_ends(const rn_speaker *s, int32_t id);
+
+/* A sequence that begins as `ids` do, as far as one that was kept does, and *have of them: at least one id is left to be fed. */
+int rn_begin(rn_speaker *s, const tx_ids *ids, long *have, oc_err *err);
+/* Leaves a sequence that holds exactly `ids` to whoever comes next. Takes both. */
+void rn_keep(rn_speaker *s, int sequence, tx_ids *ids);
+
+#endif
