@@ -5,13 +5,27 @@
 
 #define KN_INLINE static inline __attribute__((always_inline))
 
-enum { NR = 2 * VW, NIBBLES = 4 * VW, BLOCK = 32 };
+enum { NR = 2 * VW, NIBBLES = 4 * VW, BLOCK = 32, STEPS = 4 };
 enum { AHEAD = 1536 }; /* bytes: with few rows weights come from memory, and the hardware stops at each page */
 
 KN_INLINE void ask(const uint8_t *b)
 {
     for (int i = 0; i < 2 * UNIT8; i += 64)
         __builtin_prefetch(b + AHEAD + i);
+}
+
+KN_INLINE void step8(const int m, const int32_t *a, const uint8_t *b, vi s[MR8][2])
+{
+    if (m <= 2)
+        ask(b);
+    vi b0 = load8(b), b1 = load8(b + UNIT8);
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++) {
+        vi x = vi_set(a[i]);
+        s[i][0] = dot8(s[i][0], b0, x);
+        s[i][1] = dot8(s[i][1], b1, x);
+        pin(&s[i][0], &s[i][1]);
+    }
 }
 
 KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld)
@@ -22,18 +36,15 @@ KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t
 #pragma GCC unroll 2
         for (int v = 0; v < 2; v++)
             s[i][v] = start ? vi_set(start[i]) : vi_load(sum + i * ld + v * VW);
-    for (long u = 0; u < units; u++, a += MR8, b += 2 * UNIT8) {
-        if (m <= 2)
-            ask(b);
-        vi b0 = load8(b), b1 = load8(b + UNIT8);
-#pragma GCC unroll 16
-        for (int i = 0; i < m; i++) {
-            vi x = vi_set(a[i]);
-            s[i][0] = dot8(s[i][0], b0, x);
-            s[i][1] = dot8(s[i][1], b1, x);
-            pin(&s[i][0], &s[i][1]);
+    long u = 0;
+    for (; u + STEPS <= units; u += STEPS)
+#pragma GCC unroll 4
+        for (int q = 0; q < STEPS; q++, a += MR8, b += 2 * UNIT8) {
+            step8(m, a, b, s);
+            __asm__ volatile("" ::: "memory"); /* as in tile_tmpl.h */
         }
-    }
+    for (; u < units; u++, a += MR8, b += 2 * UNIT8)
+        step8(m, a, b, s);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
 #pragma GCC unroll 2

@@ -34,10 +34,13 @@ KN_INLINE void steps(const int m, const int nv, const bool part, const float **a
 }
 
 /* m and nv (rows and vectors) are constants where this is inlined, so that the sums are registers. The last vector
- * is a part when `part` says so. Every element has its own sum, in the order of p. */
-KN_INLINE void tile(const int m, const int nv, const bool part, long k, const float *a, long sa, const float *b, long sb,
-                    float *c, long ldc, vpart last, float alpha, bool accumulate, const float *ahead, long floats)
+ * is a part when `part` says so. With `dense` both operands lie packed without a gap, so that their places are constants too.
+ * Every element has its own sum, in the order of p. */
+KN_INLINE void tile(const int m, const int nv, const bool part, const bool dense, long k, const float *a, long sa, const float *b,
+                    long sb, float *c, long ldc, vpart last, float alpha, bool accumulate, const float *ahead, long floats)
 {
+    if (dense)
+        sa = m, sb = NR;
     vf s[MR][2];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
@@ -72,27 +75,27 @@ KN_INLINE void tile(const int m, const int nv, const bool part, long k, const fl
         }
 }
 
-KN_INLINE void tile_of(int m, const int nv, const bool part, long k, const float *a, long sa, const float *b, long sb, float *c,
-                       long ldc, vpart last, float alpha, bool accumulate, const float *ahead, long floats)
+KN_INLINE void tile_of(int m, const int nv, const bool part, const bool dense, long k, const float *a, long sa, const float *b,
+                       long sb, float *c, long ldc, vpart last, float alpha, bool accumulate, const float *ahead, long floats)
 {
     switch (m) {
-    case 1: tile(1, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 2: tile(2, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 3: tile(3, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 4: tile(4, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 5: tile(5, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 6: tile(6, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 1: tile(1, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 2: tile(2, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 3: tile(3, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 4: tile(4, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 5: tile(5, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 6: tile(6, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
 #if MR > 6
-    case 7: tile(7, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 8: tile(8, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 9: tile(9, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 10: tile(10, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 11: tile(11, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 12: tile(12, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 7: tile(7, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 8: tile(8, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 9: tile(9, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 10: tile(10, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 11: tile(11, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 12: tile(12, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
 #endif
 #if MR > 12
-    case 13: tile(13, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 14: tile(14, nv, part, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 13: tile(13, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 14: tile(14, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
 #endif
     default: break;
     }
@@ -102,12 +105,14 @@ static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, 
                       bool accumulate, const float *ahead, long floats)
 {
     ahead = floats > 0 ? ahead : b;
-    if (n == NR)
-        tile_of(m, 2, false, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, accumulate, ahead, floats);
+    if (n == NR && sa == m && sb == NR)
+        tile_of(m, 2, false, true, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, accumulate, ahead, floats);
+    else if (n == NR)
+        tile_of(m, 2, false, false, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, accumulate, ahead, floats);
     else if (n > VW)
-        tile_of(m, 2, true, k, a, sa, b, sb, c, ldc, v_part(n - VW), alpha, accumulate, ahead, floats);
+        tile_of(m, 2, true, false, k, a, sa, b, sb, c, ldc, v_part(n - VW), alpha, accumulate, ahead, floats);
     else
-        tile_of(m, 1, true, k, a, sa, b, sb, c, ldc, v_part(n), alpha, accumulate, ahead, floats);
+        tile_of(m, 1, true, false, k, a, sa, b, sb, c, ldc, v_part(n), alpha, accumulate, ahead, floats);
 }
 
 /* ---- packing ------------------------------------------------------------------------------------------ */
