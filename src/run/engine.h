@@ -2,6 +2,8 @@
 #ifndef RN_ENGINE_H
 #define RN_ENGINE_H
 
+#include <pthread.h>
+
 #include "../image/image.h"
 #include "../image/preprocess.h"
 #include "../model/packing.h"
@@ -9,14 +11,15 @@
 
 struct oc_engine {
     md_model *model;
-    md_packed *packed;       /* the model's weights as products read them */
-    md_lora lora;            /* by_id NULL: none */
-    tx_tokenizer *tokenizer; /* NULL: the model takes no texts */
+    md_packed *packed; /* the model's weights as products read them */
+    md_lora lora;      /* by_id NULL: none */
+    pthread_mutex_t lock;
+    tx_tokenizer *tokenizer; /* under lock: NULL before the first text */
     im_processor processor;
     md_sizes sizes;
     oc_options options;
     const kn_table *kn;
-    bool whole; /* all rows of the last layer are computed, to measure what leaving them out saves; set before a session opens */
+    bool whole; /* all tokens go through all layers, to measure what leaving out saves; set before a session opens */
 };
 
 struct oc_session {
