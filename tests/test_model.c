@@ -117,11 +117,11 @@ static void pooled_rows_are_the_towers_own(void **state)
     }
 }
 
-/* Packed as fp32 nothing changes; as bf16 and int8 little does. */
+/* Packed as fp32 nothing changes, neither in the first pass, which reads weights where they lie, nor later; as bf16 and int8 little does. */
 static void packed_weights_give_the_same(void **state)
 {
     (void)state;
-    static float plain[4096], packed[4096];
+    static float plain[4096], first[4096], packed[4096];
     static const double most[] = {[KN_F32] = 0, [KN_BF16] = 0.02, [KN_I8] = 0.1, [KN_I4] = 0.8};
     bed b;
     open_bed(&b, folders[0]);
@@ -133,7 +133,9 @@ static void packed_weights_give_the_same(void **state)
             md_packed *p = md_packed_open(b.model, all[t], (kn_dtype)dtype, 0, &err);
             assert_non_null(p);
             size_t n = run_towers(&b, all[t], 2, false, NULL, plain);
+            assert_int_equal(run_towers(&b, all[t], 2, false, p, first), n);
             assert_int_equal(run_towers(&b, all[t], 2, false, p, packed), n);
+            assert_memory_equal(first, packed, n * sizeof *first);
             double difference = 0, length = 0;
             for (size_t i = 0; i < n; i++) {
                 difference += pow((double)plain[i] - (double)packed[i], 2);
@@ -144,6 +146,53 @@ static void packed_weights_give_the_same(void **state)
             md_packed_close(p);
         }
     close_bed(&b);
+}
+
+/* All tokens through all layers, and those alone that somebody reads: texts with anything behind their ends. */
+static void embed_ids(oc_engine *e, bool whole, int threads, const int *ids, int n, int length, float *rows)
+{
+    oc_err err = {0};
+    e->whole = whole;
+    e->options.threads = threads;
+    oc_session *s = oc_session_open(e, &err);
+    if (!s || rn_embed_ids(s, ids, n, length, rows, &err))
+        fail_msg("%s", err.text);
+    oc_session_close(s);
+}
+
+static void texts_end_where_they_are_pooled(void **state)
+{
+    (void)state;
+    enum { N = 3, LENGTH = 8, MOST = N * 1024 };
+    static float whole[MOST], cut[MOST];
+    static const int ends[N] = {2, 5, 1};
+    oc_err err = {0};
+    oc_engine *e = rn_engine_bare("tests/reference/clip/model", NULL, 0, &err);
+    assert_non_null(e);
+    assert_true(e->sizes.max_tokens >= LENGTH && N * e->sizes.embedding <= MOST);
+    int ids[N * LENGTH], other = e->sizes.eos > 3 ? 3 : e->sizes.eos + 1;
+    for (int i = 0; i < N * LENGTH; i++)
+        ids[i] = i % LENGTH == ends[i / LENGTH] ? e->sizes.eos : other;
+    for (int threads = 1; threads <= 2; threads++) {
+        embed_ids(e, true, threads, ids, N, LENGTH, whole);
+        embed_ids(e, false, threads, ids, N, LENGTH, cut);
+        assert_memory_equal(whole, cut, (size_t)(N * e->sizes.embedding) * sizeof *whole);
+    }
+    oc_engine_close(e);
+}
+
+static void batches_are_cropped(void **state)
+{
+    (void)state;
+    int ids[] = {1, 9, 7, 7, 2, 3, 9, 7, 9, 7, 7, 7}, pool[] = {1, 2, 0};
+    uint8_t mask[] = {1, 1, 0, 0, 1, 0, 1, 0, 1, 0, 0, 0};
+    md_batch b = {.texts = 3, .length = 4, .input_ids = ids, .attention_mask = mask, .pool = pool};
+    md_batch_crop(&b);
+    assert_int_equal(b.length, 3);
+    assert_memory_equal(ids, ((int[]){1, 9, 7, 2, 3, 9, 9, 7, 7}), 9 * sizeof *ids);
+    assert_memory_equal(mask, ((uint8_t[]){1, 1, 0, 1, 0, 1, 1, 0, 0}), 9);
+    md_batch_crop(&b);
+    assert_int_equal(b.length, 3);
 }
 
 static void embed_in(const char *folder, oc_dtype dtype, float *rows, size_t *n)
@@ -252,9 +301,13 @@ static void groups_of_int4_explain_themselves(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pooled_rows_are_the_towers_own),         cmocka_unit_test(packed_weights_give_the_same),
-        cmocka_unit_test(sessions_and_engines_live_side_by_side), cmocka_unit_test(quantized_folders_are_read_as_written),
+        cmocka_unit_test(pooled_rows_are_the_towers_own),
+        cmocka_unit_test(packed_weights_give_the_same),
+        cmocka_unit_test(sessions_and_engines_live_side_by_side),
+        cmocka_unit_test(quantized_folders_are_read_as_written),
         cmocka_unit_test(groups_of_int4_explain_themselves),
+        cmocka_unit_test(texts_end_where_they_are_pooled),
+        cmocka_unit_test(batches_are_cropped),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }

@@ -172,7 +172,7 @@ static void print_timing(const job *j, cl_timing t, double first)
     const char *what = j->text ? "text" : "image";
     if (!j->b->common.json) {
         printf("%-6s %-5d %10.2f ms  %9.2f a second  %8.1f GFLOP/s  %5.1f%% of the peak%s\n", what, j->n, t.median * 1e3, rate,
-               gflop / t.median, 100 * share, j->b->whole ? "  (every row of the last layer)" : "");
+               gflop / t.median, 100 * share, j->b->whole ? "  (every token of every layer)" : "");
         return;
     }
     printf("{\"what\":\"%s\",\"batch\":%d,\"tier\":\"%s\",\"threads\":%d,\"whole\":%s,\"ms\":%.6g,\"best_ms\":%.6g,\"rounds\":%d,"

@@ -25,7 +25,7 @@ static int run(const cl_command *self, int argc, char **argv)
         {"seconds", "S", CL_FLOAT, &b.seconds, "to measure each line for (kernels 0.15, model 1)", 0, 3600},
         {"batch", "N,N", CL_TEXT, &b.batches, "model: rows at once, each measured (1,8,32)", 0, 0},
         {"texts", NULL, CL_FLAG, &b.texts, "model: texts of full length instead of pictures", 0, 0},
-        {"whole", NULL, CL_FLAG, &b.whole, "model: compute every row of the last layer, though one is read", 0, 0},
+        {"whole", NULL, CL_FLAG, &b.whole, "model: compute every token of every layer, though one row is read", 0, 0},
         {"in", "FILE", CL_TEXT, &b.in, "model: pixel_values, input_ids (safetensors) instead of random ones", 0, 0},
         {"out", "FILE", CL_TEXT, &b.out, "model: write image_embeds, text_embeds of all inputs, not normalised", 0, 0},
         {"stdin", NULL, CL_FLAG, &b.from_stdin, "model: measure as lines `image ROWS [PASSES]`, `text ROWS [PASSES]` say", 0, 0},

@@ -51,6 +51,7 @@ static int embed_files(job *j, const char *const *paths, int n, float *rows, oc_
         fprintf(stderr, "ocelli embed: %s\n", errors[i].text);
         j->failed++;
     }
+    fflush(stdout); /* who reads along need not wait for the next batch */
     return result;
 }
 
@@ -84,6 +85,7 @@ static int embed_texts(job *j, float *rows, oc_err *err)
         for (int k = 0; k < n; k++)
             if (emit(j, "text", j->texts.p[i + k], rows + (long)k * width, err))
                 return -1;
+        fflush(stdout);
     }
     return 0;
 }

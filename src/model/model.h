@@ -58,6 +58,8 @@ typedef struct md_batch {
     const md_values *values;     /* all inputs, for families without pictures and texts */
 } md_batch;
 void md_batch_clear(md_batch *b);
+/* Rows of ids end where the last of the texts is pooled: what stands behind is read by nobody. For towers that see no later tokens. */
+void md_batch_crop(md_batch *b);
 
 /* ---- what comes out ---------------------------------------------------------------------------------------- */
 
@@ -110,7 +112,7 @@ typedef struct md_family {
     tn_t (*logits)(tn_ctx *cx, const void *m, const md_batch *b);
     void (*cache)(const void *m, tn_cache_shape *s);
     int (*place)(const void *m, long position);
-    /* Where a text is pooled, from its ids. */
+    /* Where a text is pooled, from its ids; no token behind changes its row. */
     int (*pool_position)(const void *m, const int *ids, long n);
     /* The loss of normalised embeddings of matching rows. */
     tn_t (*pair_loss)(tn_ctx *cx, const void *m, tn_t image_embeds, tn_t text_embeds, const md_batch *b);

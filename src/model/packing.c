@@ -1,4 +1,4 @@
-/* packing.c - packed weights: room for all of them is reserved at once, each is filled on its first use and its pages of the file are let go, so that
+/* packing.c - packed weights: room for all of them is reserved at once, each is filled when it is needed and its pages of the file are let go, so that
  * no weight is held twice. */
 #include "packing.h"
 
@@ -12,6 +12,7 @@ struct md_packed {
     const md_model *m;
     kn_packed *w;       /* by parameter id; data NULL: not packed */
     atomic_bool *ready; /* its data is there */
+    atomic_bool *read;  /* a product has read it where the file has it */
     char *memory;
     size_t bytes;
     pthread_mutex_t lock;
@@ -55,7 +56,8 @@ md_packed *md_packed_open(const md_model *m, const kn_table *t, kn_dtype dtype, 
     pthread_mutex_init(&p->lock, NULL);
     p->w = bs_calloc((size_t)m->n + 1, sizeof *p->w, "packed weights", err);
     p->ready = bs_calloc((size_t)m->n + 1, sizeof *p->ready, "packed weights", err);
-    if (!p->w || !p->ready)
+    p->read = bs_calloc((size_t)m->n + 1, sizeof *p->read, "packed weights", err);
+    if (!p->w || !p->ready || !p->read)
         goto failed;
     for (int pass = 0; pass < 2; pass++) {
         size_t at = 0;
@@ -86,6 +88,7 @@ void md_packed_close(md_packed *p)
     bs_unreserve(p->memory, p->bytes);
     pthread_mutex_destroy(&p->lock);
     bs_free(p->ready);
+    bs_free(p->read);
     bs_free(p->w);
     bs_free(p);
 }
@@ -156,6 +159,14 @@ static int pack(const md_packed *p, kn_work *work, int id, oc_err *err)
     return 0;
 }
 
+/* The first product with a weight of fp32 reads it where it lies. A process that embeds one picture would else spend most of its time on pages
+ * for a copy that is read once. The bits are the same. */
+static bool first_in_place(md_packed *p, int id)
+{
+    return p->w[id].dtype == KN_F32 && p->m->slots[id].p->v &&
+           !atomic_exchange_explicit(&p->read[id], true, memory_order_relaxed);
+}
+
 const kn_packed *md_packed_weight(void *arg, kn_work *w, int id, oc_err *err)
 {
     md_packed *p = arg;
@@ -163,6 +174,8 @@ const kn_packed *md_packed_weight(void *arg, kn_work *w, int id, oc_err *err)
         return NULL;
     if (atomic_load_explicit(&p->ready[id], memory_order_acquire))
         return &p->w[id];
+    if (first_in_place(p, id))
+        return NULL;
     pthread_mutex_lock(&p->lock);
     int failed = atomic_load_explicit(&p->ready[id], memory_order_relaxed) ? 0 : pack(p, w, id, err);
     atomic_store_explicit(&p->ready[id], !failed, memory_order_release);

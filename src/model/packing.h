@@ -7,8 +7,8 @@
 typedef struct md_packed md_packed;
 
 /* Weights of linear layers (and of convolutions, which stay fp32 beside integers) of a model that md_open_lean opened, as `dtype`; group:
- * of int4 (0: 32, or the file's own). A file that keeps integers of that very kind is used as it is. Nothing is packed before its first use, so a
- * tower that does not run costs nothing. The model must live longer; several sessions may share one. */
+ * of int4 (0: 32, or the file's own). A file that keeps integers of that very kind is used as it is. Nothing is packed before it is used, so a
+ * tower that does not run costs nothing; fp32 not before its second use. The model must live longer; several sessions may share one. */
 md_packed *md_packed_open(const md_model *m, const kn_table *t, kn_dtype dtype, long group, oc_err *err);
 void md_packed_close(md_packed *p); /* NULL is fine */
 /* A tn_packed_fn, `arg` the md_packed. */

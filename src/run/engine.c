@@ -96,15 +96,28 @@ static int open_parts(oc_engine *e, const char *folder, oc_err *err)
             return bs_err(err, "'%s': the processor gives other pictures than the %ld x %ld that the model takes", folder,
                           e->sizes.image_size, e->sizes.image_size);
     }
-    if (md_can(e->model) & (MD_EMBEDS_TEXTS | MD_GENERATES)) {
-        e->tokenizer = tx_open(folder, err);
-        if (!e->tokenizer)
-            return -1;
-        if (md_can(e->model) & MD_EMBEDS_TEXTS && tx_vocab_size(e->tokenizer) > e->sizes.vocab)
-            return bs_err(err, "'%s': the tokenizer has %d ids, the model only %ld", folder, tx_vocab_size(e->tokenizer),
-                          e->sizes.vocab);
-    }
     return 0;
+}
+
+static tx_tokenizer *open_tokenizer(const oc_engine *e, oc_err *err)
+{
+    tx_tokenizer *t = tx_open(e->model->folder, err);
+    if (!t || !(md_can(e->model) & MD_EMBEDS_TEXTS) || tx_vocab_size(t) <= e->sizes.vocab)
+        return t;
+    bs_err(err, "'%s': the tokenizer has %d ids, the model only %ld", e->model->folder, tx_vocab_size(t), e->sizes.vocab);
+    tx_close(t);
+    return NULL;
+}
+
+/* Read when the first text comes: who embeds pictures alone need not wait for it. */
+const tx_tokenizer *rn_tokenizer(oc_engine *e, oc_err *err)
+{
+    pthread_mutex_lock(&e->lock);
+    if (!e->tokenizer)
+        e->tokenizer = open_tokenizer(e, err);
+    const tx_tokenizer *t = e->tokenizer;
+    pthread_mutex_unlock(&e->lock);
+    return t;
 }
 
 /* What md_open_lean gives, or with random weights when there are none. */
@@ -143,6 +156,7 @@ static oc_engine *open_engine(const char *model, const oc_options *options, bool
         bs_err(err, "out of memory: an engine");
         return NULL;
     }
+    pthread_mutex_init(&e->lock, NULL);
     if (options)
         e->options = *options;
     set_defaults(&e->options);
@@ -176,6 +190,7 @@ void oc_engine_close(oc_engine *e)
     md_packed_close(e->packed);
     tx_close(e->tokenizer);
     md_close(e->model);
+    pthread_mutex_destroy(&e->lock);
     free(e);
 }
 
@@ -310,6 +325,8 @@ int rn_embed_ids(oc_session *s, const int *ids, int n, int length, float *rows, 
         memcpy(b.input_ids + i * b.length, ids + i * b.length, (size_t)length * sizeof *ids);
         b.pool[i] = e->model->family->pool_position(e->model->m, ids + i * b.length, length);
     }
+    if (!result && !e->whole)
+        md_batch_crop(&b);
     result = result ? result : embed(s, &b, e->model->family->embed_texts, rows, err);
     md_batch_clear(&b);
     return result;
@@ -388,14 +405,17 @@ int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, 
 /* Rows shorter than the longest are filled with id 0 behind their end, which a causal model's pooled token never sees. */
 static int embed_texts(oc_session *s, const char *const *texts, int n, float *rows, oc_err *err)
 {
-    const oc_engine *e = s->engine;
+    oc_engine *e = s->engine;
     int result = -1;
+    const tx_tokenizer *t = rn_tokenizer(e, err);
+    if (!t)
+        return -1;
     tx_ids *ids = calloc((size_t)n, sizeof *ids);
     md_batch b = {0};
     if (!ids)
         return bs_err(err, "out of memory: a batch of texts");
     for (int i = 0; i < n; i++) {
-        if (rn_encode_text(e->tokenizer, texts[i], strlen(texts[i]), e->sizes.max_tokens, &ids[i], &s->cut, err))
+        if (rn_encode_text(t, texts[i], strlen(texts[i]), e->sizes.max_tokens, &ids[i], &s->cut, err))
             goto done;
         b.length = (long)ids[i].n > b.length ? (long)ids[i].n : b.length;
     }
@@ -406,6 +426,8 @@ static int embed_texts(oc_session *s, const char *const *texts, int n, float *ro
             b.input_ids[i * b.length + (long)k] = ids[i].p[k];
         b.pool[i] = e->model->family->pool_position(e->model->m, b.input_ids + i * b.length, (long)ids[i].n);
     }
+    if (!e->whole)
+        md_batch_crop(&b);
     result = embed(s, &b, e->model->family->embed_texts, rows, err);
 done:
     md_batch_clear(&b);

@@ -2,6 +2,8 @@
 #ifndef RN_ENGINE_H
 #define RN_ENGINE_H
 
+#include <pthread.h>
+
 #include "../image/image.h"
 #include "../image/preprocess.h"
 #include "../model/packing.h"
@@ -9,14 +11,15 @@
 
 struct oc_engine {
     md_model *model;
-    md_packed *packed;       /* the model's weights as products read them */
-    md_lora lora;            /* by_id NULL: none */
-    tx_tokenizer *tokenizer; /* NULL: the model takes no texts */
+    md_packed *packed; /* the model's weights as products read them */
+    md_lora lora;      /* by_id NULL: none */
+    pthread_mutex_t lock;
+    tx_tokenizer *tokenizer; /* under lock: NULL before the first text */
     im_processor processor;
     md_sizes sizes;
     oc_options options;
     const kn_table *kn;
-    bool whole; /* all rows of the last layer are computed, to measure what leaving them out saves; set before a session opens */
+    bool whole; /* all tokens go through all layers, to measure what leaving out saves; set before a session opens */
 };
 
 struct oc_session {
@@ -35,6 +38,8 @@ struct oc_session {
 md_packed *rn_pack(const md_model *m, const kn_table *t, oc_dtype dtype, oc_err *err);
 /* Where a model named on the command line lies: a folder as it is, else NAME beside the program's data. free() it. */
 char *rn_find_model(const char *name, const char *data_dir, oc_err *err);
+/* Read when the first text comes; NULL and an error. */
+const tx_tokenizer *rn_tokenizer(oc_engine *e, oc_err *err);
 /* An engine of weights alone, without tokenizer and processor, for prepared pixels and ids. Where the folder holds only config.json the weights
  * are drawn from `seed`. */
 oc_engine *rn_engine_bare(const char *model, const oc_options *options, uint64_t seed, oc_err *err);

@@ -26,7 +26,8 @@ oc_generator *rn_generator_open(oc_engine *e, int context, int batch, kn_kv_type
         return NULL;
     g->batch = batch;
     g->chooser = bs_calloc((size_t)batch, sizeof *g->chooser, "a generator", err);
-    if (!g->chooser || rn_speaker_open(&g->speaker, e, context, batch, type, err))
+    g->tokenizer = g->chooser ? rn_tokenizer(e, err) : NULL;
+    if (!g->tokenizer || rn_speaker_open(&g->speaker, e, context, batch, type, err))
         goto failed;
     for (int i = 0; i < batch; i++)
         if (rn_chooser_open(&g->chooser[i], e->sizes.vocab, 0, err))
@@ -58,9 +59,7 @@ int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids
     const oc_engine *e = g->speaker.engine;
     long most = g->speaker.context - 1;
     ids->n = 0;
-    if (!e->tokenizer)
-        return bs_err(err, "the model '%s' has no tokenizer", e->model->folder);
-    if (tx_encode(e->tokenizer, prompt, strlen(prompt), true, ids, err))
+    if (tx_encode(g->tokenizer, prompt, strlen(prompt), true, ids, err))
         return -1;
     if (!ids->n && e->sizes.bos < 0)
         return bs_err(err, "the prompt is empty, and the model '%s' has no token that begins a text", e->model->folder);
@@ -122,7 +121,7 @@ static int begin_line(job *j, line *l, int number, const char *prompt)
 {
     rn_speaker *s = &j->g->speaker;
     l->number = number;
-    l->stream = tx_stream_open(s->engine->tokenizer, true, j->err);
+    l->stream = tx_stream_open(j->g->tokenizer, true, j->err);
     if (!l->stream || rn_encode_prompt(j->g, prompt, j->how->cut, &l->ids, j->err))
         return bs_err_prefix(j->err, "prompt %d: ", number + 1);
     l->prompt = l->ids.n;
@@ -274,7 +273,7 @@ static int answer_by_beams(job *j, int number, const char *prompt)
         goto done;
     }
     if (rn_beam_search(j->g, &ids, j->how, &best, &a->logprob, &a->ended, j->err) ||
-        tx_decode(j->g->speaker.engine->tokenizer, best.p, best.n, true, &text, j->err))
+        tx_decode(j->g->tokenizer, best.p, best.n, true, &text, j->err))
         goto done;
     long stop = find_stop(j->how, &text, 0);
     if (stop >= 0)
@@ -369,7 +368,7 @@ int oc_score(oc_generator *g, const char *prompt, const char *answer, double *lo
     if (rn_encode_prompt(g, prompt, false, &ids, err))
         goto done;
     size_t first = ids.n;
-    if (tx_encode(s->engine->tokenizer, answer, strlen(answer), false, &ids, err))
+    if (tx_encode(g->tokenizer, answer, strlen(answer), false, &ids, err))
         goto done;
     if ((long)ids.n > s->context) {
         bs_err(err, "prompt and answer have %zu tokens, the context is %ld", ids.n, s->context);

@@ -7,6 +7,7 @@
 
 struct oc_generator {
     rn_speaker speaker;
+    const tx_tokenizer *tokenizer;
     rn_chooser *chooser; /* [batch] */
     int batch;
 };
