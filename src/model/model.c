@@ -85,7 +85,7 @@ md_model *md_create(const char *folder, oc_err *err)
     if (!(m->config = ck_config_read(path, err)) || !(m->family = family_of(m->config, err)))
         goto failed;
     m->m = m->family->create(m->config, err);
-    if (!m->m)
+    if (!m->m || (m->family->read_folder && m->family->read_folder(m->m, folder, err)))
         goto failed;
     lister l = {.m = m};
     tn_visitor v = {.visit = add_slot, .arg = &l};
@@ -370,6 +370,7 @@ done:
 void md_batch_clear(md_batch *b)
 {
     free(b->input_ids);
+    free(b->token_types);
     free(b->attention_mask);
     free(b->pool);
     free(b->target);
