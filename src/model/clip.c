@@ -296,12 +296,10 @@ static float deviation(const clip *m, const char *name)
 
 static void init(const void *p, const char *name, long n, float *values, bs_rng *rng)
 {
-    bool gain = strstr(name, "norm") && ends(name, ".weight"), bias = ends(name, ".bias");
-    float constant = !strcmp(name, "logit_scale") ? 2.6592601f : gain ? 1 : 0; /* ln(1 / 0.07) */
-    bool drawn = !gain && !bias && strcmp(name, "logit_scale") != 0;
-    float s = drawn ? deviation(p, name) : 0;
-    for (long i = 0; i < n; i++)
-        values[i] = drawn ? s * bs_rng_normal(rng) : constant;
+    if (!strcmp(name, "logit_scale"))
+        values[0] = 2.6592601f; /* ln(1 / 0.07) */
+    else
+        md_draw(name, n, values, rng, deviation(p, name));
 }
 
 /* ---- forward --------------------------------------------------------------------------------------------------- */

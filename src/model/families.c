@@ -4,6 +4,7 @@
 
 #define FAMILIES \
     FAMILY(clip) \
+    FAMILY(bert) \
     FAMILY(blocks)
 
 #define FAMILY(name) extern const md_family md_##name;

@@ -315,6 +315,19 @@ int md_init(md_model *m, uint64_t seed, oc_err *err)
     return 0;
 }
 
+static bool ends(const char *name, const char *tail)
+{
+    size_t n = strlen(name), k = strlen(tail);
+    return n >= k && !strcmp(name + n - k, tail);
+}
+
+void md_draw(const char *name, long n, float *values, bs_rng *rng, float deviation)
+{
+    bool gain = (strstr(name, "norm") || strstr(name, "Norm")) && ends(name, ".weight"), drawn = !gain && !ends(name, "bias");
+    for (long i = 0; i < n; i++)
+        values[i] = drawn ? deviation * bs_rng_normal(rng) : gain ? 1 : 0;
+}
+
 int md_check_finite(const md_model *m, oc_err *err)
 {
     for (int i = 0; m->store && i < m->n; i++) {

@@ -170,6 +170,8 @@ int md_load(md_model *m, bool lean, oc_err *err);
 int md_own(md_model *m, oc_err *err);
 /* Fills every weight (md_own first) with starting values. */
 int md_init(md_model *m, uint64_t seed, oc_err *err);
+/* The usual ones: gains 1, biases 0, anything else normal. */
+void md_draw(const char *name, long n, float *values, bs_rng *rng, float deviation);
 void md_close(md_model *m);
 int md_slot_of(const md_model *m, const char *name); /* id, or -1 */
 /* After an answer that is not finite: the first weight that is not, in an error; 0 when all are. */

@@ -43,6 +43,19 @@ int md_read_vit(const ck_config *c, bl_vit *v, oc_err *err)
     return 0;
 }
 
+int md_read_bert(const ck_config *c, bl_bert *m, oc_err *err)
+{
+    static const char *const absolute[] = {"absolute", NULL};
+    int kind = 0;
+    *m = (bl_bert){.shape = {768, 3072, 12, KN_GELU, 1e-12f}, .layers = 12, .positions = 512, .vocab = 30522, .types = 2};
+    return md_read_shape(c, &m->shape, &m->layers, err) || ck_int(c, "vocab_size", &m->vocab, 1, MD_MOST_TOKENS, err) ||
+                   ck_int(c, "max_position_embeddings", &m->positions, 1, MD_LONGEST, err) ||
+                   ck_int(c, "type_vocab_size", &m->types, 1, MD_WIDEST, err) ||
+                   ck_choice(c, "position_embedding_type", &kind, absolute, err)
+               ? -1
+               : 0;
+}
+
 const ck_config *md_read_part(const ck_config *c, const char *name, oc_err *err)
 {
     const ck_config *sub = NULL;

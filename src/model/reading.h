@@ -2,6 +2,7 @@
 #ifndef MD_READING_H
 #define MD_READING_H
 
+#include "../block/bert_encoder.h"
 #include "../block/vit.h"
 #include "../text/tokenizer.h"
 #include "model.h"
@@ -16,6 +17,8 @@ int md_read_architecture(const ck_config *c, const char **name, oc_err *err);
 int md_read_shape(const ck_config *c, bl_layer_shape *s, int *layers, oc_err *err);
 /* The same, with the image's, the patches' and the number of channels. The layers are not allocated. */
 int md_read_vit(const ck_config *c, bl_vit *v, oc_err *err);
+/* The same of BERT's encoder, over BERT-base: with vocab_size, max_position_embeddings, type_vocab_size. */
+int md_read_bert(const ck_config *c, bl_bert *m, oc_err *err);
 /* The object `name` of c. Old files keep the true values in `name`_dict, which then wins. Neither: c itself, whose values then are the defaults
  * unless the root has them. NULL: an error. */
 const ck_config *md_read_part(const ck_config *c, const char *name, oc_err *err);
