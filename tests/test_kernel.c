@@ -433,6 +433,7 @@ static double act_truth(kn_act f, double x)
     case KN_QUICK_GELU: return x / (1 + exp(-1.702 * x));
     case KN_SILU: return x / (1 + exp(-x));
     case KN_RELU: return x < 0 ? 0 : x;
+    case KN_TANH: return tanh(x);
     case KN_NONE: break;
     }
     return x;
@@ -448,6 +449,7 @@ static double slope_truth(kn_act f, double x)
     case KN_QUICK_GELU: s = 1 / (1 + exp(-1.702 * x)); return s + 1.702 * x * s * (1 - s);
     case KN_SILU: s = 1 / (1 + exp(-x)); return s + x * s * (1 - s);
     case KN_RELU: return x > 0;
+    case KN_TANH: return 1 - tanh(x) * tanh(x);
     case KN_NONE: break;
     }
     return 1;
@@ -486,7 +488,7 @@ static void activations_are_right(void **state)
     (void)state;
     const kn_table *t;
     EACH_TIER (t)
-        for (kn_act f = KN_NONE; f <= KN_RELU; f++)
+        for (kn_act f = KN_NONE; f <= KN_TANH; f++)
             for (int i = 0; i < LENGTHS; i++)
                 check_act(t, f, lengths[i]);
 }

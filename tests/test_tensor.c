@@ -496,12 +496,32 @@ static tn_t op_reshape(bench *b) /* used twice: gradients add up */
     return tn_matmul_nt(&b->cx, flat, flat);
 }
 
+static tn_t op_columns(bench *b) { return tn_columns(&b->cx, b->x[0], 1, 2); }
+
+static void set_repeat(bench *b)
+{
+    input(b, 3, 2, 3, 4, 0);
+    param(b, 3, 1, 3, 4, 0);
+}
+
+static tn_t op_repeat(bench *b) { return tn_add(&b->cx, b->x[0], tn_repeat(&b->cx, P(b, 1), 2)); }
+
+static const uint8_t some_rows_kept[2 * 3] = {1, 0, 1, 0, 1, 1}, one_row_kept[2 * 3] = {0, 1, 0, 0, 0, 0};
+static tn_t op_mean(bench *b) { return tn_pool(&b->cx, b->x[0], some_rows_kept, TN_POOL_MEAN); }
+static tn_t op_mean_of_all(bench *b) { return tn_pool(&b->cx, b->x[0], NULL, TN_POOL_MEAN); }
+static tn_t op_mean_of_none(bench *b) { return tn_pool(&b->cx, b->x[0], one_row_kept, TN_POOL_MEAN); }
+static tn_t op_max(bench *b) { return tn_pool(&b->cx, b->x[0], some_rows_kept, TN_POOL_MAX); }
+static tn_t op_max_of_none(bench *b) { return tn_pool(&b->cx, b->x[0], one_row_kept, TN_POOL_MAX); }
+
 static void gradients_of_pieces(void **state)
 {
     (void)state;
     RUN_CASES({"embedding", set_pieces, op_embedding}, {"positions", set_pieces, op_positions},
               {"prepend", set_pieces, op_prepend}, {"select", set_pieces, op_select}, {"pick", set_pieces, op_pick},
-              {"split, gate", set_pieces, op_split}, {"channels first", set_pictures, op_channels},
+              {"split, gate", set_pieces, op_split}, {"columns", set_pieces, op_columns}, {"repeat", set_repeat, op_repeat},
+              {"mean", set_pieces, op_mean}, {"mean of all", set_pieces, op_mean_of_all},
+              {"mean of nothing", set_pieces, op_mean_of_none}, {"max", set_pieces, op_max},
+              {"max of nothing", set_pieces, op_max_of_none}, {"channels first", set_pictures, op_channels},
               {"reshape, used twice", set_pictures, op_reshape});
 }
 
@@ -519,6 +539,7 @@ static tn_t op_gelu_tanh(bench *b) { return activation(b, KN_GELU_TANH); }
 static tn_t op_quick_gelu(bench *b) { return activation(b, KN_QUICK_GELU); }
 static tn_t op_silu(bench *b) { return activation(b, KN_SILU); }
 static tn_t op_relu(bench *b) { return activation(b, KN_RELU); }
+static tn_t op_tanh(bench *b) { return activation(b, KN_TANH); }
 static tn_t op_softmax(bench *b) { return tn_scale_exp(&b->cx, tn_softmax(&b->cx, tn_scale(&b->cx, b->x[0], 3)), P(b, 1)); }
 
 static const int some_targets[4] = {5, -100, 0, 2};
@@ -537,15 +558,19 @@ static void set_square(bench *b)
 
 static const float other_targets[4 * 4] = {0, 1, 0, 0, 0.5f, 0,    0.5f, 0,
                                            0, 0, 0, 0, 0,    0.2f, 0.8f, 0}; /* row 2 counts for nothing */
+static tn_t op_sigmoid(bench *b) { return loss_of(b, tn_sigmoid_cross_entropy(&b->cx, b->x[0], NULL)); }
+static tn_t op_sigmoid_shared(bench *b) { return loss_of(b, tn_sigmoid_cross_entropy(&b->cx, b->x[0], other_targets)); }
 static tn_t op_others(bench *b) { return loss_of(b, tn_soft_cross_entropy(&b->cx, b->x[0], other_targets, true)); }
 
 static void gradients_of_functions(void **state)
 {
     (void)state;
     RUN_CASES({"gelu", set_plain, op_gelu}, {"gelu by tanh", set_plain, op_gelu_tanh}, {"quick gelu", set_plain, op_quick_gelu},
-              {"silu", set_plain, op_silu}, {"relu", set_plain, op_relu}, {"softmax", set_plain, op_softmax},
-              {"cross-entropy", set_plain, op_cross_entropy}, {"cross-entropy, smoothed", set_plain, op_smoothed},
-              {"cross-entropy, soft targets", set_plain, op_soft}, {"cross-entropy with the others", set_square, op_others});
+              {"silu", set_plain, op_silu}, {"relu", set_plain, op_relu}, {"tanh", set_plain, op_tanh},
+              {"softmax", set_plain, op_softmax}, {"cross-entropy", set_plain, op_cross_entropy},
+              {"cross-entropy, smoothed", set_plain, op_smoothed}, {"cross-entropy, soft targets", set_plain, op_soft},
+              {"cross-entropy with the others", set_square, op_others}, {"sigmoid cross-entropy", set_square, op_sigmoid},
+              {"sigmoid cross-entropy, shared", set_square, op_sigmoid_shared});
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------------------- */
@@ -761,6 +786,9 @@ static tn_t w_transpose(bench *b) { return tn_transpose(&b->cx, b->x[0]); }
 static tn_t w_channels(bench *b) { return tn_channels_first(&b->cx, b->x[0]); }
 static tn_t w_sum(bench *b) { return tn_sum2(&b->cx, b->x[0], 1, b->x[4], 1); }
 static tn_t w_reshape(bench *b) { return tn_reshape(&b->cx, b->x[0], 1, (long[]){7}); }
+static tn_t w_columns(bench *b) { return tn_columns(&b->cx, b->x[0], 1, 1000); }
+static tn_t w_pool(bench *b) { return tn_pool(&b->cx, b->x[4], NULL, TN_POOL_MEAN); }
+static tn_t w_sigmoid(bench *b) { return tn_sigmoid_cross_entropy(&b->cx, b->x[0], NULL); }
 static tn_t w_select(bench *b) { return tn_select(&b->cx, b->x[4], NULL); }
 
 static const wrong_case wrong[] = {
@@ -784,6 +812,9 @@ static const wrong_case wrong[] = {
     {"sum", w_sum},
     {"reshape", w_reshape},
     {"select", w_select},
+    {"columns", w_columns},
+    {"pool", w_pool},
+    {"sigmoid cross-entropy", w_sigmoid},
 };
 
 static void set_wrong(bench *b)

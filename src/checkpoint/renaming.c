@@ -1,4 +1,4 @@
-/* renaming.c - patterns with '*' for names. */
+/* renaming.c - patterns with '*' and '**' for names. */
 #include "renaming.h"
 
 #include <stdlib.h>
@@ -11,32 +11,35 @@ typedef struct star {
     size_t n;
 } star;
 
-static bool match(const char *from, const char *name, star found[STARS])
+static bool match(const char *from, const char *name, star *found, const star *end)
 {
-    int stars = 0;
-    for (; *from; from++) {
-        if (*from != '*') {
-            if (*from != *name++)
-                return false;
-            continue;
-        }
-        size_t n = strcspn(name, ".");
-        if (!n || stars == STARS)
+    while (*from && *from != '*')
+        if (*from++ != *name++)
             return false;
-        found[stars++] = (star){name, n};
-        name += n;
+    if (!*from)
+        return !*name;
+    if (found == end)
+        return false;
+    bool parts = from[1] == '*';
+    size_t least = parts ? 1 : strcspn(name, "."), most = parts ? strlen(name) : least;
+    for (size_t n = least; n && n <= most; n++) {
+        *found = (star){name, n};
+        if (match(from + 1 + parts, name + n, found + 1, end))
+            return true;
     }
-    return !*name;
+    return false;
 }
 
 char *ck_renamed(const ck_renaming *line, const char *name, char third, bool *failed)
 {
     star found[STARS];
     bs_buf out = {0};
-    if (!match(line->from, name, found))
+    if (!match(line->from, name, found, found + STARS))
         return NULL;
     int stars = 0, bad = 0;
     for (const char *c = line->to; *c && !bad; c++) {
+        if (*c == '*' && c[1] == '*') /* both are one */
+            c++;
         const star *s = *c == '*' ? &found[stars++] : &(star){*c == '%' ? &third : c, 1};
         bad = bs_buf_put(&out, s->at, s->n, NULL);
     }

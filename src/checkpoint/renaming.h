@@ -4,7 +4,8 @@
 
 #include "safetensors.h"
 
-/* A tensor called `from` is meant by `to`. A '*' in `from` is one part of a name (no dots, not empty), and the same '*' in `to` is what it was. A '%'
+/* A tensor called `from` is meant by `to`. A '*' in `from` is one part of a name (no dots, not empty), '**' any number of
+ * parts (as few as will do, not empty), and the same star in `to` is what it was. A '%'
  * in `to`: the tensor holds three of equal size one below the other, and '%' is q, k, v in turn. */
 typedef struct ck_renaming {
     const char *from, *to; /* a table ends with from NULL */

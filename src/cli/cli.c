@@ -361,6 +361,16 @@ oc_engine *cl_open(const cl_common *common, oc_err *err)
     return e;
 }
 
+static int make_folder_of(const char *path, oc_err *err)
+{
+    char *folder = bs_strdup(path), *slash = folder ? strrchr(folder, '/') : NULL;
+    if (slash)
+        *slash = 0;
+    int result = !folder ? bs_err(err, "out of memory: a file's name") : slash ? bs_mkdirs(folder, err) : 0;
+    free(folder);
+    return result;
+}
+
 int cl_copy_model_files(const char *from, const char *to, oc_err *err)
 {
     static const char *const names[] = {"config.json",
@@ -374,6 +384,10 @@ int cl_copy_model_files(const char *from, const char *to, oc_err *err)
                                         "processor_config.json",
                                         "generation_config.json",
                                         "added_tokens.json",
+                                        "vocab.txt",
+                                        "modules.json",
+                                        "1_Pooling/config.json",
+                                        "sentence_bert_config.json",
                                         "NOTICE",
                                         "NOTICE.md",
                                         "LICENSE"};
@@ -384,7 +398,9 @@ int cl_copy_model_files(const char *from, const char *to, oc_err *err)
         if (!in || !out)
             result = bs_err(err, "out of memory: a file's name");
         else if (bs_is_file(in))
-            result = bs_read_file(&b, in, (size_t)1 << 30, err) || bs_write_file(out, b.p, b.n, err) ? -1 : 0;
+            result = bs_read_file(&b, in, (size_t)1 << 30, err) || make_folder_of(out, err) || bs_write_file(out, b.p, b.n, err)
+                         ? -1
+                         : 0;
         free(in);
         free(out);
     }

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../model/reading.h"
+
 struct dt_loader {
     dt_loader_options o;
     md_sizes sizes;
@@ -92,11 +94,9 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
     l->out.pair = bs_calloc(n, sizeof *l->out.pair, "a batch", err);
     l->out.language = bs_calloc(rows, sizeof *l->out.language, "a batch", err);
     md_batch *b = &l->out.batch;
-    b->input_ids = calloc(rows * (size_t)l->sizes.max_tokens, sizeof *b->input_ids);
-    b->pool = calloc(rows, sizeof *b->pool);
     b->target = calloc(rows, sizeof *b->target);
     if (l->cache && l->order && l->pixels && l->scratch && l->text_target && l->image_target && l->ids && l->errors &&
-        l->out.pair && l->out.language && l->partner_target && b->input_ids && b->pool && b->target &&
+        l->out.pair && l->out.language && l->partner_target && b->target && !md_texts_open(b, o->model, l->rows, err) &&
         (o->partners <= 0 || !list_members(l, err)))
         return l;
     bs_err(err, "out of memory: a batch");
@@ -285,21 +285,6 @@ static int first_error(dt_loader *l, oc_err *err)
     return 0;
 }
 
-/* Ids of all rows at the length of the longest; what follows an end token is never looked at. */
-static void pack_ids(dt_loader *l)
-{
-    md_batch *b = &l->out.batch;
-    b->length = 1;
-    for (long i = 0; i < l->rows; i++)
-        b->length = (long)l->ids[i].n > b->length ? (long)l->ids[i].n : b->length;
-    memset(b->input_ids, 0, (size_t)(l->rows * b->length) * sizeof *b->input_ids);
-    for (long i = 0; i < l->rows; i++) {
-        for (size_t k = 0; k < l->ids[i].n; k++)
-            b->input_ids[i * b->length + (long)k] = l->ids[i].p[k];
-        b->pool[i] = l->o.model->family->pool_position(l->o.model->m, b->input_ids + i * b->length, (long)l->ids[i].n);
-    }
-}
-
 const dt_loaded *dt_loader_next(dt_loader *l, long step, bs_pool *pool, oc_err *err)
 {
     md_batch *b = &l->out.batch;
@@ -313,9 +298,8 @@ const dt_loaded *dt_loader_next(dt_loader *l, long step, bs_pool *pool, oc_err *
     bs_pool_for(pool, l->o.batch, 1, make_items, l);
     if (first_error(l, err))
         return NULL;
-    pack_ids(l);
+    md_texts_put(b, l->o.model, l->ids, l->rows, rn_pad(l->o.tokenizer));
     b->images = l->o.batch;
-    b->texts = l->rows;
     b->channels = 3;
     b->height = b->width = l->sizes.image_size;
     b->pixel_values = l->pixels;

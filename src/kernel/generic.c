@@ -54,6 +54,7 @@ static float act_one(kn_act f, float x)
     case KN_QUICK_GELU: return x * kn_sigmoid(KN_QUICK * x);
     case KN_SILU: return x * kn_sigmoid(x);
     case KN_RELU: return x < 0 ? 0 : x;
+    case KN_TANH: return kn_tanh(x);
     case KN_NONE: break;
     }
     return x;
@@ -69,6 +70,7 @@ static float slope_of_one(kn_act f, float x)
     case KN_QUICK_GELU: return kn_gate_slope(x, KN_QUICK * x, KN_QUICK);
     case KN_SILU: return kn_gate_slope(x, x, 1);
     case KN_RELU: return x > 0 ? 1 : 0;
+    case KN_TANH: phi = kn_tanh(x); return 1 - phi * phi;
     case KN_NONE: break;
     }
     return 1;

@@ -9,7 +9,7 @@
 
 #include "../base/base.h"
 
-typedef enum kn_act { KN_NONE, KN_GELU, KN_GELU_TANH, KN_QUICK_GELU, KN_SILU, KN_RELU } kn_act;
+typedef enum kn_act { KN_NONE, KN_GELU, KN_GELU_TANH, KN_QUICK_GELU, KN_SILU, KN_RELU, KN_TANH } kn_act;
 
 /* The weights of one pass of a picture's resizing, as integers of KN_TAP_BITS fractional bits. Output i is made of the inputs first[i] ..
  * first[i] + count[i] - 1 (1 <= count <= room) with the weights high * 2^KN_TAP_SPLIT + low at i * room; what count leaves of room, a

@@ -45,6 +45,19 @@ KN_INLINE vf v_normal(vf x, vf *density)
 
 KN_INLINE vf v_tanh_argument(vf x) { return v_mul(v_set(KN_TANH_SCALE), v_fma(v_mul(v_mul(x, x), x), v_set(KN_TANH_CUBE), x)); }
 
+/* As kn_tanh in scalar.h. */
+KN_INLINE vf v_tanh(vf x)
+{
+    vf a = v_abs(x), s = v_mul(x, x);
+    vf p = v_fma(v_set(KN_TANH_P4), s, v_set(KN_TANH_P3));
+    p = v_fma(p, s, v_set(KN_TANH_P2));
+    p = v_fma(p, s, v_set(KN_TANH_P1));
+    p = v_fma(p, s, v_set(KN_TANH_P0));
+    vf far = v_sub(v_set(1), v_div(v_set(2), v_add(v_set(1), v_exp(v_add(a, a)))));
+    far = v_choose(v_less(x, v_zero()), v_sub(v_zero(), far), far);
+    return v_choose(v_less(a, v_set(KN_TANH_NEAR)), v_fma(v_mul(s, p), x, x), far);
+}
+
 KN_INLINE vf v_act(const kn_act f, vf x)
 {
     vf density;
@@ -54,6 +67,7 @@ KN_INLINE vf v_act(const kn_act f, vf x)
     case KN_QUICK_GELU: return v_mul(x, v_sigmoid(v_mul(v_set(KN_QUICK), x)));
     case KN_SILU: return v_mul(x, v_sigmoid(x));
     case KN_RELU: return v_choose(v_less(x, v_zero()), v_zero(), x);
+    case KN_TANH: return v_tanh(x);
     case KN_NONE: break;
     }
     return x;
@@ -77,6 +91,7 @@ KN_INLINE vf v_slope(const kn_act f, vf x)
     case KN_QUICK_GELU: return v_gate_slope(x, v_mul(v_set(KN_QUICK), x), v_set(KN_QUICK));
     case KN_SILU: return v_gate_slope(x, x, v_set(1));
     case KN_RELU: return v_choose(v_less(v_zero(), x), v_set(1), v_zero());
+    case KN_TANH: p = v_tanh(x); return v_fnma(p, p, v_set(1));
     case KN_NONE: break;
     }
     return v_set(1);
@@ -103,6 +118,7 @@ static void act(kn_act f, long n, const float *x, float *y)
     case KN_QUICK_GELU: act_all(KN_QUICK_GELU, n, x, y); break;
     case KN_SILU: act_all(KN_SILU, n, x, y); break;
     case KN_RELU: act_all(KN_RELU, n, x, y); break;
+    case KN_TANH: act_all(KN_TANH, n, x, y); break;
     case KN_NONE: act_all(KN_NONE, n, x, y); break;
     }
 }
@@ -126,6 +142,7 @@ static void act_backward(kn_act f, long n, const float *x, const float *dy, floa
     case KN_QUICK_GELU: act_backward_all(KN_QUICK_GELU, n, x, dy, dx); break;
     case KN_SILU: act_backward_all(KN_SILU, n, x, dy, dx); break;
     case KN_RELU: act_backward_all(KN_RELU, n, x, dy, dx); break;
+    case KN_TANH: act_backward_all(KN_TANH, n, x, dy, dx); break;
     case KN_NONE: act_backward_all(KN_NONE, n, x, dy, dx); break;
     }
 }

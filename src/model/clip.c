@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../block/transformer.h"
-#include "model.h"
+#include "matching.h"
+#include "reading.h"
 
 typedef struct clip_text {
     bl_layer_shape shape;
@@ -24,20 +24,9 @@ typedef struct clip_text {
     tn_norm_w final_layer_norm;
 } clip_text;
 
-typedef struct clip_vision {
-    bl_layer_shape shape;
-    int layers, image_size, patch_size, channels;
-    tn_param class_embedding;    /* [width] */
-    tn_linear_w patch_embedding; /* [width, channels, patch, patch], no bias */
-    tn_param position_embedding; /* [1 + patches, width] */
-    tn_norm_w pre_layrnorm;      /* the checkpoints' own spelling */
-    bl_layer *layer;
-    tn_norm_w post_layernorm;
-} clip_vision;
-
 typedef struct clip {
-    clip_text text;     /* layers 0: not there */
-    clip_vision vision; /* likewise */
+    clip_text text; /* layers 0: not there */
+    bl_vit vision;  /* likewise */
     int projection_dim;
     bool projects;                 /* false: the pooled rows are the embeddings */
     tn_linear_w visual_projection; /* [projection, width], no bias */
@@ -46,26 +35,6 @@ typedef struct clip {
 } clip;
 
 /* ---- configuration ------------------------------------------------------------------------------------------ */
-
-enum { WIDEST = 65536, DEEPEST = 1024 };
-
-static int read_shape(const ck_config *c, bl_layer_shape *s, int *layers, oc_err *err)
-{
-    int width = (int)s->width, hidden = (int)s->hidden, heads = (int)s->heads;
-    const char *act = "quick_gelu";
-    if (ck_int(c, "hidden_size", &width, 1, WIDEST, err) || ck_int(c, "intermediate_size", &hidden, 1, WIDEST * 4, err) ||
-        ck_int(c, "num_attention_heads", &heads, 1, WIDEST, err) || ck_int(c, "num_hidden_layers", layers, 1, DEEPEST, err) ||
-        ck_float(c, "layer_norm_eps", &s->eps, 0, 1, err) || ck_string(c, "hidden_act", &act, err))
-        return -1;
-    if (width % heads)
-        return ck_config_wrong(c, "num_attention_heads", err, "a divisor of hidden_size %d", width);
-    if (!bl_activation(act, &s->act))
-        return ck_config_wrong(c, "hidden_act", err, "gelu, quick_gelu or another known activation");
-    s->width = width;
-    s->hidden = hidden;
-    s->heads = heads;
-    return 0;
-}
 
 static int read_text(const ck_config *c, clip_text *t, oc_err *err)
 {
@@ -76,24 +45,23 @@ static int read_text(const ck_config *c, clip_text *t, oc_err *err)
     t->bos = 49406;
     t->eos = 49407;
     t->pad = 1;
-    return read_shape(c, &t->shape, &t->layers, err) || ck_int(c, "max_position_embeddings", &t->positions, 2, 1 << 20, err) ||
-           ck_int(c, "vocab_size", &t->vocab, 2, 1 << 26, err) || ck_int(c, "bos_token_id", &t->bos, 0, 1 << 26, err) ||
-           ck_int(c, "eos_token_id", &t->eos, 0, 1 << 26, err) || ck_int(c, "pad_token_id", &t->pad, 0, 1 << 26, err);
+    return md_read_shape(c, &t->shape, &t->layers, err) ||
+           ck_int(c, "max_position_embeddings", &t->positions, 2, MD_LONGEST, err) ||
+           ck_int(c, "vocab_size", &t->vocab, 2, MD_MOST_TOKENS, err) ||
+           ck_int(c, "bos_token_id", &t->bos, 0, MD_MOST_TOKENS, err) ||
+           ck_int(c, "eos_token_id", &t->eos, 0, MD_MOST_TOKENS, err) ||
+           ck_int(c, "pad_token_id", &t->pad, 0, MD_MOST_TOKENS, err);
 }
 
-static int read_vision(const ck_config *c, clip_vision *v, oc_err *err)
+static int read_vision(const ck_config *c, bl_vit *v, oc_err *err)
 {
-    v->shape = (bl_layer_shape){768, 3072, 12, KN_QUICK_GELU, 1e-5f};
-    v->layers = 12;
-    v->image_size = 224;
-    v->patch_size = 32;
-    v->channels = 3;
-    if (read_shape(c, &v->shape, &v->layers, err) || ck_int(c, "image_size", &v->image_size, 1, 8192, err) ||
-        ck_int(c, "patch_size", &v->patch_size, 1, 8192, err) || ck_int(c, "num_channels", &v->channels, 3, 3, err))
-        return -1;
-    if (v->patch_size > v->image_size)
-        return ck_config_wrong(c, "patch_size", err, "at most image_size %d", v->image_size);
-    return 0;
+    *v = (bl_vit){.shape = {768, 3072, 12, KN_QUICK_GELU, 1e-5f},
+                  .layers = 12,
+                  .image_size = 224,
+                  .patch_size = 32,
+                  .channels = 3,
+                  .class_token = true};
+    return md_read_vit(c, v, err);
 }
 
 static void destroy(void *p)
@@ -106,30 +74,19 @@ static void destroy(void *p)
     free(m);
 }
 
-/* Old files keep the true values in text_config_dict and vision_config_dict, which then win. */
-static const ck_config *part(const ck_config *c, const char *name, const char *legacy, oc_err *err)
-{
-    const ck_config *sub = NULL;
-    if (ck_object(c, legacy, &sub, err) || (!sub && ck_object(c, name, &sub, err)))
-        return NULL;
-    return sub ? sub : c; /* neither: every value takes its default unless the root has it */
-}
-
 /* Which towers there are is told by the architecture; their files are flat, without text_config or vision_config. */
 static int read_config(const ck_config *c, clip *m, oc_err *err)
 {
-    const ck_config *list = NULL, *text, *vision;
+    const ck_config *text, *vision;
     const char *architecture = "CLIPModel";
-    if (ck_array(c, "architectures", &list, err) ||
-        (list && ck_config_size(list) && ck_string(ck_config_at(list, 0), NULL, &architecture, err)) ||
-        ck_int(c, "projection_dim", &m->projection_dim, 1, WIDEST, err))
+    if (md_read_architecture(c, &architecture, err) || ck_int(c, "projection_dim", &m->projection_dim, 1, MD_WIDEST, err))
         return -1;
     bool both = !strcmp(architecture, "CLIPModel");
     m->projects = both || strstr(architecture, "WithProjection");
     if (!both)
         return strstr(architecture, "Text") ? read_text(c, &m->text, err) : read_vision(c, &m->vision, err);
-    text = part(c, "text_config", "text_config_dict", err);
-    vision = text ? part(c, "vision_config", "vision_config_dict", err) : NULL;
+    text = md_read_part(c, "text_config", err);
+    vision = text ? md_read_part(c, "vision_config", err) : NULL;
     return !vision || read_text(text, &m->text, err) || read_vision(vision, &m->vision, err) ? -1 : 0;
 }
 
@@ -156,16 +113,16 @@ static int read_open_tower(const ck_config *c, bl_layer_shape *s, int *layers, k
 {
     int width = (int)s->width, head = 64, heads = 0;
     double ratio = 4;
-    if (ck_int(c, "width", &width, 1, WIDEST, err) || ck_int(c, "layers", layers, 1, DEEPEST, err) ||
-        ck_int(c, "heads", &heads, 1, WIDEST, err) || ck_int(c, "head_width", &head, 1, WIDEST, err) ||
+    if (ck_int(c, "width", &width, 1, MD_WIDEST, err) || ck_int(c, "layers", layers, 1, MD_DEEPEST, err) ||
+        ck_int(c, "heads", &heads, 1, MD_WIDEST, err) || ck_int(c, "head_width", &head, 1, MD_WIDEST, err) ||
         ck_double(c, "mlp_ratio", &ratio, 0.01, 64, err))
         return -1;
     heads = heads ? heads : width / head;
     if (heads < 1 || width % heads)
         return ck_config_wrong(c, "width", err, "a multiple of the heads");
     double hidden = (double)width * ratio;
-    if (hidden < 1 || hidden > WIDEST * 4)
-        return ck_config_wrong(c, "mlp_ratio", err, "1 to %d numbers inside, width %d times this", WIDEST * 4, width);
+    if (hidden < 1 || hidden > MD_WIDEST * 4)
+        return ck_config_wrong(c, "mlp_ratio", err, "1 to %d numbers inside, width %d times this", MD_WIDEST * 4, width);
     *s = (bl_layer_shape){width, (int)hidden, heads, act, 1e-5f};
     return 0;
 }
@@ -184,15 +141,15 @@ static int read_open_clip(const ck_config *c, clip *m, oc_err *err)
         only_known(text, of_text, err) || ck_bool(model, "quick_gelu", &quick, err))
         return -1;
     clip_text *t = &m->text;
-    clip_vision *v = &m->vision;
+    bl_vit *v = &m->vision;
     if (read_text(text, t, err) || read_vision(vision, v, err)) /* the defaults, which are open_clip's too; and the patch */
         return -1;
     t->eos = 2; /* a text is pooled at its largest id */
     m->projects = true;
     return read_open_tower(text, &t->shape, &t->layers, quick ? KN_QUICK_GELU : KN_GELU, err) ||
                    read_open_tower(vision, &v->shape, &v->layers, quick ? KN_QUICK_GELU : KN_GELU, err) ||
-                   ck_int(text, "context_length", &t->positions, 2, 1 << 20, err) ||
-                   ck_int(model, "embed_dim", &m->projection_dim, 1, WIDEST, err)
+                   ck_int(text, "context_length", &t->positions, 2, MD_LONGEST, err) ||
+                   ck_int(model, "embed_dim", &m->projection_dim, 1, MD_WIDEST, err)
                ? -1
                : 0;
 }
@@ -242,20 +199,6 @@ static void visit_text(clip_text *t, tn_visitor *v)
     tn_visit_norm(v, &t->final_layer_norm, "text_model.final_layer_norm", t->shape.width, true);
 }
 
-static void visit_vision(clip_vision *s, tn_visitor *v)
-{
-    long side = s->image_size / s->patch_size;
-    tn_visit(v, &s->class_embedding, "vision_model.embeddings.class_embedding", 0, 1, s->shape.width, 0, 0, 0);
-    tn_visit(v, &s->patch_embedding.weight, "vision_model.embeddings.patch_embedding.weight", TN_KERNEL, 4, s->shape.width,
-             s->channels, s->patch_size, s->patch_size);
-    s->patch_embedding.bias.id = -1;
-    tn_visit(v, &s->position_embedding, "vision_model.embeddings.position_embedding.weight", 0, 2, side * side + 1,
-             s->shape.width, 0, 0);
-    tn_visit_norm(v, &s->pre_layrnorm, "vision_model.pre_layrnorm", s->shape.width, true);
-    bl_visit_layers(v, s->layer, s->layers, "vision_model.encoder.layers.", &s->shape);
-    tn_visit_norm(v, &s->post_layernorm, "vision_model.post_layernorm", s->shape.width, true);
-}
-
 static bool has_both(const clip *m) { return m->text.layers && m->vision.layers; }
 
 static void visit(void *p, tn_visitor *v)
@@ -266,7 +209,7 @@ static void visit(void *p, tn_visitor *v)
     if (m->text.layers)
         visit_text(&m->text, v);
     if (m->vision.layers)
-        visit_vision(&m->vision, v);
+        bl_visit_vit(v, &m->vision, "vision_model.");
     if (m->vision.layers && m->projects)
         tn_visit_linear(v, &m->visual_projection, "visual_projection", m->projection_dim, m->vision.shape.width, false);
     if (m->text.layers && m->projects)
@@ -353,12 +296,10 @@ static float deviation(const clip *m, const char *name)
 
 static void init(const void *p, const char *name, long n, float *values, bs_rng *rng)
 {
-    bool gain = strstr(name, "norm") && ends(name, ".weight"), bias = ends(name, ".bias");
-    float constant = !strcmp(name, "logit_scale") ? 2.6592601f : gain ? 1 : 0; /* ln(1 / 0.07) */
-    bool drawn = !gain && !bias && strcmp(name, "logit_scale") != 0;
-    float s = drawn ? deviation(p, name) : 0;
-    for (long i = 0; i < n; i++)
-        values[i] = drawn ? s * bs_rng_normal(rng) : constant;
+    if (!strcmp(name, "logit_scale"))
+        values[0] = 2.6592601f; /* ln(1 / 0.07) */
+    else
+        md_draw(name, n, values, rng, deviation(p, name));
 }
 
 /* ---- forward --------------------------------------------------------------------------------------------------- */
@@ -368,22 +309,11 @@ typedef struct tower {
     tn_t pooled; /* the class token's or the end token's row, normed [B, width] */
 } tower;
 
-static tower vision_model(tn_ctx *cx, const clip_vision *s, const md_batch *b)
+static tower vision_model(tn_ctx *cx, const bl_vit *s, const md_batch *b)
 {
     tn_t pixels = tn_input(cx, b->pixel_values, false, 4, (long[]){b->images, b->channels, b->height, b->width});
-    tn_t x = tn_conv2d(cx, pixels, &s->patch_embedding, s->patch_size);
-    x = tn_reshape(cx, x, 3, (long[]){b->images, x.shape[1] * x.shape[2], s->shape.width});
-    x = tn_prepend(cx, &s->class_embedding, x);
-    x = tn_add_positions(cx, x, &s->position_embedding);
-    x = tn_layer_norm(cx, x, &s->pre_layrnorm, s->shape.eps);
     tower y = {0};
-    if (b->want_hidden) {
-        y.hidden = bl_layers(cx, s->layer, s->layers, x, &s->shape, false, NULL);
-        y.pooled = tn_select(cx, y.hidden, NULL);
-    } else {
-        y.pooled = bl_layers_pooled(cx, s->layer, s->layers, x, &s->shape, false, NULL, NULL);
-    }
-    y.pooled = tn_layer_norm(cx, y.pooled, &s->post_layernorm, s->shape.eps);
+    y.pooled = bl_vit_class(cx, s, pixels, b->want_hidden ? &y.hidden : NULL);
     return y;
 }
 
@@ -414,32 +344,10 @@ static tn_t embed_texts(tn_ctx *cx, const void *p, const md_batch *b)
     return m->projects ? tn_linear(cx, pooled, &m->text_projection) : pooled;
 }
 
-static tn_t logits_per_text(tn_ctx *cx, const clip *m, tn_t image_embeds, tn_t text_embeds)
-{
-    return tn_scale_exp(cx, tn_matmul_nt(cx, text_embeds, image_embeds), &m->logit_scale);
-}
-
-/* The symmetric InfoNCE loss: each text must find its picture among all, and each picture its text. */
-static tn_t loss_of_logits(tn_ctx *cx, tn_t per_text, tn_t per_image, const md_batch *b)
-{
-    if (b->text_target)
-        return tn_sum2(cx, tn_soft_cross_entropy(cx, per_text, b->text_target, false), 0.5f,
-                       tn_soft_cross_entropy(cx, per_image, b->image_target, false), 0.5f);
-    return tn_sum2(cx, tn_cross_entropy(cx, per_text, b->target, 0), 0.5f, tn_cross_entropy(cx, per_image, b->target, 0), 0.5f);
-}
-
-/* Pictures of one meaning find each other (supervised contrastive learning, Khosla 2020), at a temperature of 0.1. */
-static tn_t partner_loss(tn_ctx *cx, tn_t image_embeds, const md_batch *b)
-{
-    tn_t similar = tn_scale(cx, tn_matmul_nt(cx, image_embeds, image_embeds), 10);
-    return tn_soft_cross_entropy(cx, similar, b->partner_target, true);
-}
-
 static tn_t pair_loss(tn_ctx *cx, const void *m, tn_t image_embeds, tn_t text_embeds, const md_batch *b)
 {
-    tn_t per_text = logits_per_text(cx, m, image_embeds, text_embeds);
-    tn_t loss = loss_of_logits(cx, per_text, tn_transpose(cx, per_text), b);
-    return b->partner_weight > 0 ? tn_sum2(cx, loss, 1, partner_loss(cx, image_embeds, b), b->partner_weight) : loss;
+    tn_t per_text = md_logits_per_text(cx, image_embeds, text_embeds, &((const clip *)m)->logit_scale);
+    return md_with_partners(cx, md_info_nce(cx, per_text, tn_transpose(cx, per_text), b), image_embeds, b);
 }
 
 /* Since transformers 5 the pooler_output inside CLIPModel's output is the projected row. */
@@ -480,11 +388,11 @@ static void forward(tn_ctx *cx, const void *p, const md_batch *b, md_outputs *ou
         text_embeds = finish_tower(cx, out, "text", text_model(cx, &m->text, b), &m->text_projection);
     if (!b->images || !b->texts)
         return;
-    tn_t per_text = logits_per_text(cx, m, image_embeds, text_embeds), per_image = tn_transpose(cx, per_text);
+    tn_t per_text = md_logits_per_text(cx, image_embeds, text_embeds, &m->logit_scale), per_image = tn_transpose(cx, per_text);
     md_emit(cx, out, per_image, "logits_per_image");
     md_emit(cx, out, per_text, "logits_per_text");
     if (b->want_loss && b->images == b->texts)
-        out->loss = loss_of_logits(cx, per_text, per_image, b);
+        out->loss = md_info_nce(cx, per_text, per_image, b);
 }
 
 /* ---- batches --------------------------------------------------------------------------------------------------- */
@@ -504,32 +412,10 @@ static int pool_position(const void *p, const int *ids, long n)
     return at;
 }
 
-static int prepare_texts(const clip *m, const md_value *ids, const md_value *mask, md_batch *b, oc_err *err)
-{
-    if (!ids->is_int || ids->rank != 2 || ids->shape[1] < 1 || ids->shape[1] > m->text.positions)
-        return bs_err(err, "input_ids: expected integers [B,T] with T from 1 to %d", m->text.positions);
-    if (mask && (!mask->is_int || mask->rank != 2 || mask->shape[0] != ids->shape[0] || mask->shape[1] != ids->shape[1]))
-        return bs_err(err, "attention_mask: expected integers of input_ids' shape [%ld,%ld]", ids->shape[0], ids->shape[1]);
-    b->texts = ids->shape[0];
-    b->length = ids->shape[1];
-    b->input_ids = malloc((size_t)ids->count * sizeof *b->input_ids);
-    b->pool = malloc((size_t)b->texts * sizeof *b->pool);
-    b->attention_mask = mask ? malloc((size_t)ids->count) : NULL;
-    if (!b->input_ids || !b->pool || (mask && !b->attention_mask))
-        return bs_err(err, "out of memory: a batch");
-    memcpy(b->input_ids, ids->i, (size_t)ids->count * sizeof *b->input_ids);
-    for (long i = 0; i < b->texts; i++)
-        b->pool[i] = pool_position(m, ids->i + i * b->length, b->length);
-    for (long i = 0; mask && i < ids->count; i++)
-        b->attention_mask[i] = mask->i[i] != 0;
-    return 0;
-}
-
 static int prepare(const void *p, const md_values *in, md_batch *b, oc_err *err)
 {
     const clip *m = p;
     const md_value *px = md_values_find(in, "pixel_values"), *ids = md_values_find(in, "input_ids");
-    long side = m->vision.image_size;
     px = m->vision.layers ? px : NULL;
     ids = m->text.layers ? ids : NULL;
     if (!px && !ids)
@@ -537,24 +423,9 @@ static int prepare(const void *p, const md_values *in, md_batch *b, oc_err *err)
                       has_both(m) ? ", input_ids or both" : "", m->vision.layers ? "" : "input_ids");
     if (b->want_loss && !has_both(m))
         return bs_err(err, "a tower alone has no loss");
-    if (px && (px->is_int || px->rank != 4 || px->shape[1] != m->vision.channels || px->shape[2] != side || px->shape[3] != side))
-        return bs_err(err, "pixel_values: expected floats [B,%d,%ld,%ld]", m->vision.channels, side, side);
-    if (px) {
-        b->images = px->shape[0];
-        b->channels = px->shape[1];
-        b->height = b->width = side;
-        b->pixel_values = px->f;
-    }
-    if (ids && prepare_texts(m, ids, md_values_find(in, "attention_mask"), b, err))
+    if (px && md_take_pictures(b, px, &m->vision, err))
         return -1;
-    if (b->want_loss && b->images != b->texts)
-        return bs_err(err, "the loss needs pairs: there are %ld pictures and %ld texts", b->images, b->texts);
-    b->target = malloc((size_t)(b->texts + 1) * sizeof *b->target);
-    if (!b->target)
-        return bs_err(err, "out of memory: a batch");
-    for (long i = 0; i < b->texts; i++)
-        b->target[i] = (int)i;
-    return 0;
+    return (ids && md_take_texts(b, in, pool_position, m, m->text.positions, err)) || md_take_pairs(b, err) ? -1 : 0;
 }
 
 static const tn_param *logit_scale(const void *p) { return has_both(p) ? &((const clip *)p)->logit_scale : NULL; }
@@ -579,5 +450,6 @@ const md_family md_clip = {
     .pool_position = pool_position,
     .pair_loss = pair_loss,
     .logit_scale = logit_scale,
+    .max_logit_scale = 4.6051702f, /* ln 100 */
     .init = init,
 };

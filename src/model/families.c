@@ -4,6 +4,7 @@
 
 #define FAMILIES \
     FAMILY(clip) \
+    FAMILY(bert) \
     FAMILY(llama) \
     FAMILY(mistral) \
     FAMILY(phi3) \

@@ -85,7 +85,7 @@ md_model *md_create(const char *folder, oc_err *err)
     if (!(m->config = ck_config_read(path, err)) || !(m->family = family_of(m->config, err)))
         goto failed;
     m->m = m->family->create(m->config, err);
-    if (!m->m)
+    if (!m->m || (m->family->read_folder && m->family->read_folder(m->m, folder, err)))
         goto failed;
     lister l = {.m = m};
     tn_visitor v = {.visit = add_slot, .arg = &l};
@@ -316,6 +316,19 @@ int md_init(md_model *m, uint64_t seed, oc_err *err)
     return 0;
 }
 
+static bool ends(const char *name, const char *tail)
+{
+    size_t n = strlen(name), k = strlen(tail);
+    return n >= k && !strcmp(name + n - k, tail);
+}
+
+void md_draw(const char *name, long n, float *values, bs_rng *rng, float deviation)
+{
+    bool gain = (strstr(name, "norm") || strstr(name, "Norm")) && ends(name, ".weight"), drawn = !gain && !ends(name, "bias");
+    for (long i = 0; i < n; i++)
+        values[i] = drawn ? deviation * bs_rng_normal(rng) : gain ? 1 : 0;
+}
+
 int md_check_finite(const md_model *m, oc_err *err)
 {
     for (int i = 0; m->store && i < m->n; i++) {
@@ -371,6 +384,7 @@ done:
 void md_batch_clear(md_batch *b)
 {
     free(b->input_ids);
+    free(b->token_types);
     free(b->attention_mask);
     free(b->pool);
     free(b->target);

@@ -40,6 +40,7 @@ typedef struct md_batch {
     long channels, height, width;
     long texts, length;      /* B, T */
     int *input_ids;          /* [B, T] */
+    int *token_types;        /* [B, T] of BERT's kinds of segments; NULL: all 0 */
     uint8_t *attention_mask; /* [B, T], 1 keeps; NULL keeps all */
     int *pool;               /* [B] position of the pooled token */
     int *positions;          /* [B, T] where each token stands */
@@ -79,6 +80,13 @@ void md_emit(tn_ctx *cx, md_outputs *out, tn_t value, const char *format, ...) _
 
 enum { MD_EMBEDS_IMAGES = 1, MD_EMBEDS_TEXTS = 2, MD_GENERATES = 4 };
 
+/* Texts of a batch are filled up to one length behind their ends. */
+typedef enum md_padding {
+    MD_PADDING_UNSEEN, /* nothing that counts looks behind an end: a causal model, pooled at its end token */
+    MD_PADDING_HIDDEN, /* a mask hides what stands there */
+    MD_PADDING_READ    /* the model reads it: every text is filled up to max_tokens, with the very token it was trained with */
+} md_padding;
+
 typedef struct md_sizes {
     long image_size; /* pixels of a side; 0: takes no pictures */
     long channels;
@@ -88,7 +96,10 @@ typedef struct md_sizes {
     long vocab;
     long embedding;    /* width of an embedding; 0: none */
     int bos, eos, pad; /* token ids; -1: none */
+    md_padding padding;
 } md_sizes;
+
+typedef int md_pool_fn(const void *m, const int *ids, long n);
 
 typedef struct md_family {
     const char *model_type;           /* config.json's */
@@ -97,6 +108,8 @@ typedef struct md_family {
     const char *original; /* the member of an original config (open_clip_config.json) that tells this family; NULL: none */
     /* The struct of configuration and weights, from config.json; defaults for what it leaves out. */
     void *(*create)(const ck_config *config, oc_err *err);
+    /* What other files of the folder say, after `create`. NULL: nothing. */
+    int (*read_folder)(void *m, const char *folder, oc_err *err);
     void (*destroy)(void *m);
     void (*visit)(void *m, tn_visitor *v); /* names every weight once */
     void (*sizes)(const void *m, md_sizes *s);
@@ -112,11 +125,15 @@ typedef struct md_family {
     tn_t (*logits)(tn_ctx *cx, const void *m, const md_batch *b);
     void (*cache)(const void *m, tn_cache_shape *s);
     int (*place)(const void *m, long position);
-    /* Where a text is pooled, from its ids; no token behind changes its row. */
-    int (*pool_position)(const void *m, const int *ids, long n);
+    /* Where a text is pooled, from its n ids (with what it is filled up with, where the model reads that). */
+    md_pool_fn *pool_position;
     /* The loss of normalised embeddings of matching rows. */
     tn_t (*pair_loss)(tn_ctx *cx, const void *m, tn_t image_embeds, tn_t text_embeds, const md_batch *b);
     const tn_param *(*logit_scale)(const void *m);
+    float max_logit_scale; /* training keeps it below; 0: free */
+    /* Not NULL: each pair is judged by itself, its probability is sigmoid(exp(logit_scale) cosine + logit_bias). NULL: the candidates share one
+     * softmax. */
+    const tn_param *(*logit_bias)(const void *m);
     /* Starting values of the weight `name`, as the family's authors drew them. NULL: cannot be trained from nothing. */
     void (*init)(const void *m, const char *name, long n, float *values, bs_rng *rng);
 } md_family;
@@ -166,6 +183,8 @@ int md_load(md_model *m, bool lean, oc_err *err);
 int md_own(md_model *m, oc_err *err);
 /* Fills every weight (md_own first) with starting values. */
 int md_init(md_model *m, uint64_t seed, oc_err *err);
+/* The usual ones: gains 1, biases 0, anything else normal. */
+void md_draw(const char *name, long n, float *values, bs_rng *rng, float deviation);
 void md_close(md_model *m);
 int md_slot_of(const md_model *m, const char *name); /* id, or -1 */
 /* After an answer that is not finite: the first weight that is not, in an error; 0 when all are. */

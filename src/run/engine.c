@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../model/reading.h"
+
 #ifndef OCELLI_DATA_DIR
 #define OCELLI_DATA_DIR "/usr/local/share/ocelli"
 #endif
@@ -227,8 +229,9 @@ size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, i
 
 size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens, bool whole)
 {
-    int anywhere = 0; /* a plan reads no values */
-    md_batch b = {.texts = rows, .length = tokens, .pool = &anywhere, .want_hidden = whole};
+    md_batch b = md_plan_texts(m, rows);
+    b.length = tokens;
+    b.want_hidden = whole;
     return md_can(m) & MD_EMBEDS_TEXTS ? plan(m, l, kn, threads, &b, m->family->embed_texts) : 0;
 }
 
@@ -307,28 +310,28 @@ int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int w
     return embed(s, &b, s->engine->model->family->embed_images, rows, err);
 }
 
-/* Room for n texts of b->length ids, zeroed, in the batch. */
-static int text_batch(md_batch *b, int n, oc_err *err)
+/* What stands behind the last place that is pooled is left out where nobody looks at it. */
+static void put_texts(const oc_engine *e, md_batch *b, const tx_ids *ids, int n)
 {
-    b->texts = n;
-    b->input_ids = calloc((size_t)(n * b->length), sizeof *b->input_ids);
-    b->pool = calloc((size_t)n, sizeof *b->pool);
-    return b->input_ids && b->pool ? 0 : bs_err(err, "out of memory: a batch of texts");
+    md_texts_put(b, e->model, ids, n, rn_pad(e->tokenizer));
+    if (!e->whole && e->sizes.padding == MD_PADDING_UNSEEN)
+        md_batch_crop(b);
 }
 
 int rn_embed_ids(oc_session *s, const int *ids, int n, int length, float *rows, oc_err *err)
 {
     const oc_engine *e = s->engine;
-    md_batch b = {.length = length, .want_hidden = e->whole};
-    int result = text_batch(&b, n, err);
-    for (int i = 0; i < n && !result; i++) {
-        memcpy(b.input_ids + i * b.length, ids + i * b.length, (size_t)length * sizeof *ids);
-        b.pool[i] = e->model->family->pool_position(e->model->m, ids + i * b.length, length);
+    md_batch b = {.want_hidden = e->whole};
+    tx_ids *list = calloc((size_t)n, sizeof *list);
+    int result = list ? md_texts_open(&b, e->model, n, err) : bs_err(err, "out of memory: a batch of texts");
+    for (int i = 0; i < n && !result; i++) /* only looked at */
+        list[i] = (tx_ids){.p = (int32_t *)(uintptr_t)(ids + (long)i * length), .n = (size_t)length};
+    if (!result) {
+        put_texts(e, &b, list, n);
+        result = embed(s, &b, e->model->family->embed_texts, rows, err);
     }
-    if (!result && !e->whole)
-        md_batch_crop(&b);
-    result = result ? result : embed(s, &b, e->model->family->embed_texts, rows, err);
     md_batch_clear(&b);
+    free(list);
     return result;
 }
 
@@ -402,7 +405,8 @@ int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, 
     return 0;
 }
 
-/* Rows shorter than the longest are filled with id 0 behind their end, which a causal model's pooled token never sees. */
+int rn_pad(const tx_tokenizer *t) { return t ? tx_roles_of(t)->pad : -1; }
+
 static int embed_texts(oc_session *s, const char *const *texts, int n, float *rows, oc_err *err)
 {
     oc_engine *e = s->engine;
@@ -414,20 +418,12 @@ static int embed_texts(oc_session *s, const char *const *texts, int n, float *ro
     md_batch b = {0};
     if (!ids)
         return bs_err(err, "out of memory: a batch of texts");
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         if (rn_encode_text(t, texts[i], strlen(texts[i]), e->sizes.max_tokens, &ids[i], &s->cut, err))
             goto done;
-        b.length = (long)ids[i].n > b.length ? (long)ids[i].n : b.length;
-    }
-    if (text_batch(&b, n, err))
+    if (md_texts_open(&b, e->model, n, err))
         goto done;
-    for (int i = 0; i < n; i++) {
-        for (size_t k = 0; k < ids[i].n; k++)
-            b.input_ids[i * b.length + (long)k] = ids[i].p[k];
-        b.pool[i] = e->model->family->pool_position(e->model->m, b.input_ids + i * b.length, (long)ids[i].n);
-    }
-    if (!e->whole)
-        md_batch_crop(&b);
+    put_texts(e, &b, ids, n);
     result = embed(s, &b, e->model->family->embed_texts, rows, err);
 done:
     md_batch_clear(&b);

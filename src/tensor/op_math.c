@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "../kernel/scalar.h"
 #include "ops.h"
 
 typedef struct unary_record {
@@ -347,5 +348,48 @@ tn_t tn_soft_cross_entropy(tn_ctx *cx, tn_t logits, const float *target, bool ot
     soft_record *r = y.grad ? tn_push(cx, sizeof *r, soft_xent_backward) : NULL;
     if (r)
         *r = (soft_record){.head = r->head, .x = logits, .y = y, .target = target, .others_only = others_only, .row = row};
+    return y;
+}
+
+typedef struct sigmoid_record {
+    tn_record head;
+    tn_t x, y;
+    const float *target;
+} sigmoid_record;
+
+/* +1 where row i and column j belong together, else -1. */
+static float sign_of(const float *target, long n, long i, long j) { return (target ? target[i * n + j] > 0 : i == j) ? 1 : -1; }
+
+/* d/dx of -log sigmoid(z x) is -z sigmoid(-z x). */
+static void sigmoid_backward(tn_ctx *cx, tn_record *self)
+{
+    sigmoid_record *r = (sigmoid_record *)self;
+    long rows = tn_rows(r->x), n = tn_last(r->x);
+    float s = r->y.g[0] / (float)rows;
+    for (long i = 0; i < rows; i++)
+        for (long j = 0; j < n; j++) {
+            float z = sign_of(r->target, n, i, j);
+            r->x.g[i * n + j] -= s * z * kn_sigmoid(-z * r->x.v[i * n + j]);
+        }
+    (void)cx;
+}
+
+tn_t tn_sigmoid_cross_entropy(tn_ctx *cx, tn_t logits, const float *target)
+{
+    long rows = tn_rows(logits), n = tn_last(logits);
+    tn_t y = tn_new(cx, logits.grad, 1, (long[]){1});
+    double sum = 0;
+    if (cx->failed || (!target && rows != n))
+        return tn_fail(cx, "sigmoid cross-entropy: %ld rows of %ld do not pair up", rows, n);
+    for (long i = 0; i < rows && tn_live(cx); i++)
+        for (long j = 0; j < n; j++) { /* log(1 + exp(-a)) = max(-a, 0) + log(1 + exp(-|a|)) */
+            float a = sign_of(target, n, i, j) * logits.v[i * n + j];
+            sum += (double)(a < 0 ? -a : 0) + kn_log(1 + (double)kn_exp(-fabsf(a)));
+        }
+    if (tn_live(cx))
+        y.v[0] = (float)(sum / (double)rows);
+    sigmoid_record *r = y.grad ? tn_push(cx, sizeof *r, sigmoid_backward) : NULL;
+    if (r)
+        *r = (sigmoid_record){r->head, logits, y, target};
     return y;
 }

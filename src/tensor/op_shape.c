@@ -140,7 +140,7 @@ tn_t tn_add_sinusoid(tn_ctx *cx, tn_t x)
     return record_add(cx, x, (tn_t){0}, y, NULL, 1);
 }
 
-/* ---- a token in front, a row out, a transpose --------------------------------------------------------------- */
+/* ---- tokens in front, rows out ------------------------------------------------------------------------------- */
 
 typedef struct piece_record {
     tn_record head;
@@ -303,6 +303,137 @@ void tn_split(tn_ctx *cx, tn_t x, int n, const long *width, tn_t *y)
         *r = now;
     }
 }
+
+static void repeat_backward(tn_ctx *cx, tn_record *self)
+{
+    piece_record *r = (piece_record *)self;
+    long k = r->y.shape[1] * r->y.shape[2];
+    kn_column_sums(cx->work, r->y.shape[0], k, r->y.g, k, tn_grad_of(cx, r->p));
+}
+
+tn_t tn_repeat(tn_ctx *cx, const tn_param *p, long b)
+{
+    long n = tn_size(tn_weight(cx, p)), d = p->rank ? p->shape[p->rank - 1] : 1;
+    tn_t y = tn_new(cx, tn_grad_of(cx, p) != NULL, 3, (long[]){b, n / d, d});
+    if (tn_live(cx))
+        for (long i = 0; i < b; i++)
+            memcpy(y.v + i * n, p->v, (size_t)n * sizeof(float));
+    piece_record *r = y.grad ? tn_push(cx, sizeof *r, repeat_backward) : NULL;
+    if (r)
+        *r = (piece_record){.head = r->head, .y = y, .p = p};
+    return y;
+}
+
+/* ---- columns ------------------------------------------------------------------------------------------------ */
+
+typedef struct columns_record {
+    tn_record head;
+    tn_t x, y;
+    long first;
+} columns_record;
+
+static void columns_backward(tn_ctx *cx, tn_record *self)
+{
+    columns_record *r = (columns_record *)self;
+    long d = tn_last(r->x), n = tn_last(r->y);
+    for (long i = 0, rows = tn_rows(r->x); i < rows; i++) {
+        float *dx = r->x.g + i * d + r->first;
+        cx->kn->add(n, dx, r->y.g + i * n, dx);
+    }
+}
+
+tn_t tn_columns(tn_ctx *cx, tn_t x, long first, long n)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    long d = tn_last(x), rows = tn_rows(x);
+    if (first < 0 || n < 1 || first > d - n)
+        return tn_fail(cx, "columns: %ld from %ld on of %ld", n, first, d);
+    tn_t y = x;
+    y.shape[y.rank - 1] = n;
+    y = tn_like(cx, y, x.grad);
+    if (tn_live(cx))
+        for (long i = 0; i < rows; i++)
+            memcpy(y.v + i * n, x.v + i * d + first, (size_t)n * sizeof(float));
+    columns_record *r = y.grad ? tn_push(cx, sizeof *r, columns_backward) : NULL;
+    if (r)
+        *r = (columns_record){r->head, x, y, first};
+    return y;
+}
+
+/* ---- one row of many ------------------------------------------------------------------------------------------ */
+
+typedef struct pool_record {
+    tn_record head;
+    tn_t x, y;
+    const uint8_t *mask;
+    tn_pooling how;
+} pool_record;
+
+static bool kept(const uint8_t *mask, long row) { return !mask || mask[row]; }
+
+static long count_kept(const uint8_t *mask, long begin, long end)
+{
+    long n = 0;
+    for (long i = begin; i < end; i++)
+        n += kept(mask, i);
+    return n;
+}
+
+/* The first row of those kept that has the largest value of column j. */
+static long largest(const float *x, const uint8_t *mask, long begin, long end, long d, long j)
+{
+    long best = -1;
+    for (long i = begin; i < end; i++)
+        if (kept(mask, i) && (best < 0 || x[i * d + j] > x[best * d + j]))
+            best = i;
+    return best;
+}
+
+static void pool_backward(tn_ctx *cx, tn_record *self)
+{
+    pool_record *r = (pool_record *)self;
+    long t = r->x.shape[1], d = r->x.shape[2];
+    for (long b = 0; b < r->x.shape[0]; b++) {
+        const float *dy = r->y.g + b * d;
+        long n = count_kept(r->mask, b * t, (b + 1) * t);
+        for (long i = b * t; i < (b + 1) * t && r->how == TN_POOL_MEAN; i++)
+            if (kept(r->mask, i))
+                cx->kn->axpy(d, 1 / (float)n, dy, r->x.g + i * d);
+        for (long j = 0; j < d && n && r->how == TN_POOL_MAX; j++)
+            r->x.g[largest(r->x.v, r->mask, b * t, (b + 1) * t, d, j) * d + j] += dy[j];
+    }
+}
+
+static void pool_rows(tn_ctx *cx, tn_t x, const uint8_t *mask, tn_pooling how, long b, float *y)
+{
+    long t = x.shape[1], d = x.shape[2], n = count_kept(mask, b * t, (b + 1) * t);
+    memset(y, 0, (size_t)d * sizeof *y);
+    for (long i = b * t; i < (b + 1) * t && how == TN_POOL_MEAN; i++)
+        if (kept(mask, i))
+            cx->kn->add(d, y, x.v + i * d, y);
+    if (n && how == TN_POOL_MEAN)
+        cx->kn->scale(d, 1 / (float)n, y, y);
+    for (long j = 0; j < d && n && how == TN_POOL_MAX; j++)
+        y[j] = x.v[largest(x.v, mask, b * t, (b + 1) * t, d, j) * d + j];
+}
+
+tn_t tn_pool(tn_ctx *cx, tn_t x, const uint8_t *mask, tn_pooling how)
+{
+    if (cx->failed)
+        return (tn_t){0};
+    if (x.rank != 3)
+        return tn_fail(cx, "pool: %d dimensions instead of 3", x.rank);
+    tn_t y = tn_new2(cx, x.grad, x.shape[0], x.shape[2]);
+    for (long b = 0; b < x.shape[0] && tn_live(cx); b++)
+        pool_rows(cx, x, mask, how, b, y.v + b * x.shape[2]);
+    pool_record *r = y.grad ? tn_push(cx, sizeof *r, pool_backward) : NULL;
+    if (r)
+        *r = (pool_record){r->head, x, y, mask, how};
+    return y;
+}
+
+/* ---- dimensions exchanged --------------------------------------------------------------------------------------- */
 
 /* `to` (or +=) = x [b, m, n] with its last two dimensions exchanged: [b, n, m]. */
 static void exchange(long b, long m, long n, const float *x, float *to, bool add)

@@ -70,6 +70,14 @@ tn_t tn_add_positions(tn_ctx *cx, tn_t x, const tn_param *table);
 tn_t tn_add_sinusoid(tn_ctx *cx, tn_t x);
 /* One learned token in front of each sequence: p [D], x [B, T, D] -> [B, T+1, D]. */
 tn_t tn_prepend(tn_ctx *cx, const tn_param *p, tn_t x);
+/* p [.., D] for each of b sequences: [b, rows of p, D]. */
+tn_t tn_repeat(tn_ctx *cx, const tn_param *p, long b);
+/* Columns first .. first + n - 1 of x [.., D]: [.., n]. */
+tn_t tn_columns(tn_ctx *cx, tn_t x, long first, long n);
+/* One row of each sequence's rows that `mask` [B, T] keeps (NULL: all): x [B, T, D] -> [B, D], their mean or, in each column, their largest. Nothing
+ * kept: zeros. What is hidden changes no bit. The mask must live as long as the tape. */
+typedef enum tn_pooling { TN_POOL_MEAN, TN_POOL_MAX } tn_pooling;
+tn_t tn_pool(tn_ctx *cx, tn_t x, const uint8_t *mask, tn_pooling how);
 /* Row index[b] of each sequence: x [B, T, D] -> [B, D]; index NULL: row 0. Kept by the caller as long as the tape. */
 tn_t tn_select(tn_ctx *cx, tn_t x, const int *index);
 /* Rows index[0..n) of x [.., D] -> [n, D]; index as above. */
@@ -93,5 +101,8 @@ tn_t tn_cross_entropy(tn_ctx *cx, tn_t logits, const int *target, float smoothin
 /* Mean over rows of -sum target * log softmax(logits): target [n, V], kept by the caller; a row of it sums to 1, or is all zero and
  * counts for nothing -> [1]. others_only: row i does not see column i (a picture compared with the other pictures). */
 tn_t tn_soft_cross_entropy(tn_ctx *cx, tn_t logits, const float *target, bool others_only);
+/* Mean over rows of the sum over columns of -log sigmoid(z logit) (Zhai 2023): z is 1 where a row's target [n, V] is above 0, else -1. Kept by the
+ * caller; NULL: row i's only match is column i -> [1]. */
+tn_t tn_sigmoid_cross_entropy(tn_ctx *cx, tn_t logits, const float *target);
 
 #endif

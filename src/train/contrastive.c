@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../model/reading.h"
 #include "trainer.h"
 
 /* n pictures from `at` on, and their texts. */
@@ -22,6 +23,8 @@ static md_batch part_of(const md_batch *b, long at, long n)
         p.input_ids += at * texts * b->length;
         p.pool += at * texts;
     }
+    if (b->attention_mask)
+        p.attention_mask += at * texts * b->length;
     return p;
 }
 
@@ -80,15 +83,11 @@ size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const k
     md_sizes s;
     m->family->sizes(m->m, &s);
     long texts = like->texts / like->images;
-    int anywhere = 0; /* a plan reads no values */
-    md_batch b = {.images = micro,
-                  .texts = micro * texts,
-                  .length = s.max_tokens,
-                  .pool = &anywhere,
-                  .channels = s.channels,
-                  .height = s.image_size,
-                  .width = s.image_size,
-                  .partner_weight = like->partner_weight};
+    md_batch b = md_plan_texts(m, micro * texts);
+    b.images = micro;
+    b.channels = s.channels;
+    b.height = b.width = s.image_size;
+    b.partner_weight = like->partner_weight;
     if (micro == like->images)
         return plan_part(m, lora, t, kn, threads, &b, true, true);
     size_t run = plan_part(m, lora, t, kn, threads, &b, false, false),

@@ -110,15 +110,16 @@ static int save(run *r, bool export_now, oc_err *err)
     return 0;
 }
 
-/* The temperature never falls so low that logits pass 100 times a cosine (Radford 2021). */
+/* The temperature stays where the family wants it: CLIP's logits never pass 100 times a cosine (Radford 2021). */
 static double clamp_scale(const run *r)
 {
-    const tn_param *p = r->m->family->logit_scale ? r->m->family->logit_scale(r->m->m) : NULL;
+    const md_family *f = r->m->family;
+    const tn_param *p = f->logit_scale ? f->logit_scale(r->m->m) : NULL;
     if (!p || p->id < 0)
         return 1;
     float *own = r->m->slots[p->id].own;
-    if (!r->lora && own)
-        own[0] = own[0] > 4.6051702f ? 4.6051702f : own[0] < 0 ? 0 : own[0];
+    if (!r->lora && own && f->max_logit_scale > 0)
+        own[0] = own[0] > f->max_logit_scale ? f->max_logit_scale : own[0] < 0 ? 0 : own[0];
     return exp((double)p->v[0]);
 }
 
