@@ -1063,12 +1063,12 @@ enum {
     FORMS = 512
 };
 
-static long bias_size(const kn_attn *a) { return a->heads * (a->relative ? a->tk + a->tq - 1 : a->tq * a->tk); }
+static long bias_size(const kn_attn *a) { return a->heads * (a->bias_head ? a->bias_head : a->tq * a->tk); }
 
 static long bias_index(const kn_attn *a, long b, long h, long i, long j)
 {
     long own = i + (a->keys ? a->keys[b] : a->tk) - a->tq;
-    return a->relative ? h * (a->tk + a->tq - 1) + j - own + a->tk - 1 : (h * a->tq + i) * a->tk + j;
+    return a->bias_head ? h * a->bias_head + a->bias_zero + j - own : (h * a->tq + i) * a->tk + j;
 }
 
 /* SIDE_BY_SIDE: heads lie side by side in a row, as a model keeps them; else every head is a matrix of its own. */
@@ -1091,7 +1091,8 @@ static scene new_scene(long batch, long tq, long tk, long dk, long dv, int form)
     s.a.lse = floats(s.ns);
     s.dy = random_floats(s.ny, -1, 1);
     s.a.causal = form & CAUSAL;
-    s.a.relative = form & RELATIVE;
+    s.a.bias_head = form & RELATIVE ? tk + tq + 1 : 0; /* one more than there are at either end */
+    s.a.bias_zero = tk;
     s.a.bias = form & BIAS ? random_floats(bias_size(&s.a), -2, 2) : NULL;
     uint8_t *mask = fence((size_t)(batch * tk));
     for (long i = 0; i < batch * tk; i++)
@@ -1206,7 +1207,7 @@ static void check_backward(const char *name, const scene *s, const gradients *g)
     for (long i = 0; i < s->nv; i++)
         near(name, "dv", i, g->dv[i], dv[i] + 1, bound);
     for (long i = 0; g->dbias && i < nb; i++)
-        near(name, "dbias", i, g->dbias[i], dbias[i] + 1, a->relative ? bound * sqrt((double)(a->batch * a->tq)) : bound);
+        near(name, "dbias", i, g->dbias[i], dbias[i] + 1, a->bias_head ? bound * sqrt((double)(a->batch * a->tq)) : bound);
     free(all);
 }
 
@@ -1306,13 +1307,6 @@ static void check_queries_alone(const kn_table *t, kn_work *w, long length, long
     few.tq = count;
     few.tk = query + count; /* a window counts from a query's own place */
     few.q += query * few.q_row;
-    if (form & RELATIVE) { /* the same distances */
-        float *bias = floats(bias_size(&few));
-        long n = few.tk + few.tq - 1, all = s.a.tk + s.a.tq - 1;
-        for (long i = 0; i < few.heads * n; i++)
-            bias[i] = s.a.bias[i / n * all + i % n - (few.tk - 1) + s.a.tk - 1];
-        few.bias = bias;
-    }
     few.y = floats(count * few.y_row);
     few.lse = floats(count * few.heads);
     run_forward(w, &few);
