@@ -1052,7 +1052,26 @@ typedef struct scene {
     float *dy;
 } scene;
 
-enum { CAUSAL = 1, MASK = 2, BIAS = 4, GQA = 8, SIDE_BY_SIDE = 16, WINDOW = 32, DOCUMENTS = 64, RAGGED = 128, FORMS = 256 };
+enum {
+    CAUSAL = 1,
+    MASK = 2,
+    BIAS = 4,
+    GQA = 8,
+    SIDE_BY_SIDE = 16,
+    WINDOW = 32,
+    DOCUMENTS = 64,
+    RAGGED = 128,
+    RELATIVE = 256,
+    FORMS = 512
+};
+
+static long bias_size(const kn_attn *a) { return a->heads * (a->bias_head ? a->bias_head : a->tq * a->tk); }
+
+static long bias_index(const kn_attn *a, long b, long h, long i, long j)
+{
+    long own = i + (a->keys ? a->keys[b] : a->tk) - a->tq;
+    return a->bias_head ? h * a->bias_head + a->bias_zero + j - own : (h * a->tq + i) * a->tk + j;
+}
 
 /* SIDE_BY_SIDE: heads lie side by side in a row, as a model keeps them; else every head is a matrix of its own. */
 static scene new_scene(long batch, long tq, long tk, long dk, long dv, int form)
@@ -1074,7 +1093,9 @@ static scene new_scene(long batch, long tq, long tk, long dk, long dv, int form)
     s.a.lse = floats(s.ns);
     s.dy = random_floats(s.ny, -1, 1);
     s.a.causal = form & CAUSAL;
-    s.a.bias = form & BIAS ? random_floats(heads * tq * tk, -2, 2) : NULL;
+    s.a.bias_head = form & RELATIVE ? tk + tq + 1 : 0; /* one more than there are at either end */
+    s.a.bias_zero = tk;
+    s.a.bias = form & BIAS ? random_floats(bias_size(&s.a), -2, 2) : NULL;
     uint8_t *mask = fence((size_t)(batch * tk));
     for (long i = 0; i < batch * tk; i++)
         mask[i] = i < tk ? i % 3 != 1 : i < 2 * tk ? 0 : 1; /* the second of the batch sees nothing */
@@ -1100,10 +1121,10 @@ static double attend(const kn_attn *a, long b, long h, long i, double *p, double
     double most = -INFINITY, s = 0;
     for (long j = 0; j < a->tk; j++) {
         const float *k = a->k + b * a->k_batch + j * a->k_row + kv * a->k_head;
-        p[j] = a->bias ? a->bias[(h * a->tq + i) * a->tk + j] : 0;
+        long keys = a->keys ? a->keys[b] : a->tk, own = i + keys - a->tq;
+        p[j] = a->bias && j < keys ? a->bias[bias_index(a, b, h, i, j)] : 0;
         for (long e = 0; e < a->dk; e++)
             p[j] += (double)a->scale * q[e] * k[e];
-        long keys = a->keys ? a->keys[b] : a->tk, own = i + keys - a->tq;
         bool far = (a->window && j <= own - a->window) || (a->from && j < a->from[b * a->tq + i]);
         if (j >= keys || far || (a->causal && j > own) || (a->key_mask && !a->key_mask[b * a->tk + j]))
             p[j] = -INFINITY;
@@ -1159,7 +1180,8 @@ static void attend_backward(const scene *s, long b, long h, long i, double *p, d
     }
     for (long j = 0; j < a->tk; j++) {
         double ds = p[j] * (dp[j] - sum);
-        dbias[(h * a->tq + i) * a->tk + j] += ds;
+        if (a->bias && (!a->keys || j < a->keys[b]))
+            dbias[bias_index(a, b, h, i, j)] += ds;
         for (long e = 0; e < a->dk; e++) {
             dq[q + e] += a->scale * ds * a->k[k + j * a->k_row + e];
             dk[k + j * a->k_row + e] += a->scale * ds * a->q[q + e];
@@ -1174,7 +1196,7 @@ typedef struct gradients {
 static void check_backward(const char *name, const scene *s, const gradients *g)
 {
     const kn_attn *a = &s->a;
-    long nb = a->heads * a->tq * a->tk;
+    long nb = bias_size(a);
     double *all = calloc((size_t)(s->nq + s->nk + s->nv + nb + 2 * a->tk), sizeof *all);
     double *dk = all + s->nq, *dv = dk + s->nk, *dbias = dv + s->nv, *p = dbias + nb, *dp = p + a->tk;
     for (long n = 0; n < a->batch * a->heads * a->tq; n++)
@@ -1187,7 +1209,7 @@ static void check_backward(const char *name, const scene *s, const gradients *g)
     for (long i = 0; i < s->nv; i++)
         near(name, "dv", i, g->dv[i], dv[i] + 1, bound);
     for (long i = 0; g->dbias && i < nb; i++)
-        near(name, "dbias", i, g->dbias[i], dbias[i] + 1, bound);
+        near(name, "dbias", i, g->dbias[i], dbias[i] + 1, a->bias_head ? bound * sqrt((double)(a->batch * a->tq)) : bound);
     free(all);
 }
 
@@ -1201,7 +1223,7 @@ static float *ones(long n)
 
 static gradients run_backward(kn_work *w, const scene *s)
 {
-    gradients g = {ones(s->nq), ones(s->nk), ones(s->nv), s->a.bias ? ones(s->a.heads * s->a.tq * s->a.tk) : NULL};
+    gradients g = {ones(s->nq), ones(s->nk), ones(s->nv), s->a.bias ? ones(bias_size(&s->a)) : NULL};
     size_t room = kn_attn_backward_scratch(kn_work_table(w), &s->a) * (size_t)bs_pool_threads(kn_work_pool(w));
     void *scratch = fence(room);
     kn_attn_backward(w, &s->a, s->dy, g.dq, g.dk, g.dv, g.dbias, scratch);
@@ -1233,6 +1255,8 @@ static void check_attention(const kn_table *t, kn_work *const w[4], scene *s)
         same_bits(t->name, "dq by threads", more.dq, g.dq, s->nq);
         same_bits(t->name, "dk by threads", more.dk, g.dk, s->nk);
         same_bits(t->name, "dv by threads", more.dv, g.dv, s->nv);
+        if (g.dbias)
+            same_bits(t->name, "dbias by threads", more.dbias, g.dbias, bias_size(&a));
     }
     unfence();
 }
@@ -1305,7 +1329,7 @@ static void queries_keep_their_bits(void **state)
         for (int i = 0; i < 20; i++) {
             long length = 7 + bs_rng_below(&rng, i % 5 ? 600 : 1400), count = 1 + bs_rng_below(&rng, 7);
             check_queries_alone(t, w[i % 4], length, bs_rng_below(&rng, (uint32_t)(length - count + 1)), count,
-                                (i % 3 ? GQA : 0) | (i % 4 ? 0 : WINDOW));
+                                (i % 3 ? GQA : 0) | (i % 4 ? 0 : WINDOW) | (i % 5 == 1 ? BIAS | RELATIVE : 0));
         }
         close_works(pool, w);
     }

@@ -76,8 +76,8 @@ static void scores(const kn_table *t, const kn_attn *a, const strip *at, const r
 
 static void add_bias(const kn_table *t, const kn_attn *a, const strip *at, const room *r)
 {
-    const float *bias = a->bias + (at->h.h * a->tq + at->q0) * a->tk + at->j0;
-    t->pack(at->keys, at->queries, t->nr, bias, a->tk, true, r->bias);
+    const float *bias = a->bias + kn_bias_at(a, at->h.b, at->h.h, at->q0) + at->j0;
+    t->pack(at->keys, at->queries, t->nr, bias, kn_bias_step(a), true, r->bias);
     for (long j = 0; j < at->keys; j++)
         t->add(at->queries, r->s + j * t->nr, r->bias + j * t->nr, r->s + j * t->nr);
 }

@@ -42,6 +42,16 @@ static inline long kn_from(const kn_attn *a, long b, long query)
     return kn_max(kn_max(from, 0), a->from ? a->from[b * a->tq + query] : 0);
 }
 
+/* Where in the bias key 0 of a query stands; its keys follow each other, and the next query's lie kn_bias_step behind. */
+static inline long kn_bias_at(const kn_attn *a, long b, long h, long query)
+{
+    if (a->bias_head)
+        return h * a->bias_head + a->bias_zero - (query + kn_keys_of(a, b) - a->tq);
+    return (h * a->tq + query) * a->tk;
+}
+
+static inline long kn_bias_step(const kn_attn *a) { return a->bias_head ? -1 : a->tk; }
+
 static inline bool kn_key_hidden(const kn_attn *a, long b, long key) { return a->key_mask && !a->key_mask[b * a->tk + key]; }
 
 /* Keys up to the last one that the mask of batch b keeps: what lies behind adds nothing. */

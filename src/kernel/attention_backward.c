@@ -68,7 +68,7 @@ static void probabilities_again(const kn_table *t, const kn_attn *a, const block
     for (long i = 0; i < at->queries; i++) {
         float *p = r->p + i * r->ld;
         if (a->bias)
-            t->add(at->keys, p, a->bias + (at->h.h * a->tq + at->q0 + i) * a->tk + at->j0, p);
+            t->add(at->keys, p, a->bias + kn_bias_at(a, at->h.b, at->h.h, at->q0 + i) + at->j0, p);
         long from = kn_from(a, at->h.b, at->q0 + i) - at->j0, seen = kn_visible(a, at->h.b, at->q0 + i) - at->j0;
         for (long j = 0; j < kn_min(from, at->keys); j++)
             p[j] = -INFINITY;
@@ -95,7 +95,7 @@ static void score_gradients(const backward *f, const block *at, const room *r, k
             float along = t->dot(a->dv, f->dy + at->y + i * a->y_row, a->y + at->y + i * a->y_row);
             t->softmax_slope(at->keys, r->p + i * r->ld, ds, along, ds);
         }
-        float *dbias = f->dbias ? f->dbias + (at->h.h * a->tq + at->q0 + i) * a->tk + at->j0 : NULL;
+        float *dbias = f->dbias ? f->dbias + kn_bias_at(a, at->h.b, at->h.h, at->q0 + i) + at->j0 : NULL;
         if (dbias)
             t->add(at->keys, dbias, ds, dbias);
     }

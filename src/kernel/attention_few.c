@@ -79,7 +79,7 @@ static void gather_queries(const kn_attn *a, long b, long kv, float *q)
 static void mask_row(const kn_table *t, const kn_attn *a, long b, long h, long i, long j, long n, float *s)
 {
     if (a->bias)
-        t->add(n, s, a->bias + (h * a->tq + i) * a->tk + j, s);
+        t->add(n, s, a->bias + kn_bias_at(a, b, h, i) + j, s);
     for (long p = 0; a->key_mask && p < n; p++)
         if (kn_key_hidden(a, b, j + p))
             s[p] = -INFINITY;

@@ -205,7 +205,8 @@ typedef struct kn_page {
  * keys [batch]: how many of the tk keys each batch has (NULL: all); its queries are the last tq of as many positions.
  * window, unless 0: of the keys up to its own place a query sees the last `window`. from [batch, tq], unless NULL: it sees none before
  * from[query], which never falls from query to query (documents in one row).
- * bias [heads, tq, tk] is added to the scaled scores where it is not NULL (T5). lse [batch, heads, tq] receives max +
+ * bias [heads, tq, tk] is added to the scaled scores where it is not NULL; or, with bias_head, [heads, bias_head], where it depends on the
+ * distance alone: number bias_zero + d is added where a key stands d places behind its query (T5, ALiBi). lse [batch, heads, tq] receives max +
  * log(sum) (for the backward) unless NULL.
  *
  * pages, unless NULL, stand in place of k and v: [batch, ceil(tk / page_keys)], so that a cache can grow by pages; one that lies in
@@ -225,6 +226,7 @@ typedef struct kn_attn {
     const int *keys, *from;
     long window;
     const float *bias;
+    long bias_head, bias_zero;
     float *lse;
     kn_kv_type kv_type; /* of pages; k and v are fp32 */
     const kn_page *pages;
@@ -235,7 +237,7 @@ typedef struct kn_attn {
 size_t kn_attn_scratch(const kn_table *t, const kn_attn *a);
 void kn_attn_forward(kn_work *w, const kn_attn *a, void *scratch);
 /* dq, dk, dv (same strides as q, k, v; each may be NULL) += gradients for dy (y's strides), given y and lse of the forward.
- * dbias likewise, [heads, tq, tk]. Pages are not looked at. */
+ * dbias likewise, of the bias's shape. Pages are not looked at. */
 size_t kn_attn_backward_scratch(const kn_table *t, const kn_attn *a);
 void kn_attn_backward(kn_work *w, const kn_attn *a, const float *dy, float *dq, float *dk, float *dv, float *dbias,
                       void *scratch);

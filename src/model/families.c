@@ -8,6 +8,7 @@
     FAMILY(llama) \
     FAMILY(mistral) \
     FAMILY(phi3) \
+    FAMILY(t5) \
     FAMILY(gpt2) \
     FAMILY(opt) \
     FAMILY(blocks)

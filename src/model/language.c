@@ -29,13 +29,12 @@ static int shift(const md_value *labels, long vocab, md_batch *b, oc_err *err)
     return 0;
 }
 
-int md_prepare_language(const md_values *in, long vocab, long context, md_batch *b, oc_err *err)
+int md_prepare_texts(const md_values *in, long context, md_batch *b, oc_err *err)
 {
     const md_value *ids = md_values_find(in, "input_ids"), *mask = md_values_find(in, "attention_mask");
-    const md_value *labels = md_values_find(in, "labels");
     if (!ids || !ids->is_int || ids->rank != 2 || ids->shape[0] < 1 || ids->shape[1] < 1 || ids->shape[1] > context)
         return bs_err(err, "input_ids: expected integers [B,T] with T from 1 to %ld", context);
-    if (same_shape(mask, ids, "attention_mask", err) || same_shape(labels, ids, "labels", err))
+    if (same_shape(mask, ids, "attention_mask", err))
         return -1;
     b->texts = ids->shape[0];
     b->length = b->furthest = ids->shape[1];
@@ -50,6 +49,14 @@ int md_prepare_language(const md_values *in, long vocab, long context, md_batch 
         b->positions[i] = (int)(i % (size_t)b->length);
     for (size_t i = 0; mask && i < n; i++)
         b->attention_mask[i] = mask->i[i] != 0;
+    return 0;
+}
+
+int md_prepare_language(const md_values *in, long vocab, long context, md_batch *b, oc_err *err)
+{
+    const md_value *labels = md_values_find(in, "labels");
+    if (md_prepare_texts(in, context, b, err) || same_shape(labels, md_values_find(in, "input_ids"), "labels", err))
+        return -1;
     if (!labels && b->want_loss)
         return bs_err(err, "labels are missing: without them there is no loss");
     return labels ? shift(labels, vocab, b, err) : 0;

@@ -6,7 +6,9 @@
 #include "../block/transformer.h"
 #include "model.h"
 
-/* input_ids [B, T] with ids below `vocab`, attention_mask, labels (the loss: those of the next position are the targets, -100 counts for nothing), and
+/* input_ids [B, T], attention_mask, and positions 0, 1, 2, ... of every row. T up to `context`. */
+int md_prepare_texts(const md_values *in, long context, md_batch *b, oc_err *err);
+/* The same and labels: input_ids [B, T] with ids below `vocab`, attention_mask, labels (the loss: those of the next position are the targets, -100 counts for nothing), and
  * positions 0, 1, 2, ... of every row. T up to `context`. */
 int md_prepare_language(const md_values *in, long vocab, long context, md_batch *b, oc_err *err);
 /* logits [B, T, vocab], and the loss where there are labels. */

@@ -390,6 +390,8 @@ void md_batch_clear(md_batch *b)
     free(b->target);
     free(b->positions);
     free(b->from);
+    free(b->decoder_ids);
+    free(b->decoder_mask);
     free(b->wanted);
     memset(b, 0, sizeof *b);
 }

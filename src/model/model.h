@@ -45,9 +45,12 @@ typedef struct md_batch {
     int *pool;               /* [B] position of the pooled token */
     int *positions;          /* [B, T] where each token stands */
     long furthest;           /* no position is beyond this many */
-    int *target; /* [B] 0, 1, 2, ...: a pair's own partner; of a language model [B, T] the token that follows, or -100 */
-    int *from;   /* [B, T] the first position that a token may see (documents in one row); NULL: all before it */
-    int *wanted; /* rows of [B * T] whose logits are wanted; NULL: all */
+    int *target;         /* [B] 0, 1, 2, ...: a pair's own partner; of a language model [B, T] the token that follows, or -100 */
+    long decoder_length; /* L of an encoder-decoder, whose encoder takes input_ids */
+    int *decoder_ids;    /* [B, L] */
+    uint8_t *decoder_mask; /* [B, L], 1 keeps; NULL keeps all */
+    int *from;             /* [B, T] the first position that a token may see (documents in one row); NULL: all before it */
+    int *wanted;           /* rows of [B * T] whose logits are wanted; NULL: all */
     long wanted_n;
     /* Instead of it, where a picture has several texts or pairs share a meaning: what each text [texts, images] and each picture [images, texts]
      * should find; rows sum to 1. Both or none; not owned. */
@@ -97,6 +100,7 @@ typedef struct md_sizes {
     long embedding;    /* width of an embedding; 0: none */
     int bos, eos, pad; /* token ids; -1: none */
     md_padding padding;
+    int start;         /* an encoder-decoder's answers begin with it; not looked at where nothing is remembered */
 } md_sizes;
 
 typedef int md_pool_fn(const void *m, const int *ids, long n);
@@ -124,6 +128,9 @@ typedef struct md_family {
     /* What follows each position, [B, T, vocab] or [wanted_n, vocab]; what its cache of keys must hold; what a position 0, 1, 2, ... is called in `positions` (NULL: that). */
     tn_t (*logits)(tn_ctx *cx, const void *m, const md_batch *b);
     void (*cache)(const void *m, tn_cache_shape *s);
+    /* An encoder-decoder's: input_ids are encoded, row by row, and what the decoder attends to goes into the memory of the context's steps, whose shape is the
+     * cache's. logits' own ids are the decoder's. NULL: a decoder alone. */
+    void (*remember)(tn_ctx *cx, const void *m, const md_batch *b);
     int (*place)(const void *m, long position);
     /* Where a text is pooled, from its n ids (with what it is filled up with, where the model reads that). */
     md_pool_fn *pool_position;

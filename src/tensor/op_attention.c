@@ -1,11 +1,11 @@
-/* op_attention.c - scaled dot-product attention and rotary positions. */
+/* op_attention.c - scaled dot-product attention: of whole sequences, and of sequences that go on. */
 #include <math.h>
 
 #include "ops.h"
 
 typedef struct attention_record {
     tn_record head;
-    tn_t q, k, v, y;
+    tn_t q, k, v, bias, y;
     kn_attn a;
 } attention_record;
 
@@ -51,7 +51,23 @@ static void attention_backward(tn_ctx *cx, tn_record *self)
     attention_record *r = (attention_record *)self;
     void *scratch = tn_bytes(cx, kn_attn_backward_scratch(cx->kn, &r->a) * (size_t)cx->threads);
     if (scratch)
-        kn_attn_backward(cx->work, &r->a, r->y.g, r->q.g, r->k.g, r->v.g, NULL, scratch);
+        kn_attn_backward(cx->work, &r->a, r->y.g, r->q.g, r->k.g, r->v.g, r->bias.g, scratch);
+}
+
+/* A plan has no numbers, but will have. */
+static bool put_bias(tn_ctx *cx, const tn_bias *bias, kn_attn *a)
+{
+    static const float later[1];
+    if (!bias->v.rank)
+        return true;
+    a->bias = bias->v.v ? bias->v.v : later;
+    a->bias_head = tn_last(bias->v);
+    a->bias_zero = bias->zero;
+    if (bias->v.shape[0] == a->heads && bias->zero >= a->tk - 1 && a->bias_head - bias->zero >= a->tq)
+        return true;
+    tn_fail(cx, "attention: a bias of %ld heads, %ld distances does not suit %ld heads, %ld queries, %ld keys", bias->v.shape[0],
+            a->bias_head, a->heads, a->tq, a->tk);
+    return false;
 }
 
 /* What a lone query sees, as a key mask. */
@@ -65,11 +81,25 @@ static const uint8_t *mask_up_to(tn_ctx *cx, const kn_attn *a, const int *last_k
 
 /* ---- sequences that go on --------------------------------------------------------------------------------- */
 
-static long longest(const tn_steps *t)
+/* Attention of steps to their own sequences, or to what they remember. */
+typedef struct steps_view {
+    const tn_steps *t;
+    tn_cache *cache;
+    bool memory;
+    long layer;
+} steps_view;
+
+static long keys_of(const steps_view *view, int i)
+{
+    const tn_step *s = &view->t->step[i];
+    return view->memory ? s->memory_length : s->position + s->count;
+}
+
+static long longest(const steps_view *view)
 {
     long n = 0;
-    for (int i = 0; i < t->n; i++)
-        n = n > t->step[i].position + t->step[i].count ? n : t->step[i].position + t->step[i].count;
+    for (int i = 0; i < view->t->n; i++)
+        n = n > keys_of(view, i) ? n : keys_of(view, i);
     return n;
 }
 
@@ -91,21 +121,21 @@ static int together(const tn_steps *t, int first)
 }
 
 /* n steps as a batch over pages of the cache. `row` is where their rows begin. */
-static kn_attn over_pages(const tn_steps *t, int first, int n, const kn_attn *shape, long layer, long row, kn_page *pages,
-                          int *keys)
+static kn_attn over_pages(const steps_view *view, int first, int n, const kn_attn *shape, long row, kn_page *pages, int *keys)
 {
     kn_attn a = *shape;
+    const tn_step *step = view->t->step + first;
     long each = tn_page_keys();
     a.batch = n;
-    a.tq = t->step[first].count;
+    a.tq = step->count;
     a.tk = 0;
     for (int i = 0; i < n; i++) {
-        keys[i] = (int)(t->step[first + i].position + a.tq);
+        keys[i] = (int)keys_of(view, first + i);
         a.tk = a.tk > keys[i] ? a.tk : keys[i];
     }
     long list = (a.tk + each - 1) / each;
     for (int i = 0; i < n; i++)
-        tn_cache_pages(t->cache, t->step[first + i].sequence, layer, keys[i], pages + i * list);
+        tn_cache_pages(view->cache, view->memory ? step[i].memory : step[i].sequence, view->layer, keys[i], pages + i * list);
     a.keys = keys;
     a.pages = pages;
     a.page_keys = each;
@@ -122,70 +152,121 @@ static kn_attn over_pages(const tn_steps *t, int first, int n, const kn_attn *sh
     return a;
 }
 
-/* The new rows of k and v are put down, then every sequence's queries see all that it has. */
-static void run_steps(tn_ctx *cx, tn_t k, tn_t v, long layer, const kn_attn *shape, kn_page *pages, int *keys, void *scratch)
+/* The new rows of k and v are put down. */
+static void go_on(tn_ctx *cx, const steps_view *view, tn_t k, tn_t v)
 {
-    const tn_steps *t = cx->steps;
-    long row = 0;
-    for (int i = 0; i < t->n; row += t->step[i++].count)
-        tn_cache_write(t->cache, cx->kn, t->step[i].sequence, layer, t->step[i].position, t->step[i].count,
+    const tn_step *step = view->t->step;
+    for (long i = 0, row = 0; i < view->t->n; row += step[i++].count)
+        tn_cache_write(view->cache, cx->kn, step[i].sequence, view->layer, step[i].position, step[i].count,
                        k.v + row * tn_last(k), v.v + row * tn_last(v));
-    row = 0;
-    for (int i = 0, n; i < t->n; i += n) {
-        n = together(t, i);
-        kn_attn a = over_pages(t, i, n, shape, layer, row, pages, keys);
+}
+
+/* Every sequence's queries see all that it has. */
+static void run_steps(tn_ctx *cx, const steps_view *view, const kn_attn *shape, kn_page *pages, int *keys, void *scratch)
+{
+    long row = 0;
+    for (int i = 0, n; i < view->t->n; i += n) {
+        n = together(view->t, i);
+        kn_attn a = over_pages(view, i, n, shape, row, pages, keys);
         kn_attn_forward(cx->work, &a, scratch);
-        row += n * t->step[i].count;
+        row += n * view->t->step[i].count;
     }
 }
 
-static tn_t attend_on(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s, const kn_attn *shapes_of)
+/* Heads of queries and of the cache, and how q's rows lie. */
+static bool suit_steps(tn_ctx *cx, const steps_view *view, tn_t q, const tn_attention_args *s, kn_attn *a)
+{
+    const tn_cache_shape *c = tn_cache_shape_of(view->cache);
+    long rows = 0;
+    for (int i = 0; i < view->t->n; i++)
+        rows += view->t->step[i].count;
+    if (cx->tape || s->head_major || q.rank != 3 || q.shape[0] != 1 || rows != q.shape[1] || s->heads < 1 ||
+        tn_last(q) % s->heads) {
+        tn_fail(cx, "attention: %ld rows of queries where the sequences go on by %ld", tn_rows(q), rows);
+        return false;
+    }
+    a->heads = s->heads;
+    a->kv_heads = s->kv_heads ? s->kv_heads : s->heads;
+    a->dk = tn_last(q) / s->heads;
+    a->dv = c->value;
+    if (view->layer >= c->layers || a->kv_heads != c->kv_heads || a->dk != c->key) {
+        tn_fail(cx, "attention: the cache has %ld layers of %ld heads of %ld, this is layer %ld of %ld heads of %ld", c->layers,
+                c->kv_heads, c->key, view->layer + 1, a->kv_heads, a->dk);
+        return false;
+    }
+    a->tq = most_rows(view->t);
+    a->tk = longest(view);
+    a->scale = s->scale != 0 ? s->scale : (float)(1 / sqrt((double)a->dk));
+    a->q_row = a->heads * a->dk;
+    a->y_row = a->heads * a->dv;
+    a->q_head = a->dk;
+    a->y_head = a->dv;
+    a->kv_type = c->type;
+    return put_bias(cx, &s->bias, a);
+}
+
+static tn_t attend_on(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s)
 {
     const tn_steps *t = cx->steps;
-    const tn_cache_shape *c = tn_cache_shape_of(t->cache);
-    kn_attn a = *shapes_of;
-    long rows = 0;
-    for (int i = 0; i < t->n; i++)
-        rows += t->step[i].count;
-    if (cx->tape || s->head_major || a.batch != 1 || rows != a.tq || a.tq != a.tk)
-        return tn_fail(cx, "attention: %ld rows of queries, %ld of keys, where the sequences go on by %ld", a.tq, a.tk, rows);
-    if (s->layer > c->layers || a.kv_heads != c->kv_heads || a.dk != c->key || a.dv != c->value)
-        return tn_fail(cx, "attention: the cache has %ld layers of %ld heads of %ld, this is layer %d of %ld heads of %ld",
-                       c->layers, c->kv_heads, c->key, s->layer, a.kv_heads, a.dk);
-    a.scale = s->scale != 0 ? s->scale : (float)(1 / sqrt((double)a.dk));
-    a.q_row = a.heads * a.dk;
-    a.y_row = a.heads * a.dv;
-    a.q_head = a.dk;
-    a.y_head = a.dv;
-    a.kv_type = c->type;
+    steps_view view = {t, s->memory ? t->memory : t->cache, s->memory != 0, (s->memory ? s->memory : s->layer) - 1};
+    kn_attn a = {.causal = s->causal, .window = s->window};
+    if (!suit_steps(cx, &view, q, s, &a))
+        return (tn_t){0};
+    if (!view.memory && (tn_rows(k) != tn_rows(q) || tn_rows(v) != tn_rows(q) || tn_last(k) != a.kv_heads * a.dk ||
+                         tn_last(v) != a.kv_heads * a.dv))
+        return tn_fail(cx, "attention: %ld rows of queries, %ld of keys %ld wide", tn_rows(q), tn_rows(k), tn_last(k));
     tn_t y = q;
     y.shape[y.rank - 1] = a.heads * a.dv;
     y = tn_like(cx, y, false);
     a.q = q.v;
     a.y = y.v;
-    cx->flops += 2.0 * (double)(a.heads * a.tq) * (double)longest(t) * (double)(a.dk + a.dv);
+    cx->flops += 2.0 * (double)(a.heads * q.shape[1]) * (double)a.tk * (double)(a.dk + a.dv);
     size_t mark = cx->used;
-    long list = (longest(t) + tn_page_keys() - 1) / tn_page_keys();
+    long list = (a.tk + tn_page_keys() - 1) / tn_page_keys();
     kn_page *pages = tn_bytes(cx, (size_t)(t->n * list) * sizeof *pages);
     int *keys = tn_bytes(cx, (size_t)t->n * sizeof *keys);
-    kn_attn most = a;
-    most.tq = most_rows(t);
-    most.tk = longest(t);
-    most.pages = pages ? pages : (const kn_page *)&most; /* a plan has none, but will have */
-    void *scratch = tn_bytes(cx, kn_attn_scratch(cx->kn, &most) * (size_t)cx->threads);
-    if (tn_live(cx))
-        run_steps(cx, k, v, s->layer - 1, &a, pages, keys, scratch);
+    a.pages = pages ? pages : (const kn_page *)&a; /* a plan has none, but will have */
+    void *scratch = tn_bytes(cx, kn_attn_scratch(cx->kn, &a) * (size_t)cx->threads);
+    if (tn_live(cx)) {
+        if (!view.memory)
+            go_on(cx, &view, k, v);
+        run_steps(cx, &view, &a, pages, keys, scratch);
+    }
     cx->used = mark;
     return y;
+}
+
+void tn_remember(tn_ctx *cx, tn_t k, tn_t v, int layer)
+{
+    const tn_steps *t = cx->steps;
+    if (cx->failed)
+        return;
+    if (!t || !t->memory || k.rank != 3 || v.rank != 3 || k.shape[0] != t->n || v.shape[0] != t->n || v.shape[1] != k.shape[1]) {
+        tn_fail(cx, "remember: keys and values of every sequence were expected");
+        return;
+    }
+    const tn_cache_shape *c = tn_cache_shape_of(t->memory);
+    if (layer < 1 || layer > c->layers || tn_last(k) != c->kv_heads * c->key || tn_last(v) != c->kv_heads * c->value) {
+        tn_fail(cx, "remember: the memory has %ld layers, %ld wide, this is layer %d, %ld wide", c->layers, c->kv_heads * c->key,
+                layer, tn_last(k));
+        return;
+    }
+    for (int i = 0; i < t->n; i++) {
+        if (t->step[i].memory_length > k.shape[1])
+            tn_fail(cx, "remember: %ld rows of keys where %ld are to be kept", k.shape[1], t->step[i].memory_length);
+        if (tn_live(cx))
+            tn_cache_write(t->memory, cx->kn, t->step[i].memory, layer - 1, 0, t->step[i].memory_length,
+                           k.v + i * k.shape[1] * tn_last(k), v.v + i * v.shape[1] * tn_last(v));
+    }
 }
 
 tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s)
 {
     kn_attn a = {.causal = s->causal, .key_mask = s->key_mask, .window = s->window, .from = s->from};
-    if (cx->failed || !shapes(cx, s, q, k, v, &a))
+    if (!cx->failed && cx->steps && (s->layer || s->memory))
+        return attend_on(cx, q, k, v, s);
+    if (cx->failed || !shapes(cx, s, q, k, v, &a) || !put_bias(cx, &s->bias, &a))
         return (tn_t){0};
-    if (cx->steps && s->layer)
-        return attend_on(cx, q, k, v, s, &a);
     if (s->last_key && a.tq != 1)
         return tn_fail(cx, "attention: %ld queries where the last key of one is given", a.tq);
     a.scale = s->scale != 0 ? s->scale : (float)(1 / sqrt((double)a.dk));
@@ -193,7 +274,7 @@ tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s
     strides(s->head_major, a.kv_heads, a.tk, a.dk, &a.k_batch, &a.k_row, &a.k_head);
     strides(s->head_major, a.kv_heads, a.tk, a.dv, &a.v_batch, &a.v_row, &a.v_head);
     strides(s->head_major, a.heads, a.tq, a.dv, &a.y_batch, &a.y_row, &a.y_head);
-    bool grad = q.grad || k.grad || v.grad;
+    bool grad = q.grad || k.grad || v.grad || s->bias.v.grad;
     tn_t y = q;
     y.shape[y.rank - 1] = s->head_major ? a.dv : a.heads * a.dv;
     y = tn_like(cx, y, grad);
@@ -214,6 +295,6 @@ tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s
         tn_backward_needs(cx, kn_attn_backward_scratch(cx->kn, &a) * (size_t)cx->threads);
     attention_record *r = y.grad ? tn_push(cx, sizeof *r, attention_backward) : NULL;
     if (r)
-        *r = (attention_record){r->head, q, k, v, y, a};
+        *r = (attention_record){r->head, q, k, v, s->bias.v, y, a};
     return y;
 }

@@ -30,7 +30,20 @@ tn_t tn_batch_norm(tn_ctx *cx, tn_t x, const tn_batch_norm_w *n, float momentum,
 /* Rows divided by their Euclidean length. */
 tn_t tn_l2_normalize(tn_ctx *cx, tn_t x);
 
-/* ---- attention: op_attention.c ---- */
+/* ---- attention: op_attention.c, op_distance.c ---- */
+/* What attention adds to the scores by distance: v [heads, n], number zero + d where a key stands d places behind its query. Of rank 0: nothing. */
+typedef struct tn_bias {
+    tn_t v;
+    long zero;
+} tn_bias;
+/* Distances fall into `count` buckets: half of them (of each way's share, where keys behind the query have their own) are a distance each, the
+ * others reach further and further, the last from max_distance on (Raffel 2020). */
+typedef struct tn_buckets {
+    long count, max_distance;
+    bool both_ways; /* false: keys behind the query count as its own place */
+} tn_buckets;
+/* table [count, heads] spread over the distances of tq queries and tk keys. */
+tn_bias tn_distance_bias(tn_ctx *cx, const tn_param *table, const tn_buckets *buckets, long tq, long tk);
 typedef struct tn_attention_args {
     long heads, kv_heads;    /* kv_heads 0: the same */
     float scale;             /* 0: 1 / sqrt(width of a key) */
@@ -40,11 +53,17 @@ typedef struct tn_attention_args {
     bool head_major;         /* q, k, v, y are [B, H, T, d] instead of [B, T, H*d] */
     long window;             /* of the keys up to its own place a query sees the last so many; 0: all */
     const int *from;         /* [B, Tq], never falling: a query sees no key before from[query] (documents in one row); NULL */
-    int layer; /* a decoder's self-attention, counted from 1: its keys go on where the context's sequences go on; 0: no such */
+    int layer;  /* a decoder's self-attention, counted from 1: its keys go on where the context's sequences go on; 0: no such */
+    int memory; /* a decoder's attention to what it remembers, counted from 1: k and v are not given (rank 0) but lie in the context's memory; 0 */
+    tn_bias bias; /* for the distances of all these queries and keys, -(Tk - 1) to Tq - 1 */
 } tn_attention_args;
-/* softmax(scale q k^T + mask) v; a row with every key hidden gives zeros. Where the context has steps and the args a layer, x's rows are those
+/* softmax(scale q k^T + bias + mask) v; a row with every key hidden gives zeros. Where the context has steps and the args a layer, x's rows are those
  * of the steps, and each sees what its own sequence has before it. */
 tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *args);
+
+/* Keys and values [steps, T, ..] of what decoders attend to become layer `layer` (from 1) of the memories of the context's steps, of each as many rows as
+ * its memory is long. */
+void tn_remember(tn_ctx *cx, tn_t k, tn_t v, int layer);
 
 /* ---- rotary positions (Su 2021), LLaMA's layout: dimension i pairs with i + half: op_rotary.c ---- */
 typedef struct tn_angles {

@@ -107,12 +107,14 @@ typedef int tn_table_fn(void *arg, int id, long row, float *out, oc_err *err);
 typedef struct tn_step {
     int sequence;
     long position, count;
+    int memory; /* a sequence of the context's memory, where the model has one, and its length */
+    long memory_length;
 } tn_step;
 
 /* Sequences that are continued, one after the other in x [1, rows, D]. In PLAN no sequence is looked at, and position + count may be the most
- * that is expected. */
+ * that is expected. An encoder-decoder's cross-attention reads keys and values that were computed once, from the memory. */
 typedef struct tn_steps {
-    tn_cache *cache;
+    tn_cache *cache, *memory;
     tn_step *step;
     int n;
 } tn_steps;
