@@ -29,7 +29,8 @@ typedef struct candidate {
 typedef struct search {
     oc_generator *g;
     const oc_generation *how;
-    const tx_ids *prompt;
+    tx_ids *prompt;
+    int memory;      /* that all beams look at; -1: none */
     int beams, wide; /* candidates of a step */
     long most;       /* new tokens */
     beam *run, *next;
@@ -167,21 +168,20 @@ static int step(search *s, const rn_feed *feed, int n, bool *more)
 
 static int run(search *s, rn_feed *feed)
 {
-    rn_speaker *k = &s->g->speaker;
     long have = 0;
     bool more = true;
-    s->run[0] = (beam){.sequence = rn_begin(k, s->prompt, &have, s->err)};
+    s->run[0] = (beam){.sequence = rn_start(s->g, s->prompt, &s->memory, &have, s->err)};
     if (s->run[0].sequence < 0)
         return -1;
     s->at[0] = 0;
-    feed[0] = (rn_feed){s->run[0].sequence, s->prompt->p + have, (long)s->prompt->n - have, 1};
+    feed[0] = (rn_feed){s->run[0].sequence, s->prompt->p + have, (long)s->prompt->n - have, 1, s->memory};
     if (step(s, feed, 1, &more))
         return -1;
     while (more) {
         int n = 0;
         for (int i = 0; i < s->beams; i++)
             if (s->run[i].sequence >= 0) {
-                feed[n] = (rn_feed){s->run[i].sequence, s->run[i].ids.p + s->run[i].ids.n - 1, 1, 1};
+                feed[n] = (rn_feed){s->run[i].sequence, s->run[i].ids.p + s->run[i].ids.n - 1, 1, 1, s->memory};
                 s->at[n++] = i;
             }
         if (step(s, feed, n, &more))
@@ -221,6 +221,8 @@ static void close_search(search *s)
         close_beams(s, s->run);
         close_beams(s, s->next);
     }
+    if (s->memory >= 0)
+        tn_sequence_close(s->g->speaker.memory, s->memory);
     tx_ids_clear(&s->all);
     bs_free(s->run);
     bs_free(s->next);
@@ -229,12 +231,12 @@ static void close_search(search *s)
     bs_free(s->at);
 }
 
-int rn_beam_search(oc_generator *g, const tx_ids *prompt, const oc_generation *how, tx_ids *best, double *logprob, bool *ended,
+int rn_beam_search(oc_generator *g, tx_ids *prompt, const oc_generation *how, tx_ids *best, double *logprob, bool *ended,
                    oc_err *err)
 {
     rn_speaker *k = &g->speaker;
-    search s = {.g = g, .how = how, .prompt = prompt, .beams = how->num_beams, .err = err};
-    long room = k->context - (long)prompt->n;
+    search s = {.g = g, .how = how, .prompt = prompt, .memory = -1, .beams = how->num_beams, .err = err};
+    long room = k->context - (k->memory ? 1 : (long)prompt->n);
     s.most = how->max_new_tokens < room ? how->max_new_tokens : room;
     s.wide = (k->eos_n > 1 ? 1 + k->eos_n : 2) * s.beams;
     rn_feed *feed = bs_calloc((size_t)s.beams, sizeof *feed, "beams", err);

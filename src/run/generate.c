@@ -78,18 +78,31 @@ int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids
     return 0;
 }
 
+int rn_start(oc_generator *g, tx_ids *ids, int *memory, long *have, oc_err *err)
+{
+    rn_speaker *s = &g->speaker;
+    *memory = -1;
+    *have = 0;
+    if (!s->memory)
+        return rn_begin(s, ids, have, err);
+    *memory = rn_remember(s, ids, err);
+    ids->n = 0;
+    return *memory < 0 || tx_ids_put(ids, s->engine->sizes.start, err) ? -1 : tn_sequence_open(s->cache, err);
+}
+
 /* ---- one answer ------------------------------------------------------------------------------------------- */
 
 /* A prompt and what has followed it so far. */
 typedef struct line {
-    int number;    /* of the prompt; -1: free */
-    int sequence;  /* -1: none */
+    int number;   /* of the prompt; -1: free */
+    int sequence; /* -1: none; likewise memory */
+    int memory;
     tx_ids ids;    /* prompt, then answer */
     size_t prompt; /* of them */
     long fed;      /* of them are in the cache */
     tx_stream *stream;
     bs_buf text;
-    size_t said; /* bytes of the text that were heard */
+    size_t said;        /* bytes of the text that were heard */
     bool done, stopped; /* by a stop text */
 } line;
 
@@ -111,21 +124,22 @@ static void clear_line(job *j, line *l)
 {
     if (l->sequence >= 0)
         tn_sequence_close(j->g->speaker.cache, l->sequence);
+    if (l->memory >= 0)
+        tn_sequence_close(j->g->speaker.memory, l->memory);
     tx_ids_clear(&l->ids);
     tx_stream_close(l->stream);
     bs_buf_clear(&l->text);
-    *l = (line){.number = -1, .sequence = -1};
+    *l = (line){.number = -1, .sequence = -1, .memory = -1};
 }
 
 static int begin_line(job *j, line *l, int number, const char *prompt)
 {
-    rn_speaker *s = &j->g->speaker;
     l->number = number;
     l->stream = tx_stream_open(j->g->tokenizer, true, j->err);
     if (!l->stream || rn_encode_prompt(j->g, prompt, j->how->cut, &l->ids, j->err))
         return bs_err_prefix(j->err, "prompt %d: ", number + 1);
+    l->sequence = rn_start(j->g, &l->ids, &l->memory, &l->fed, j->err);
     l->prompt = l->ids.n;
-    l->sequence = rn_begin(s, &l->ids, &l->fed, j->err);
     bs_rng_seed(&j->g->chooser[l - j->line].rng, j->how->seed, (uint64_t)number);
     return l->sequence < 0 ? -1 : 0;
 }
@@ -218,8 +232,10 @@ static int end_line(job *j, line *l)
     if (count)
         memcpy(a->ids, l->ids.p + l->prompt, count * sizeof *a->ids);
     l->ids.n = (size_t)l->fed;
-    rn_keep(&j->g->speaker, l->sequence, &l->ids);
-    l->sequence = -1;
+    if (l->memory < 0) {
+        rn_keep(&j->g->speaker, l->sequence, &l->ids);
+        l->sequence = -1;
+    }
     clear_line(j, l);
     return 0;
 }
@@ -234,7 +250,7 @@ static int advance(job *j, bool *any)
         line *l = &j->line[i];
         if (l->number < 0)
             continue;
-        j->feed[n] = (rn_feed){l->sequence, l->ids.p + l->fed, (long)l->ids.n - l->fed, 1};
+        j->feed[n] = (rn_feed){l->sequence, l->ids.p + l->fed, (long)l->ids.n - l->fed, 1, l->memory};
         j->at[n++] = i;
         l->fed = (long)l->ids.n;
     }
@@ -325,7 +341,7 @@ int oc_generate(oc_generator *g, const char *const *prompts, int n, const oc_gen
     if (!j.line || !j.feed || !j.at)
         goto done;
     for (int i = 0; i < g->batch; i++)
-        j.line[i] = (line){.number = -1, .sequence = -1};
+        j.line[i] = (line){.number = -1, .sequence = -1, .memory = -1};
     if (how->num_beams > 1) {
         result = 0;
         for (int i = 0; i < n && !result; i++)
@@ -365,29 +381,34 @@ int oc_score(oc_generator *g, const char *prompt, const char *answer, double *lo
     tx_ids ids = {0};
     int result = -1;
     long have = 0;
+    int memory = -1, sequence = -1;
     if (rn_encode_prompt(g, prompt, false, &ids, err))
         goto done;
+    sequence = rn_start(g, &ids, &memory, &have, err);
     size_t first = ids.n;
-    if (tx_encode(g->tokenizer, answer, strlen(answer), false, &ids, err))
+    if (sequence < 0 || tx_encode(g->tokenizer, answer, strlen(answer), false, &ids, err))
         goto done;
     if ((long)ids.n > s->context) {
         bs_err(err, "prompt and answer have %zu tokens, the context is %ld", ids.n, s->context);
         goto done;
     }
-    tx_ids begin = {ids.p, first, first};
-    int sequence = rn_begin(s, &begin, &have, err);
-    if (sequence < 0)
-        goto done;
     scoring k = {&ids, have, s->engine->sizes.vocab, 0};
     long n = (long)ids.n - have - 1; /* behind the last id nothing is asked */
-    rn_feed feed = {sequence, ids.p + have, n, (long)(ids.n - first)};
+    rn_feed feed = {sequence, ids.p + have, n, (long)(ids.n - first), memory};
     result = ids.n > first ? rn_run_feeds(s, &feed, 1, score_next, &k, err) : 0;
     *logprob = k.sum;
     if (tokens)
         *tokens = (int)(ids.n - first);
     ids.n = (size_t)tn_sequence_length(s->cache, sequence);
-    rn_keep(s, sequence, &ids);
+    if (memory < 0) {
+        rn_keep(s, sequence, &ids);
+        sequence = -1;
+    }
 done:
+    if (sequence >= 0)
+        tn_sequence_close(s->cache, sequence);
+    if (memory >= 0)
+        tn_sequence_close(s->memory, memory);
     tx_ids_clear(&ids);
     return result;
 }

@@ -16,8 +16,11 @@ struct oc_generator {
 oc_generator *rn_generator_open(oc_engine *e, int context, int batch, kn_kv_type type, oc_err *err);
 /* A prompt's ids as the model takes them: with the tokenizer's own special tokens, and room for one more; `cut` leaves out the beginning. */
 int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids *ids, oc_err *err);
-/* num_beams > 1: the best of them by score (Graves 2012; the order and the end are transformers'). `prompt` is left as it was. */
-int rn_beam_search(oc_generator *g, const tx_ids *prompt, const oc_generation *how, tx_ids *best, double *logprob, bool *ended,
+/* A sequence that begins with the prompt. For an encoder-decoder *memory is what it remembers of the prompt, and ids become the token that begins an answer;
+ * *have of them are in the sequence. */
+int rn_start(oc_generator *g, tx_ids *ids, int *memory, long *have, oc_err *err);
+/* num_beams > 1: the best of them by score (Graves 2012; the order and the end are transformers'). `prompt` is what rn_start takes. */
+int rn_beam_search(oc_generator *g, tx_ids *prompt, const oc_generation *how, tx_ids *best, double *logprob, bool *ended,
                    oc_err *err);
 
 #endif

@@ -54,23 +54,43 @@ static size_t plan(rn_speaker *s, int n, long first)
     const oc_engine *e = s->engine;
     tn_ctx cx;
     tn_plan(&cx, e->kn, bs_pool_threads(s->pool), false);
-    tn_steps steps = {s->cache, s->step, n};
+    tn_steps steps = {.cache = s->cache, .memory = s->memory, .step = s->step, .n = n};
     md_batch b = s->batch;
     b.texts = 1;
     b.length = first + n - 1;
     b.wanted_n = s->sequences;
     for (int i = 0; i < n; i++)
-        s->step[i] = (tn_step){0, s->context - (i ? 1 : first), i ? 1 : first};
+        s->step[i] = (tn_step){
+            .position = s->context - (i ? 1 : first), .count = i ? 1 : first, .memory_length = s->memory ? s->context : 0};
     cx.steps = &steps;
     cx.lora = e->lora.by_id;
     e->model->family->logits(&cx, e->model->m, &b);
     return cx.failed ? 0 : tn_plan_bytes(&cx);
 }
 
+/* Reading the longest prompt. */
+static size_t plan_memory(rn_speaker *s)
+{
+    const oc_engine *e = s->engine;
+    tn_ctx cx;
+    if (!s->memory)
+        return 1;
+    tn_plan(&cx, e->kn, bs_pool_threads(s->pool), false);
+    tn_steps steps = {.cache = s->cache, .memory = s->memory, .step = s->step, .n = 1};
+    md_batch b = s->batch;
+    b.texts = 1;
+    b.length = s->context;
+    s->step[0] = (tn_step){.memory_length = s->context};
+    cx.steps = &steps;
+    cx.lora = e->lora.by_id;
+    e->model->family->remember(&cx, e->model->m, &b);
+    return cx.failed ? 0 : tn_plan_bytes(&cx);
+}
+
 static int take_memory(rn_speaker *s, oc_err *err)
 {
     md_batch *b = &s->batch;
-    size_t rows = (size_t)s->rows;
+    size_t rows = (size_t)(s->memory ? s->context : s->rows);
     b->input_ids = malloc(rows * sizeof *b->input_ids);
     b->positions = malloc(rows * sizeof *b->positions);
     b->wanted = malloc((size_t)s->sequences * sizeof *b->wanted);
@@ -80,7 +100,9 @@ static int take_memory(rn_speaker *s, oc_err *err)
     /* one sequence alone, many with a row each, and both: nothing else needs more */
     size_t alone = plan(s, 1, s->rows), many = plan(s, s->sequences, 1), both = plan(s, s->sequences, s->rows - s->sequences + 1);
     s->arena_bytes = alone > many ? alone : many;
+    size_t reading = plan_memory(s);
     s->arena_bytes = s->arena_bytes > both ? s->arena_bytes : both;
+    s->arena_bytes = s->arena_bytes > reading ? s->arena_bytes : reading;
     s->arena = bs_alloc(s->arena_bytes, "the arena", err);
     return s->arena ? 0 : -1;
 }
@@ -102,7 +124,9 @@ int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, kn
     s->pool = bs_pool_open(e->options.threads, err);
     s->work = s->pool ? kn_work_open(e->kn, s->pool, err) : NULL;
     s->cache = s->work ? tn_cache_open(&shape, err) : NULL;
-    if (s->cache && !read_eos(s, err) && !take_memory(s, err))
+    bool reads = e->model->family->remember != NULL;
+    s->memory = s->cache && reads ? tn_cache_open(&shape, err) : NULL;
+    if (s->cache && (s->memory || !reads) && !read_eos(s, err) && !take_memory(s, err))
         return 0;
     rn_speaker_close(s);
     return -1;
@@ -113,6 +137,7 @@ void rn_speaker_close(rn_speaker *s)
     for (int i = 0; i < RN_KEPT; i++)
         tx_ids_clear(&s->kept[i].ids);
     tn_cache_close(s->cache);
+    tn_cache_close(s->memory);
     kn_work_close(s->work);
     bs_pool_close(s->pool);
     bs_free(s->arena);
@@ -171,7 +196,12 @@ static int fill(rn_speaker *s, const rn_feed *feed, int n, place *p, row *wanted
         }
         if (tn_sequence_resize(s->cache, now->sequence, position + count, err))
             return -1;
-        steps->step[steps->n++] = (tn_step){now->sequence, position, count};
+        tn_step *step = &steps->step[steps->n++];
+        *step = (tn_step){.sequence = now->sequence, .position = position, .count = count};
+        if (s->memory) {
+            step->memory = now->memory;
+            step->memory_length = tn_sequence_length(s->memory, now->memory);
+        }
         p->done += count;
         if (p->done < now->n)
             return 0;
@@ -179,14 +209,40 @@ static int fill(rn_speaker *s, const rn_feed *feed, int n, place *p, row *wanted
     return 0;
 }
 
+static void start(rn_speaker *s, const tn_steps *steps)
+{
+    tn_run(&s->cx, s->work, s->arena, s->arena_bytes, false);
+    s->cx.lora = s->engine->lora.by_id;
+    s->cx.steps = steps;
+    md_packed_attach(s->engine->packed, &s->cx);
+}
+
+int rn_remember(rn_speaker *s, const tx_ids *prompt, oc_err *err)
+{
+    const md_model *m = s->engine->model;
+    long n = (long)prompt->n;
+    int number = tn_sequence_open(s->memory, err);
+    if (number < 0 || tn_sequence_resize(s->memory, number, n, err))
+        return -1;
+    tn_steps steps = {.cache = s->cache, .memory = s->memory, .step = s->step, .n = 1};
+    s->step[0] = (tn_step){.memory = number, .memory_length = n};
+    md_batch b = s->batch;
+    b.texts = 1;
+    b.length = b.furthest = n;
+    for (long i = 0; i < n; i++) {
+        b.input_ids[i] = prompt->p[i];
+        b.positions[i] = (int)i;
+    }
+    start(s, &steps);
+    m->family->remember(&s->cx, m->m, &b);
+    return s->cx.failed ? bs_err(err, "%s", s->cx.err.text) : number;
+}
+
 static int pass(rn_speaker *s, const tn_steps *steps, tn_t *y, oc_err *err)
 {
     oc_engine *e = s->engine;
     int nothing = 0;
-    tn_run(&s->cx, s->work, s->arena, s->arena_bytes, false);
-    s->cx.lora = e->lora.by_id;
-    s->cx.steps = steps;
-    md_packed_attach(e->packed, &s->cx);
+    start(s, steps);
     md_batch b = s->batch;
     b.texts = 1;
     if (!b.wanted_n) /* keys and values are all that is asked for: the head runs for one row */
@@ -210,7 +266,7 @@ int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void 
     if (s->sequences > MOST)
         return bs_err(err, "at most %d sequences can go on at the same time", MOST);
     for (place p = {0}; p.at < n;) {
-        tn_steps steps = {s->cache, s->step, 0};
+        tn_steps steps = {.cache = s->cache, .memory = s->memory, .step = s->step};
         tn_t y;
         if (fill(s, feed, n, &p, wanted, &steps, err) || pass(s, &steps, &y, err))
             return -1;

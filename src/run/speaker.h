@@ -9,6 +9,7 @@ typedef struct rn_feed {
     int sequence;
     const int32_t *ids;
     long n, wanted;
+    int memory; /* what an encoder-decoder's answer is about, as rn_remember gave it; else not looked at */
 } rn_feed;
 
 /* The logits [vocab] behind id `index` of a feed; they may be changed, and live until the call returns. */
@@ -27,7 +28,7 @@ typedef struct rn_speaker {
     oc_engine *engine;
     bs_pool *pool;
     kn_work *work;
-    tn_cache *cache;
+    tn_cache *cache, *memory; /* memory: of an encoder-decoder, else NULL */
     void *arena;
     size_t arena_bytes;
     tn_ctx cx;
@@ -49,6 +50,8 @@ void rn_speaker_close(rn_speaker *s);
 int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void *arg, oc_err *err);
 bool rn_ends(const rn_speaker *s, int32_t id);
 
+/* An encoder-decoder reads a prompt: the number of what it remembers of it, or -1; tn_sequence_close(s->memory, ..) forgets. */
+int rn_remember(rn_speaker *s, const tx_ids *prompt, oc_err *err);
 /* A sequence that begins as `ids` do, as far as one that was kept does, and *have of them: at least one id is left to be fed. */
 int rn_begin(rn_speaker *s, const tx_ids *ids, long *have, oc_err *err);
 /* Leaves a sequence that holds exactly `ids` to whoever comes next. Takes both. */
