@@ -1,4 +1,4 @@
-/* cmd_train.c - `train` (a dual encoder from nothing, or further) and `finetune` (LoRA, or whole). */
+/* cmd_train.c - `train` (a dual encoder or a language model, from nothing or further) and `finetune` (LoRA, or whole). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +14,7 @@ typedef struct job {
     cl_common common;
     bool finetune;
     const char *config, *data, *out, *metrics, *save, *targets, *dump;
-    int steps, epochs, micro, stop_after, rank, texts;
+    int steps, epochs, micro, stop_after, rank, texts, context;
     float temperature, partners, muon_lr, embedding_lr;
     float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes, alpha;
     bool export_too, fresh, full, dumped;
@@ -25,11 +25,17 @@ typedef struct job {
     md_model *model;
     tx_tokenizer *tokenizer;
     im_processor processor;
+    bool reads; /* a language model: the data are texts, not pairs */
     dt_pairs pairs;
+    dt_corpus corpus;
     md_lora lora;
     bs_pool *pool;
     kn_work *work;
     dt_loader *loader;
+    dt_rows *rows;
+    tr_contrastive contrastive;
+    tr_next_token next_token;
+    tr_task task;
 } job;
 
 /* ---- talk ------------------------------------------------------------------------------------------------------ */
@@ -37,16 +43,19 @@ typedef struct job {
 static void on_report(void *arg, const tr_report *r)
 {
     job *j = arg;
-    fprintf(j->log, "{\"step\":%ld,\"loss\":%.6f,\"lr\":%.6g,\"pairs_per_s\":%.2f,\"grad_norm\":%.5g,\"logit_scale\":%.4f}\n",
-            r->step, r->loss, r->lr, r->pairs_per_s, r->norm, r->scale);
+    fprintf(j->log, "{\"step\":%ld,\"loss\":%.6f,\"lr\":%.6g,\"%s_per_s\":%.2f,\"grad_norm\":%.5g", r->step, r->loss, r->lr,
+            j->task.unit, r->per_s, r->norm);
+    if (!j->reads)
+        fprintf(j->log, ",\"logit_scale\":%.4f", r->scale);
+    fprintf(j->log, "}\n");
     double now = bs_now();
     bool terminal = isatty(2);
     if (j->common.quiet || (now - j->shown < (terminal ? 0.5 : 30) && r->step < r->steps))
         return;
     fflush(j->log);
     j->shown = now;
-    fprintf(stderr, "%sstep %ld of %ld  loss %.4f  %.0f pairs/s  %.0f min left%s", terminal ? "\r" : "", r->step, r->steps,
-            r->loss, r->pairs_per_s, r->left_s / 60, terminal ? "\033[K" : "\n");
+    fprintf(stderr, "%sstep %ld of %ld  loss %.4f  %.0f %s/s  %.0f min left%s", terminal ? "\r" : "", r->step, r->steps, r->loss,
+            r->per_s, j->task.unit, r->left_s / 60, terminal ? "\033[K" : "\n");
     if (terminal && r->step == r->steps)
         fputc('\n', stderr);
 }
@@ -84,8 +93,14 @@ static int open_model(job *j, oc_err *err)
     if (cl_same_place(j->folder, j->out))
         return bs_err(err, "--out '%s' is the model's own folder, which training would overwrite", j->out);
     const md_family *f = j->model->family;
-    if (!f->pair_loss || md_can(j->model) != (MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS))
-        return bs_err(err, "'%s' is no model of picture-text pairs", j->model->folder);
+    unsigned can = md_can(j->model), pairs = MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS;
+    j->reads = can & MD_GENERATES && !f->remember;
+    if (!j->reads && (!f->pair_loss || (can & pairs) != pairs))
+        return bs_err(err, "'%s' is neither a model of picture-text pairs nor one that goes on with texts", j->model->folder);
+    if (!j->common.batch)
+        j->common.batch = j->reads ? 8 : j->finetune ? 32 : 128;
+    if (!j->reads && j->common.batch < 2)
+        return bs_err(err, "--batch: a batch of one has nothing to be told apart from");
     if ((!j->finetune || j->full) && (md_need_floats(j->model, err) || md_own(j->model, err)))
         return -1;
     if (j->config && md_init(j->model, j->common.seed, err))
@@ -93,7 +108,7 @@ static int open_model(job *j, oc_err *err)
     if (j->config && j->temperature > 0)
         set_temperature(j);
     j->tokenizer = tx_open(j->folder, err);
-    return j->tokenizer ? im_processor_read(&j->processor, j->folder, err) : -1;
+    return !j->tokenizer ? -1 : j->reads ? 0 : im_processor_read(&j->processor, j->folder, err);
 }
 
 /* The last of what is opened, so that a run that cannot start leaves nothing. */
@@ -129,6 +144,8 @@ static int open_adapter(job *j, oc_err *err)
         return bs_err(err, "--out '%s' is the adapter's own folder, which training would overwrite", j->out);
     if (j->common.lora) /* at its own scale: a scale on top could not be written down with it */
         return md_lora_open(&j->lora, j->model, j->common.lora, 1, err);
+    if (!j->targets)
+        j->targets = j->model->family->lora_targets ? j->model->family->lora_targets : "all-linear";
     ck_adapter_config c;
     if (ck_adapter_config_init(&c, err))
         return -1;
@@ -144,12 +161,25 @@ static int open_adapter(job *j, oc_err *err)
     return result;
 }
 
-static int open_rest(job *j, oc_err *err)
+static int open_texts(job *j, oc_err *err)
 {
-    const kn_table *kn = kn_best(err);
-    j->pool = kn ? bs_pool_open(j->common.threads, err) : NULL;
-    j->work = j->pool ? kn_work_open(kn, j->pool, err) : NULL;
-    if (!j->work || dt_pairs_read(&j->pairs, j->data, err))
+    md_sizes s = {0};
+    j->model->family->sizes(j->model->m, &s);
+    if (j->context > s.context)
+        return bs_err(err, "--context is %d, the model has %ld positions", j->context, s.context);
+    if (dt_corpus_read(&j->corpus, j->data, j->tokenizer, s.eos, err))
+        return -1;
+    for (size_t i = 0; i < j->corpus.ids.n; i++)
+        if (j->corpus.ids.p[i] >= s.vocab)
+            return bs_err(err, "the tokenizer of '%s' gives id %d, the model knows %ld", j->folder, j->corpus.ids.p[i], s.vocab);
+    long length = j->context ? j->context : s.context < 1024 ? s.context : 1024;
+    j->rows = dt_rows_open(&j->corpus, j->model, j->common.batch, length, j->common.seed, err);
+    return j->rows ? tr_next_token_open(&j->next_token, j->rows, j->micro, &j->task, err) : -1;
+}
+
+static int open_pairs(job *j, oc_err *err)
+{
+    if (dt_pairs_read(&j->pairs, j->data, err))
         return -1;
     dt_loader_options o = {.pairs = &j->pairs,
                            .processor = &j->processor,
@@ -162,14 +192,27 @@ static int open_rest(job *j, oc_err *err)
                            .max_pixels = j->common.max_pixels};
     dt_augment_default(&o.augment, j->augment);
     j->loader = dt_loader_open(&o, err);
-    return j->loader ? 0 : -1;
+    return j->loader ? tr_contrastive_open(&j->contrastive, j->loader, j->model, j->common.batch, j->micro, j->texts, j->partners,
+                                           &j->task, err)
+                     : -1;
+}
+
+static int open_rest(job *j, oc_err *err)
+{
+    const kn_table *kn = kn_best(err);
+    j->pool = kn ? bs_pool_open(j->common.threads, err) : NULL;
+    j->work = j->pool ? kn_work_open(kn, j->pool, err) : NULL;
+    return !j->work ? -1 : j->reads ? open_texts(j, err) : open_pairs(j, err);
 }
 
 static void close_all(job *j)
 {
     if (j->log && j->log != stdout)
         fclose(j->log);
+    tr_contrastive_close(&j->contrastive);
     dt_loader_close(j->loader);
+    dt_rows_close(j->rows);
+    dt_corpus_clear(&j->corpus);
     kn_work_close(j->work);
     bs_pool_close(j->pool);
     dt_pairs_clear(&j->pairs);
@@ -195,15 +238,18 @@ static int hash_of_file(const char *path, uint64_t *hash, oc_err *err)
     return 0;
 }
 
+/* Pairs, or rows of text, of an epoch. */
+static long items_of(const job *j) { return j->reads ? dt_rows_count(j->rows) : j->pairs.n; }
+
 /* Everything that the bits of the result depend on: a checkpoint of other settings is not taken up. */
 static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err)
 {
-    uint64_t data;
+    uint64_t data = j->corpus.hash;
     bool adapter = j->finetune && !j->full;
-    if (hash_of_file(j->data, &data, err) ||
+    if ((!j->reads && hash_of_file(j->data, &data, err)) ||
         bs_buf_printf(
             to, err, "model %s data %016llx pairs %ld steps %ld batch %d micro %d texts %d partners %g seed %llu dtype %s",
-            j->config ? j->config : j->common.model, (unsigned long long)data, j->pairs.n, steps, j->common.batch, j->micro,
+            j->config ? j->config : j->common.model, (unsigned long long)data, items_of(j), steps, j->common.batch, j->micro,
             j->texts, (double)j->partners, (unsigned long long)j->common.seed, j->common.dtype ? j->common.dtype : "fp32") ||
         bs_buf_printf(
             to, err,
@@ -213,15 +259,15 @@ static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err
         return -1;
     if (!adapter)
         return 0;
-    return bs_buf_printf(to, err, " rank %d alpha %g targets %s from %s", j->rank, (double)j->alpha, j->targets,
-                         j->common.lora ? j->common.lora : "nothing");
+    return bs_buf_printf(to, err, " rank %d alpha %g targets %s from %s", j->rank, (double)j->alpha,
+                         j->targets ? j->targets : "its own", j->common.lora ? j->common.lora : "nothing");
 }
 
 static int train(job *j, oc_err *err)
 {
     if (open_model(j, err) || (j->finetune && !j->full && open_adapter(j, err)) || open_rest(j, err) || open_out(j, err))
         return -1;
-    long steps = j->steps ? j->steps : (long)j->epochs * ((j->pairs.n + j->common.batch - 1) / j->common.batch);
+    long steps = j->steps ? j->steps : (long)j->epochs * ((items_of(j) + j->common.batch - 1) / j->common.batch);
     long warmup = j->warmup < 1 ? (long)((double)steps * (double)j->warmup) : (long)j->warmup;
     bs_buf settings = {0};
     if (say_settings(j, steps, warmup, &settings, err)) {
@@ -229,10 +275,6 @@ static int train(job *j, oc_err *err)
         return -1;
     }
     tr_options o = {.out = j->out,
-                    .texts = j->texts,
-                    .partners = j->partners,
-                    .batch = j->common.batch,
-                    .micro = j->micro,
                     .checkpoint_minutes = j->minutes,
                     .export_too = j->export_too,
                     .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"),
@@ -260,10 +302,10 @@ static int train(job *j, oc_err *err)
                                   .muon_lr = j->muon_lr,
                                   .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"),
                                   .embedding_lr = j->embedding_lr}};
-    cl_say(&j->common, "ocelli %s: %ld pairs, %ld steps of %d, %s kernels, %d threads\n", j->self->name, j->pairs.n, steps,
-           j->common.batch, kn_work_table(j->work)->name, bs_pool_threads(j->pool));
+    cl_say(&j->common, "ocelli %s: %ld %s, %ld steps of %d, %s kernels, %d threads\n", j->self->name, items_of(j),
+           j->reads ? "rows of text" : "pairs", steps, j->common.batch, kn_work_table(j->work)->name, bs_pool_threads(j->pool));
     bs_stop_on_signal();
-    int result = tr_train(j->model, j->finetune && !j->full ? &j->lora : NULL, j->loader, j->work, &o, err);
+    int result = tr_train(j->model, j->finetune && !j->full ? &j->lora : NULL, &j->task, j->work, &o, err);
     bs_buf_clear(&settings);
     if (result >= 0 && (fflush(j->log) || ferror(j->log)))
         result = bs_err(err, "cannot write the metrics to '%s'", j->metrics ? j->metrics : "standard output");
@@ -283,8 +325,6 @@ static int check(job *j, const cl_texts *rest)
         return cl_usage(j->self, "--lora goes on with an adapter: finetune without --full does that");
     if (adapter && j->muon_lr > 0)
         return cl_usage(j->self, "--muon-lr is for whole weights, not for an adapter's factors");
-    if (j->common.batch < 2)
-        return cl_usage(j->self, "--batch: a batch of one has nothing to be told apart from");
     if (!j->steps == !j->epochs)
         return cl_usage(j->self, "expected --steps or --epochs");
     if (strcmp(j->save, "fp32") != 0 && strcmp(j->save, "fp16") != 0 && strcmp(j->save, "bf16") != 0)
@@ -297,7 +337,7 @@ static int run(const cl_command *self, int argc, char **argv)
     job j = {.self = self,
              .finetune = !strcmp(self->name, "finetune"),
              .save = "fp32",
-             .targets = "q_proj,k_proj,v_proj,out_proj,fc1,fc2",
+             .targets = NULL,
              .rank = 8,
              .warmup = 0.05f,
              .beta1 = 0.9f,
@@ -310,9 +350,9 @@ static int run(const cl_command *self, int argc, char **argv)
     oc_err err = {0};
     j.lr = j.finetune ? 1e-4f : 1e-3f;
     j.decay = j.finetune ? 0 : 0.1f;
-    j.common.batch = j.finetune ? 32 : 128;
     const cl_option options[] = {
-        {"data", "FILE", CL_TEXT, &j.data, "pairs: .jsonl of {\"image\",\"text\",\"group\"} or .tsv", 0, 0},
+        {"data", "FILE", CL_TEXT, &j.data,
+         "pairs: .jsonl of {\"image\",\"text\",\"group\"} or .tsv; texts: .txt, .jsonl of {\"text\"} or a folder", 0, 0},
         {"out", "DIR", CL_TEXT, &j.out, "where the checkpoint and the result go", 0, 0},
         {"config", "DIR", CL_TEXT, &j.config, "start from nothing: config.json, tokenizer and preprocessor_config.json", 0, 0},
         {"steps", "N", CL_INT, &j.steps, "updates in all", 1, 1e9},
@@ -322,6 +362,7 @@ static int run(const cl_command *self, int argc, char **argv)
         {"final-lr", "X", CL_FLOAT, &j.final_lr, "share of it at the end (0)", 0, 1},
         {"warmup", "X", CL_FLOAT, &j.warmup, "steps of warm-up, or a share of all below 1 (0.05)", 0, 1e9},
         {"weight-decay", "X", CL_FLOAT, &j.decay, "decoupled; none on gains, biases, temperature (train 0.1)", 0, 10},
+        {"context", "N", CL_INT, &j.context, "language models: tokens of a row (the model's, at most 1024)", 1, 1 << 28},
         {"texts", "N", CL_INT, &j.texts, "texts of each picture in a batch, in different languages where there are (1)", 1, 8},
         {"partners", "X", CL_FLOAT, &j.partners,
          "fill half of each batch with other pictures of the same groups, which find each other by a loss of this weight (0)", 0,
@@ -337,7 +378,7 @@ static int run(const cl_command *self, int argc, char **argv)
         {"augment", "X", CL_FLOAT, &j.augment, "strength of changes to the pictures, 0 for none (1)", 0, 3},
         {"rank", "N", CL_INT, &j.rank, "finetune: rank of the adapter (8)", 1, 4096},
         {"alpha", "X", CL_FLOAT, &j.alpha, "finetune: lora_alpha (twice the rank)", 0, 1e6},
-        {"targets", "A,B", CL_TEXT, &j.targets, "finetune: modules, or all-linear (all of attention and MLP)", 0, 0},
+        {"targets", "A,B", CL_TEXT, &j.targets, "finetune: modules, or all-linear (those of attention and MLP)", 0, 0},
         {"full", NULL, CL_FLAG, &j.full, "finetune: all weights instead of an adapter", 0, 0},
         {"checkpoint-minutes", "X", CL_FLOAT, &j.minutes, "how often the run is saved (10)", 0, 1e6},
         {"export", NULL, CL_FLAG, &j.export_too, "each checkpoint writes the model as well", 0, 0},
@@ -362,9 +403,11 @@ static int run(const cl_command *self, int argc, char **argv)
 }
 
 const cl_command cmd_train = {
-    "train", "train a dual encoder", "(--config DIR | --model M) --data FILE --out DIR (--steps N | --epochs N)",
+    "train", "train a dual encoder or a language model",
+    "(--config DIR | --model M) --data FILE --out DIR (--steps N | --epochs N)",
     "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256\n"
-    "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256   # again: goes on\n",
+    "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256   # again: goes on\n"
+    "  ocelli train --config my-gpt2 --data books/ --out my-gpt2-trained --epochs 3 --context 256 --batch 16\n",
     run};
 
 const cl_command cmd_finetune = {"finetune", "adapt a model by LoRA (or whole)",

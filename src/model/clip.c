@@ -451,5 +451,6 @@ const md_family md_clip = {
     .pair_loss = pair_loss,
     .logit_scale = logit_scale,
     .max_logit_scale = 4.6051702f, /* ln 100 */
+    .lora_targets = "q_proj,k_proj,v_proj,out_proj,fc1,fc2",
     .init = init,
 };

@@ -223,5 +223,6 @@ const md_family md_gpt2 = {
     .prepare = prepare,
     .forward = forward,
     .logits = logits,
+    .lora_targets = "c_attn,c_proj,c_fc",
     .init = init,
 };

@@ -32,5 +32,6 @@ const md_family md_mistral = {
     .prepare = md_lm_prepare,
     .forward = md_lm_forward,
     .logits = md_lm_logits,
+    .lora_targets = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
     .init = md_lm_init,
 };

@@ -100,7 +100,7 @@ typedef struct md_sizes {
     long embedding;    /* width of an embedding; 0: none */
     int bos, eos, pad; /* token ids; -1: none */
     md_padding padding;
-    int start;         /* an encoder-decoder's answers begin with it; not looked at where nothing is remembered */
+    int start; /* an encoder-decoder's answers begin with it; not looked at where nothing is remembered */
 } md_sizes;
 
 typedef int md_pool_fn(const void *m, const int *ids, long n);
@@ -141,6 +141,8 @@ typedef struct md_family {
     /* Not NULL: each pair is judged by itself, its probability is sigmoid(exp(logit_scale) cosine + logit_bias). NULL: the candidates share one
      * softmax. */
     const tn_param *(*logit_bias)(const void *m);
+    /* What LoRA adapts where nothing is said, by commas; NULL: every linear layer. */
+    const char *lora_targets;
     /* Starting values of the weight `name`, as the family's authors drew them. NULL: cannot be trained from nothing. */
     void (*init)(const void *m, const char *name, long n, float *values, bs_rng *rng);
 } md_family;

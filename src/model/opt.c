@@ -241,5 +241,6 @@ const md_family md_opt = {
     .prepare = prepare,
     .forward = forward,
     .logits = logits,
+    .lora_targets = "q_proj,k_proj,v_proj,out_proj,fc1,fc2",
     .init = init,
 };

@@ -38,14 +38,6 @@ static pair embed(tn_ctx *cx, const md_model *m, const md_batch *b)
     return (pair){image, tn_l2_normalize(cx, m->family->embed_texts(cx, m->m, b))};
 }
 
-static void attach(tn_ctx *cx, const md_lora *lora, const md_trainables *t)
-{
-    cx->lora = lora ? lora->by_id : NULL;
-    cx->grads = t->grads;
-    cx->buffers = t->buffers;
-    cx->training = true;
-}
-
 /* The loss of given features; their gradients stay in the context. */
 static tn_t loss_of_features(tn_ctx *cx, const md_model *m, const md_batch *b, const float *image, const float *text,
                              pair *inputs)
@@ -57,48 +49,36 @@ static tn_t loss_of_features(tn_ctx *cx, const md_model *m, const md_batch *b, c
     return m->family->pair_loss(cx, m->m, inputs->image, inputs->text, b);
 }
 
-static size_t plan_part(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads,
-                        const md_batch *b, bool train, bool loss)
+static size_t plan_part(const tr_pass *p, const kn_table *kn, int threads, const md_batch *b, bool train, bool loss)
 {
     tn_ctx cx;
-    tn_plan(&cx, kn, threads, train);
-    attach(&cx, lora, t);
-    pair p = embed(&cx, m, b);
+    tr_begin_plan(p, kn, threads, &cx, train);
+    pair x = embed(&cx, p->m, b);
     if (loss)
-        m->family->pair_loss(&cx, m->m, p.image, p.text, b);
+        p->m->family->pair_loss(&cx, p->m->m, x.image, x.text, b);
     return cx.failed ? 0 : tn_plan_bytes(&cx);
 }
 
-size_t tr_features(const md_model *m, long batch, int texts)
-{
-    md_sizes s;
-    m->family->sizes(m->m, &s);
-    return 2 * (size_t)batch * (size_t)(1 + texts) * (size_t)s.embedding;
-}
-
 /* Soft targets take the larger memory of the two losses by nothing: both keep one row. */
-size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, const md_batch *like,
-               long micro)
+static size_t plan(void *arg, const tr_pass *p, const kn_table *kn, int threads)
 {
+    const tr_contrastive *c = arg;
     md_sizes s;
-    m->family->sizes(m->m, &s);
-    long texts = like->texts / like->images;
-    md_batch b = md_plan_texts(m, micro * texts);
-    b.images = micro;
+    c->m->family->sizes(c->m->m, &s);
+    md_batch b = md_plan_texts(c->m, c->micro * c->texts);
+    b.images = c->micro;
     b.channels = s.channels;
     b.height = b.width = s.image_size;
-    b.partner_weight = like->partner_weight;
-    if (micro == like->images)
-        return plan_part(m, lora, t, kn, threads, &b, true, true);
-    size_t run = plan_part(m, lora, t, kn, threads, &b, false, false),
-           train = plan_part(m, lora, t, kn, threads, &b, true, false);
+    b.partner_weight = c->partners;
+    if (c->micro == c->batch)
+        return plan_part(p, kn, threads, &b, true, true);
+    size_t run = plan_part(p, kn, threads, &b, false, false), train = plan_part(p, kn, threads, &b, true, false);
     tn_ctx cx;
     pair inputs;
-    tn_plan(&cx, kn, threads, true);
-    attach(&cx, lora, t);
-    b.images = like->images;
-    b.texts = like->texts;
-    loss_of_features(&cx, m, &b, NULL, NULL, &inputs);
+    tr_begin_plan(p, kn, threads, &cx, true);
+    b.images = c->batch;
+    b.texts = c->batch * c->texts;
+    loss_of_features(&cx, c->m, &b, NULL, NULL, &inputs);
     size_t loss = tn_plan_bytes(&cx), most = run > train ? run : train;
     return loss > most ? loss : most;
 }
@@ -112,48 +92,36 @@ static double whole(tn_ctx *cx, const md_model *m, const md_batch *b)
 }
 
 typedef struct parts {
-    const md_model *m;
-    const md_lora *lora;
-    md_trainables *t;
-    kn_work *work;
-    void *arena;
-    size_t bytes;
+    const tr_contrastive *c;
+    const tr_pass *p;
     const md_batch *b;
-    long micro, width, texts; /* texts: of a picture */
-    bool bf16;
+    long width;
     float *image, *text, *image_grad, *text_grad; /* [images or texts, width] */
 } parts;
-
-static void start(parts *k, tn_ctx *cx, bool train)
-{
-    tn_run(cx, k->work, k->arena, k->bytes, train);
-    attach(cx, k->lora, k->t);
-    cx->bf16 = k->bf16;
-}
 
 static int collect_features(parts *k, tn_ctx *cx)
 {
     size_t row = (size_t)k->width * sizeof(float);
-    for (long at = 0; at < k->b->images; at += k->micro) {
-        md_batch b = part_of(k->b, at, k->micro);
-        start(k, cx, false);
-        pair p = embed(cx, k->m, &b);
+    for (long at = 0; at < k->b->images; at += k->c->micro) {
+        md_batch b = part_of(k->b, at, k->c->micro);
+        tr_begin(k->p, cx, false);
+        pair p = embed(cx, k->c->m, &b);
         if (cx->failed)
             return -1;
         memcpy(k->image + at * k->width, p.image.v, (size_t)b.images * row);
-        memcpy(k->text + at * k->texts * k->width, p.text.v, (size_t)b.texts * row);
+        memcpy(k->text + at * k->c->texts * k->width, p.text.v, (size_t)b.texts * row);
     }
     return 0;
 }
 
 static int spread_gradients(parts *k, tn_ctx *cx)
 {
-    for (long at = 0; at < k->b->images; at += k->micro) {
-        md_batch b = part_of(k->b, at, k->micro);
-        start(k, cx, true);
-        pair p = embed(cx, k->m, &b);
+    for (long at = 0; at < k->b->images; at += k->c->micro) {
+        md_batch b = part_of(k->b, at, k->c->micro);
+        tr_begin(k->p, cx, true);
+        pair p = embed(cx, k->c->m, &b);
         tn_seed(cx, p.image, k->image_grad + at * k->width);
-        tn_seed(cx, p.text, k->text_grad + at * k->texts * k->width);
+        tn_seed(cx, p.text, k->text_grad + at * k->c->texts * k->width);
         if (tn_backward(cx))
             return -1;
     }
@@ -166,8 +134,8 @@ static double in_parts(parts *k, tn_ctx *cx)
     pair inputs;
     if (collect_features(k, cx))
         return (double)NAN;
-    start(k, cx, true);
-    tn_t loss = loss_of_features(cx, k->m, k->b, k->image, k->text, &inputs);
+    tr_begin(k->p, cx, true);
+    tn_t loss = loss_of_features(cx, k->c->m, k->b, k->image, k->text, &inputs);
     tn_seed(cx, loss, NULL);
     if (tn_backward(cx))
         return (double)NAN;
@@ -177,25 +145,56 @@ static double in_parts(parts *k, tn_ctx *cx)
     return spread_gradients(k, cx) ? (double)NAN : value;
 }
 
-double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn_work *work, void *arena, size_t bytes,
-                    const md_batch *b, long micro, bool bf16, float *features, oc_err *err)
+double tr_checked(const tr_pass *p, const tn_ctx *cx, double loss, oc_err *err)
 {
+    if (cx->failed)
+        bs_err(err, "%s", cx->err.text);
+    else if (!isfinite(loss) && !md_check_finite(p->m, err)) /* a broken weight is named; else it was the run itself */
+        bs_err(err, "the loss is not finite: try a lower learning rate");
+    return cx->failed || !isfinite(loss) ? (double)NAN : loss;
+}
+
+static double gradients(void *arg, const tr_pass *p, const md_batch *b, oc_err *err)
+{
+    const tr_contrastive *c = arg;
     md_sizes s;
     tn_ctx cx;
-    m->family->sizes(m->m, &s);
-    size_t images = (size_t)(b->images * s.embedding), texts = (size_t)(b->texts * s.embedding);
-    parts k = {m, lora, t, work, arena, bytes, b, micro, s.embedding, b->texts / b->images, bf16, NULL, NULL, NULL, NULL};
-    if (micro < b->images) {
-        k.image = features;
-        k.text = features + images;
-        k.image_grad = k.text + texts;
-        k.text_grad = k.image_grad + images;
+    c->m->family->sizes(c->m->m, &s);
+    parts k = {.c = c, .p = p, .b = b, .width = s.embedding};
+    if (c->micro < c->batch) {
+        k.image = c->features;
+        k.text = k.image + b->images * k.width;
+        k.image_grad = k.text + b->texts * k.width;
+        k.text_grad = k.image_grad + b->images * k.width;
     }
-    start(&k, &cx, true);
-    double loss = micro == b->images ? whole(&cx, m, b) : in_parts(&k, &cx);
-    if (cx.failed)
-        bs_err(err, "%s", cx.err.text);
-    else if (!isfinite(loss) && !md_check_finite(m, err)) /* a broken weight is named; else it was the run itself */
-        bs_err(err, "the loss is not finite: try a lower learning rate");
-    return cx.failed || !isfinite(loss) ? (double)NAN : loss;
+    tr_begin(p, &cx, true);
+    double loss = c->micro == c->batch ? whole(&cx, c->m, b) : in_parts(&k, &cx);
+    return tr_checked(p, &cx, loss, err);
+}
+
+static const md_batch *next(void *arg, long step, bs_pool *pool, oc_err *err)
+{
+    const dt_loaded *d = dt_loader_next(((tr_contrastive *)arg)->loader, step, pool, err);
+    return d ? &d->batch : NULL;
+}
+
+int tr_contrastive_open(tr_contrastive *c, dt_loader *loader, const md_model *m, long batch, long micro, int texts,
+                        float partners, tr_task *task, oc_err *err)
+{
+    md_sizes s;
+    m->family->sizes(m->m, &s);
+    *c = (tr_contrastive){loader, m, batch, micro > 0 ? micro : batch, texts, partners, NULL};
+    if (c->batch % c->micro)
+        return bs_err(err, "a batch of %ld does not split into parts of %ld", c->batch, c->micro);
+    size_t rows = 2 * (size_t)c->batch * (size_t)(1 + c->texts);
+    if (c->micro < c->batch && !(c->features = bs_alloc(rows * (size_t)s.embedding * sizeof(float), "a batch's features", err)))
+        return -1;
+    *task = (tr_task){c, "pairs", batch, next, plan, gradients};
+    return 0;
+}
+
+void tr_contrastive_close(tr_contrastive *c)
+{
+    bs_free(c->features);
+    c->features = NULL;
 }

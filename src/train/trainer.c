@@ -10,15 +10,13 @@
 typedef struct run {
     md_model *m;
     md_lora *lora;
-    dt_loader *loader;
+    const tr_task *task;
     kn_work *work;
     const tr_options *o;
     md_trainables t;
     tr_optimizer a;
     tr_state state;
-    void *arena;
-    size_t arena_bytes;
-    float *features;
+    tr_pass pass;
     char *checkpoint, tier[32];
     double saved; /* when the last checkpoint was written */
 } run;
@@ -31,24 +29,16 @@ static void say(const run *r, const char *format, const char *a, long b)
         r->o->say(r->o->arg, text);
 }
 
-static long micro_of(const tr_options *o) { return o->micro > 0 ? o->micro : o->batch; }
-
 static int open_run(run *r, oc_err *err)
 {
     const kn_table *kn = kn_work_table(r->work);
-    long micro = micro_of(r->o);
-    if (r->o->batch % micro)
-        return bs_err(err, "a batch of %ld does not split into parts of %ld", r->o->batch, micro);
     if (md_trainables_open(&r->t, r->m, r->lora, err) || tr_optimizer_open(&r->a, &r->o->optimizer, &r->t, err))
         return -1;
-    md_batch like = {.images = r->o->batch, .texts = r->o->batch * r->o->texts, .partner_weight = r->o->partners};
-    r->arena_bytes = tr_plan(r->m, r->lora, &r->t, kn, bs_pool_threads(kn_work_pool(r->work)), &like, micro);
-    r->arena = bs_alloc(r->arena_bytes, "the arena of a training step", err);
-    r->features = micro < r->o->batch
-                      ? bs_alloc(tr_features(r->m, r->o->batch, r->o->texts) * sizeof(float), "a batch's features", err)
-                      : NULL;
+    r->pass = (tr_pass){.m = r->m, .lora = r->lora, .t = &r->t, .work = r->work, .bf16 = r->o->bf16};
+    r->pass.bytes = r->task->plan(r->task->arg, &r->pass, kn, bs_pool_threads(kn_work_pool(r->work)));
+    r->pass.arena = bs_alloc(r->pass.bytes, "the arena of a training step", err);
     r->checkpoint = bs_join(r->o->out, "checkpoint.safetensors");
-    if (!r->arena || !r->checkpoint || (micro < r->o->batch && !r->features))
+    if (!r->pass.arena || !r->checkpoint)
         return bs_err(err, "out of memory: a training run");
     bool low = r->o->bf16 && kn_work_has_bf16(r->work);
     if (r->o->bf16 && !low)
@@ -62,8 +52,7 @@ static void close_run(run *r)
 {
     tr_optimizer_close(&r->a);
     md_trainables_close(&r->t);
-    bs_free(r->arena);
-    bs_free(r->features);
+    bs_free(r->pass.arena);
     free(r->checkpoint);
 }
 
@@ -126,12 +115,11 @@ static double clamp_scale(const run *r)
 static int one_step(run *r, tr_report *report, oc_err *err)
 {
     double began = bs_now();
-    const dt_loaded *d = dt_loader_next(r->loader, r->state.step, kn_work_pool(r->work), err);
-    if (!d || (r->o->batch_seen && r->o->batch_seen(r->o->arg, r->state.step + 1, &d->batch, err)))
+    const md_batch *b = r->task->next(r->task->arg, r->state.step, kn_work_pool(r->work), err);
+    if (!b || (r->o->batch_seen && r->o->batch_seen(r->o->arg, r->state.step + 1, b, err)))
         return -1;
     md_trainables_zero(&r->t);
-    report->loss = tr_gradients(r->m, r->lora, &r->t, r->work, r->arena, r->arena_bytes, &d->batch, micro_of(r->o), r->o->bf16,
-                                r->features, err);
+    report->loss = r->task->gradients(r->task->arg, &r->pass, b, err);
     if (!isfinite(report->loss) || tr_optimizer_step(&r->a, r->work, r->state.step, &report->norm, err))
         return -1;
     report->lr = tr_rate(&r->o->optimizer, r->state.step);
@@ -139,9 +127,9 @@ static int one_step(run *r, tr_report *report, oc_err *err)
     if (!isfinite(report->scale))
         return bs_err(err, "the temperature is no longer finite after step %ld: try a lower learning rate", r->state.step + 1);
     report->step = ++r->state.step;
-    double rate = (double)r->o->batch / (bs_now() - began);
-    report->pairs_per_s = report->pairs_per_s > 0 ? 0.95 * report->pairs_per_s + 0.05 * rate : rate;
-    report->left_s = (double)((report->steps - report->step) * r->o->batch) / report->pairs_per_s;
+    double rate = (double)r->task->units / (bs_now() - began);
+    report->per_s = report->per_s > 0 ? 0.95 * report->per_s + 0.05 * rate : rate;
+    report->left_s = (double)((report->steps - report->step) * r->task->units) / report->per_s;
     if (r->o->report)
         r->o->report(r->o->arg, report);
     return 0;
@@ -165,9 +153,30 @@ static int loop(run *r, oc_err *err)
     return save(r, true, err);
 }
 
-int tr_train(md_model *m, md_lora *lora, dt_loader *loader, kn_work *work, const tr_options *o, oc_err *err)
+static void attach(const tr_pass *p, tn_ctx *cx)
 {
-    run r = {.m = m, .lora = lora, .loader = loader, .work = work, .o = o};
+    cx->lora = p->lora ? p->lora->by_id : NULL;
+    cx->grads = p->t->grads;
+    cx->buffers = p->t->buffers;
+    cx->training = true;
+    cx->bf16 = p->bf16;
+}
+
+void tr_begin(const tr_pass *p, tn_ctx *cx, bool train)
+{
+    tn_run(cx, p->work, p->arena, p->bytes, train);
+    attach(p, cx);
+}
+
+void tr_begin_plan(const tr_pass *p, const kn_table *kn, int threads, tn_ctx *cx, bool train)
+{
+    tn_plan(cx, kn, threads, train);
+    attach(p, cx);
+}
+
+int tr_train(md_model *m, md_lora *lora, const tr_task *task, kn_work *work, const tr_options *o, oc_err *err)
+{
+    run r = {.m = m, .lora = lora, .task = task, .work = work, .o = o};
     int result = bs_mkdirs(o->out, err) || open_run(&r, err) || resume(&r, err) ? -1 : loop(&r, err);
     close_run(&r);
     return result;

@@ -1,22 +1,72 @@
-/* trainer.h - training a dual encoder, whole or by LoRA: batches in, a checkpoint that can be taken up again and a model folder out. */
+/* trainer.h - training a model, whole or by LoRA: batches in, a checkpoint that can be taken up again and a model folder out. What a batch is and what its
+ * loss is a task says: pairs of pictures and texts (contrastive.c), texts (next_token.c). */
 #ifndef TR_TRAINER_H
 #define TR_TRAINER_H
 
+#include "../data/corpus.h"
 #include "../data/loader.h"
 #include "optimizer.h"
+
+/* What a forward and backward run on. */
+typedef struct tr_pass {
+    const md_model *m;
+    const md_lora *lora; /* NULL: whole weights learn */
+    md_trainables *t;
+    kn_work *work; /* NULL while planning */
+    void *arena;
+    size_t bytes;
+    bool bf16;
+} tr_pass;
+
+/* tr_pass's context: begun over its arena, or counting. */
+void tr_begin(const tr_pass *p, tn_ctx *cx, bool train);
+void tr_begin_plan(const tr_pass *p, const kn_table *kn, int threads, tn_ctx *cx, bool train);
+
+/* The loss, or NaN and an error when something failed or it is not finite. */
+double tr_checked(const tr_pass *p, const tn_ctx *cx, double loss, oc_err *err);
+
+typedef struct tr_task {
+    void *arg;
+    const char *unit; /* "pairs", "tokens" */
+    long units;       /* of a step */
+    /* Batch number `step`, the task's own until the next; NULL and an error. */
+    const md_batch *(*next)(void *arg, long step, bs_pool *pool, oc_err *err);
+    /* Bytes of the arena for a step. */
+    size_t (*plan)(void *arg, const tr_pass *p, const kn_table *kn, int threads);
+    /* One forward and backward, adding to the gradients; the loss, or NaN and an error. */
+    double (*gradients)(void *arg, const tr_pass *p, const md_batch *b, oc_err *err);
+} tr_task;
+
+/* Pairs that are told apart: InfoNCE or what the family says. Of `batch` pictures with `texts` texts each, `micro` run at once (0: all), the loss being the whole
+ * batch's either way. */
+typedef struct tr_contrastive {
+    dt_loader *loader;
+    const md_model *m;
+    long batch, micro;
+    int texts;
+    float partners;
+    float *features; /* own */
+} tr_contrastive;
+/* Fills `task`; c and the loader must live as long. */
+int tr_contrastive_open(tr_contrastive *c, dt_loader *loader, const md_model *m, long batch, long micro, int texts,
+                        float partners, tr_task *task, oc_err *err);
+void tr_contrastive_close(tr_contrastive *c);
+
+/* Rows of text whose next tokens are told: cross-entropy, the mean over all tokens of the batch, `micro` rows at once (0: all). */
+typedef struct tr_next_token {
+    dt_rows *rows;
+    long micro;
+} tr_next_token;
+int tr_next_token_open(tr_next_token *n, dt_rows *rows, long micro, tr_task *task, oc_err *err);
 
 typedef struct tr_report {
     long step, steps;             /* done, of */
     double loss, norm, lr, scale; /* scale: exp(logit_scale) */
-    double pairs_per_s, left_s;
+    double per_s, left_s;         /* units a second */
 } tr_report;
 
 typedef struct tr_options {
     const char *out;          /* folder of the checkpoint and of what comes out */
-    int texts;                /* of a picture, as the loader gives them */
-    float partners;           /* likewise */
-    long batch;               /* pairs whose texts and pictures are told apart */
-    long micro;               /* rows run at once, a divisor of batch; 0: batch. The loss is the whole batch's either way */
     float checkpoint_minutes; /* 0: only at the end and when stopped */
     bool export_too;          /* each checkpoint writes the model folder as well */
     bool bf16;                /* products in bf16 where the CPU has them faster; sums, weights and state stay fp32 */
@@ -35,15 +85,6 @@ typedef struct tr_options {
 
 /* m must own its weights (md_own) unless lora is given, whose factors then learn instead. Returns 0 when all steps are done, 1 when stopped
  * by a signal or stop_after after a checkpoint, -1 and an error. */
-int tr_train(md_model *m, md_lora *lora, dt_loader *loader, kn_work *work, const tr_options *o, oc_err *err);
-
-/* One forward and backward of a batch, adding to the gradients; the loss, or NaN and an error. `arena` of tr_plan bytes; of `like` only
- * the numbers of pictures, texts and the partners' weight count. */
-size_t tr_plan(const md_model *m, const md_lora *lora, md_trainables *t, const kn_table *kn, int threads, const md_batch *like,
-               long micro);
-double tr_gradients(const md_model *m, const md_lora *lora, md_trainables *t, kn_work *work, void *arena, size_t bytes,
-                    const md_batch *b, long micro, bool bf16, float *features, oc_err *err);
-/* Floats of `features` that tr_gradients wants when micro < batch. */
-size_t tr_features(const md_model *m, long batch, int texts);
+int tr_train(md_model *m, md_lora *lora, const tr_task *task, kn_work *work, const tr_options *o, oc_err *err);
 
 #endif
