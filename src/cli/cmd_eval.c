@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "../eval/neighbour.h"
+#include "../eval/perplexity.h"
 #include "../eval/retrieval.h"
 #include "../eval/zeroshot.h"
 #include "naming.h"
@@ -15,6 +16,7 @@ typedef struct job {
     bs_buf template_bytes;
     dt_pairs pairs;
     oc_session *session;
+    int context, stride;
     cl_talk talk;
     float *rows; /* [pairs, width] */
     bool *ok;    /* [pairs] */
@@ -172,6 +174,32 @@ static int eval_neighbour(job *j, oc_err *err)
     return result;
 }
 
+/* ---- perplexity ----------------------------------------------------------------------------------------------------- */
+
+static int eval_perplexity(job *j, oc_err *err)
+{
+    enum { WINDOWS = 8 };
+    rn_speaker s = {0};
+    dt_corpus corpus = {0};
+    ev_perplexity p;
+    int result = -1;
+    oc_engine *e = cl_open(&j->common, err);
+    const tx_tokenizer *t = e ? rn_tokenizer(e, err) : NULL;
+    if (t && !rn_speaker_open(&s, e, j->context, j->common.batch ? j->common.batch : WINDOWS, 128, KN_KV_F32, err)) {
+        if (!dt_corpus_read(&corpus, j->data_path, t, e->sizes.eos, err))
+            result = ev_perplexity_run(&s, &corpus, j->stride, &p, &j->talk.talk, err);
+        rn_speaker_close(&s);
+    }
+    cl_talk_pause(&j->talk);
+    if (!result)
+        printf(j->common.json ? "{\"perplexity\":%.9g,\"loss\":%.9g,\"tokens\":%ld,\"documents\":%ld}\n"
+                              : "perplexity %.4f, loss %.5f, %ld tokens, %ld documents\n",
+               p.perplexity, p.loss, p.tokens, p.documents);
+    dt_corpus_clear(&corpus);
+    oc_engine_close(e);
+    return result;
+}
+
 /* ---- the command ------------------------------------------------------------------------------------------------------ */
 
 typedef struct kind {
@@ -181,7 +209,10 @@ typedef struct kind {
 
 static const kind *find_kind(const char *name)
 {
-    static const kind kinds[] = {{"zeroshot", eval_zeroshot}, {"retrieval", eval_retrieval}, {"neighbour", eval_neighbour}};
+    static const kind kinds[] = {{"zeroshot", eval_zeroshot},
+                                 {"retrieval", eval_retrieval},
+                                 {"neighbour", eval_neighbour},
+                                 {"perplexity", eval_perplexity}};
     for (size_t i = 0; name && i < sizeof kinds / sizeof kinds[0]; i++)
         if (!strcmp(kinds[i].name, name))
             return &kinds[i];
@@ -194,10 +225,10 @@ static int check_usage(job *j, const kind *k)
     oc_err err = {0};
     bool neighbour = k && k->run == eval_neighbour, zeroshot = k && k->run == eval_zeroshot;
     if (!k)
-        return cl_usage(j->self, "expected one of zeroshot, retrieval, neighbour%s%s%s", j->words.n ? ", not '" : "",
+        return cl_usage(j->self, "expected one of zeroshot, retrieval, neighbour, perplexity%s%s%s", j->words.n ? ", not '" : "",
                         j->words.n ? j->words.p[0] : "", j->words.n ? "'" : "");
     if (!j->data_path)
-        return cl_usage(j->self, "expected --data FILE.jsonl");
+        return cl_usage(j->self, "expected --data FILE");
     if (neighbour != (j->train_path != NULL))
         return cl_usage(j->self, neighbour ? "expected --train FILE.jsonl" : "--train goes with neighbour only");
     if (neighbour && j->languages.n > 1)
@@ -226,10 +257,14 @@ static int run(const cl_command *self, int argc, char **argv)
     job j = {.self = self};
     oc_err err = {0};
     const cl_option options[] = {
-        {"data", "FILE", CL_TEXT, &j.data_path, "pictures with words: .jsonl, or .tsv (path, tab, text)", 0, 0},
+        {"data", "FILE", CL_TEXT, &j.data_path,
+         "pictures with words: .jsonl, or .tsv (path, tab, text); perplexity: texts, .txt, .jsonl of {\"text\"} or a folder", 0,
+         0},
         {"train", "FILE", CL_TEXT, &j.train_path, "neighbour: the pictures to learn from", 0, 0},
         {"language", "KEY...", CL_MORE, &j.languages, "texts to use, by their key in the data (text); several print a line each",
          0, 0},
+        {"context", "N", CL_INT, &j.context, "perplexity: tokens of a window (the model's context)", 2, 1 << 28},
+        {"stride", "N", CL_INT, &j.stride, "perplexity: how far the next window begins (the window)", 1, 1 << 28},
         {"template", "S...", CL_MORE, &j.given, "zeroshot: sentences with {} where the name goes; their vectors are averaged", 0,
          0},
         {"templates", "NAME|FILE", CL_TEXT, &j.set, "zeroshot: " CL_TEMPLATES_HELP, 0, 0},
@@ -248,12 +283,16 @@ static int run(const cl_command *self, int argc, char **argv)
 }
 
 const cl_command cmd_eval = {
-    "eval", "how good a model is at naming and finding pictures", "zeroshot|retrieval|neighbour --model M --data FILE [...]",
+    "eval", "how good a model is at naming and finding pictures, or at foretelling texts",
+    "zeroshot|retrieval|neighbour|perplexity --model M --data FILE [...]",
     "  ocelli eval zeroshot --data emoji.jsonl --language text text_zh --json\n"
     "  ocelli eval zeroshot --data emoji.jsonl --templates drawing\n  ocelli eval retrieval --data photos.jsonl --json\n"
-    "  ocelli eval neighbour --train known.jsonl --data emoji.jsonl\n\n"
+    "  ocelli eval neighbour --train known.jsonl --data emoji.jsonl\n"
+    "  ocelli eval perplexity --model gpt2 --data books/ --context 1024 --stride 512\n\n"
     "zeroshot   names each picture by the nearest class; the classes are the groups of the data, called by their first text\n"
     "retrieval  finds pictures by their first text and the other way round; equal texts or groups are right answers to each "
     "other\n"
-    "neighbour  no model: the names of the pictures that look most alike by edges and colours\n",
+    "neighbour  no model: the names of the pictures that look most alike by edges and colours\n"
+    "perplexity a language model: the exponential of the mean loss of each next token; a longer look back (--stride) costs time "
+    "and is kinder\n",
     run};

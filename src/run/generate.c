@@ -27,7 +27,7 @@ oc_generator *rn_generator_open(oc_engine *e, int context, int batch, kn_kv_type
     g->batch = batch;
     g->chooser = bs_calloc((size_t)batch, sizeof *g->chooser, "a generator", err);
     g->tokenizer = g->chooser ? rn_tokenizer(e, err) : NULL;
-    if (!g->tokenizer || rn_speaker_open(&g->speaker, e, context, batch, type, err))
+    if (!g->tokenizer || rn_speaker_open(&g->speaker, e, context, batch, 0, type, err))
         goto failed;
     for (int i = 0; i < batch; i++)
         if (rn_chooser_open(&g->chooser[i], e->sizes.vocab, 0, err))

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = 256 }; /* of a pass: products are at full speed long before, and the arena stays small */
+enum { ROWS = 256, HEARD = 32 }; /* of a pass: products are at full speed long before, and the arena stays small */
 
 /* ---- opening ---------------------------------------------------------------------------------------------- */
 
@@ -58,7 +58,7 @@ static size_t plan(rn_speaker *s, int n, long first)
     md_batch b = s->batch;
     b.texts = 1;
     b.length = first + n - 1;
-    b.wanted_n = s->sequences;
+    b.wanted_n = s->heard;
     for (int i = 0; i < n; i++)
         s->step[i] = (tn_step){
             .position = s->context - (i ? 1 : first), .count = i ? 1 : first, .memory_length = s->memory ? s->context : 0};
@@ -93,9 +93,10 @@ static int take_memory(rn_speaker *s, oc_err *err)
     size_t rows = (size_t)(s->memory ? s->context : s->rows);
     b->input_ids = malloc(rows * sizeof *b->input_ids);
     b->positions = malloc(rows * sizeof *b->positions);
-    b->wanted = malloc((size_t)s->sequences * sizeof *b->wanted);
+    b->wanted = malloc((size_t)s->heard * sizeof *b->wanted);
+    s->asked = malloc((size_t)s->heard * sizeof *s->asked);
     s->step = calloc((size_t)s->sequences, sizeof *s->step);
-    if (!b->input_ids || !b->positions || !b->wanted || !s->step)
+    if (!b->input_ids || !b->positions || !b->wanted || !s->asked || !s->step)
         return bs_err(err, "out of memory: a batch");
     /* one sequence alone, many with a row each, and both: nothing else needs more */
     size_t alone = plan(s, 1, s->rows), many = plan(s, s->sequences, 1), both = plan(s, s->sequences, s->rows - s->sequences + 1);
@@ -107,7 +108,7 @@ static int take_memory(rn_speaker *s, oc_err *err)
     return s->arena ? 0 : -1;
 }
 
-int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, kn_kv_type type, oc_err *err)
+int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, long heard, kn_kv_type type, oc_err *err)
 {
     *s = (rn_speaker){.engine = e, .sequences = sequences};
     for (int i = 0; i < RN_KEPT; i++)
@@ -119,6 +120,8 @@ int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, kn
     s->context = context ? context : e->sizes.context;
     s->rows = s->context < ROWS ? s->context : ROWS;
     s->rows = s->rows < sequences ? sequences : s->rows;
+    s->heard = heard ? heard : sequences < HEARD ? HEARD : sequences;
+    s->heard = s->heard < s->rows ? s->heard : s->rows;
     tn_cache_shape shape = {.type = type, .positions = (s->context + 2 * tn_page_keys()) * (sequences + 1)};
     e->model->family->cache(e->model->m, &shape);
     s->pool = bs_pool_open(e->options.threads, err);
@@ -142,6 +145,7 @@ void rn_speaker_close(rn_speaker *s)
     bs_pool_close(s->pool);
     bs_free(s->arena);
     free(s->step);
+    free(s->asked);
     md_batch_clear(&s->batch);
     memset(s, 0, sizeof *s);
 }
@@ -154,11 +158,6 @@ typedef struct place {
     long done;
 } place;
 
-typedef struct row {
-    int feed;
-    long index;
-} row;
-
 /* Some positions are turned by other frequencies when a text is long: one pass takes one kind. */
 static bool is_far(const rn_speaker *s, const rn_feed *f, long before)
 {
@@ -167,13 +166,13 @@ static bool is_far(const rn_speaker *s, const rn_feed *f, long before)
 }
 
 /* Puts as many ids as fit into the batch; what was fed of a feed before this pass is in its sequence already. */
-static int fill(rn_speaker *s, const rn_feed *feed, int n, place *p, row *wanted, tn_steps *steps, oc_err *err)
+static int fill(rn_speaker *s, const rn_feed *feed, int n, place *p, tn_steps *steps, oc_err *err)
 {
     const md_family *f = s->engine->model->family;
     md_batch *b = &s->batch;
     bool far = false;
     b->length = b->wanted_n = b->furthest = 0;
-    for (; p->at < n && b->length < s->rows && steps->n < s->sequences && b->wanted_n < s->sequences; p->at++, p->done = 0) {
+    for (; p->at < n && b->length < s->rows && steps->n < s->sequences && b->wanted_n < s->heard; p->at++, p->done = 0) {
         const rn_feed *now = &feed[p->at];
         long position = tn_sequence_length(s->cache, now->sequence), total = position - p->done + now->n;
         if (b->length && is_far(s, now, position - p->done) != far)
@@ -184,10 +183,10 @@ static int fill(rn_speaker *s, const rn_feed *feed, int n, place *p, row *wanted
         while (p->done + count < now->n && b->length < s->rows) {
             long index = p->done + count;
             bool heard = index >= now->n - now->wanted;
-            if (heard && b->wanted_n == s->sequences)
+            if (heard && b->wanted_n == s->heard)
                 break;
             if (heard) {
-                wanted[b->wanted_n] = (row){p->at, index};
+                s->asked[b->wanted_n] = (rn_asked){p->at, index};
                 b->wanted[b->wanted_n++] = (int)b->length;
             }
             b->input_ids[b->length] = now->ids[index];
@@ -261,14 +260,10 @@ static bool all_finite(const float *x, long n)
 
 int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void *arg, oc_err *err)
 {
-    enum { MOST = 256 };
-    row wanted[MOST];
-    if (s->sequences > MOST)
-        return bs_err(err, "at most %d sequences can go on at the same time", MOST);
     for (place p = {0}; p.at < n;) {
         tn_steps steps = {.cache = s->cache, .memory = s->memory, .step = s->step};
         tn_t y;
-        if (fill(s, feed, n, &p, wanted, &steps, err) || pass(s, &steps, &y, err))
+        if (fill(s, feed, n, &p, &steps, err) || pass(s, &steps, &y, err))
             return -1;
         for (long i = 0; i < s->batch.wanted_n; i++) {
             float *logits = y.v + i * tn_last(y);
@@ -276,7 +271,7 @@ int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void 
                 return md_check_finite(s->engine->model, err)
                            ? -1
                            : bs_err(err, "the model '%s' gives values that are not finite", s->engine->model->folder);
-            hear(arg, wanted[i].feed, wanted[i].index, logits);
+            hear(arg, s->asked[i].feed, s->asked[i].index, logits);
         }
     }
     return 0;

@@ -24,6 +24,12 @@ typedef struct rn_kept {
 
 enum { RN_KEPT = 4 };
 
+/* Logits that a pass was asked for. */
+typedef struct rn_asked {
+    int feed;
+    long index;
+} rn_asked;
+
 typedef struct rn_speaker {
     oc_engine *engine;
     bs_pool *pool;
@@ -32,19 +38,21 @@ typedef struct rn_speaker {
     void *arena;
     size_t arena_bytes;
     tn_ctx cx;
-    md_batch batch;  /* room for `rows` */
-    tn_step *step;   /* [sequences] */
-    long rows;       /* of a pass, at most */
-    int sequences;   /* of a pass, at most */
-    long context;    /* positions of a sequence, at most */
-    int32_t eos[16]; /* what ends a text */
+    md_batch batch;   /* room for `rows` */
+    tn_step *step;    /* [sequences] */
+    rn_asked *asked;  /* [heard] */
+    long rows, heard; /* of a pass, at most; and rows whose logits are asked for */
+    int sequences;    /* of a pass, at most */
+    long context;     /* positions of a sequence, at most */
+    int32_t eos[16];  /* what ends a text */
     int eos_n;
     rn_kept kept[RN_KEPT];
     unsigned long uses;
 } rn_speaker;
 
-/* context 0: the model's own. sequences: that go on at the same time (beams count), and as many as are kept come on top. */
-int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, kn_kv_type type, oc_err *err);
+/* context 0: the model's own. sequences: that go on at the same time (beams count), and as many as are kept come on top. heard: rows of a pass whose logits may
+ * be asked for; 0: 32, or the sequences where those are more. */
+int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, long heard, kn_kv_type type, oc_err *err);
 void rn_speaker_close(rn_speaker *s);
 /* Runs all feeds, many in one pass; every sequence gets the bits that it gets alone. */
 int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void *arg, oc_err *err);
