@@ -36,20 +36,24 @@ static void add(ck_tensor *t, size_t *n, const char *name, ck_dtype dtype, const
 int cl_dump_batch(const char *folder, long step, const md_batch *b, oc_err *err)
 {
     char name[64];
-    ck_tensor t[5];
+    ck_tensor t[8];
     size_t n = 0, ids = (size_t)(b->texts * b->length);
+    const int *integers[] = {b->input_ids, b->positions, b->from, b->positions ? b->target : NULL};
+    static const char *const names[] = {"input_ids", "position_ids", "from", "target"};
     snprintf(name, sizeof name, "step-%06ld.safetensors", step);
     char *path = bs_join(folder, name);
-    int64_t *wide = malloc(ids * sizeof *wide); /* PyTorch's embedding wants 64 bits */
+    int64_t *wide = malloc(4 * ids * sizeof *wide); /* PyTorch's embedding wants 64 bits */
     int result = -1;
     if (!path || !wide) {
         bs_err(err, "out of memory: a batch's copy");
         goto done;
     }
-    for (size_t i = 0; i < ids; i++)
-        wide[i] = b->input_ids[i];
+    for (size_t k = 0; k < 4; k++) {
+        for (size_t i = 0; integers[k] && i < ids; i++)
+            wide[k * ids + i] = integers[k][i];
+        add(t, &n, names[k], CK_I64, integers[k] ? wide + k * ids : NULL, 2, (long[]){b->texts, b->length});
+    }
     add(t, &n, "pixel_values", CK_F32, b->pixel_values, 4, (long[]){b->images, b->channels, b->height, b->width});
-    add(t, &n, "input_ids", CK_I64, wide, 2, (long[]){b->texts, b->length});
     add(t, &n, "text_target", CK_F32, b->text_target, 2, (long[]){b->texts, b->images});
     add(t, &n, "image_target", CK_F32, b->image_target, 2, (long[]){b->images, b->texts});
     if (b->partner_weight > 0)

@@ -1,0 +1,105 @@
+"""The same training of a language model by Ocelli and by PyTorch, from the same weights and batches: loss by loss, and time by time.
+
+    language_training.py --engine build/ocelli --model DIR --data TEXT --work DIR [--steps 50] [--batch 4] [--context 64] [--threads 2] [--compile]
+
+DIR is a folder of transformers' (config.json, model.safetensors, tokenizer.json) whose model type is gpt2 or llama. `ocelli train --dump` leaves the weights and each batch; PyTorch repeats them with
+the same AdamW (no decay on gains and biases), clipping and rates. Prints the largest relative difference of the losses and the medians of the times of a step. Needs torch, transformers,
+safetensors, numpy.
+"""
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+
+def rate(step, steps, warmup, top):
+    """As src/train/optimizer.c has it: up in a line, down by half a cosine."""
+    if step < warmup:
+        return top * (step + 1) / warmup
+    return top * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def run_engine(a):
+    dump, out, metrics = a.work / "dump", a.work / "out", a.work / "metrics.jsonl"
+    metrics.unlink(missing_ok=True)
+    subprocess.run([a.engine, "train", "--model", a.model, "--data", a.data, "--out", out, "--dump", dump, "--metrics", metrics, "--steps", str(a.steps), "--batch",
+                    str(a.batch), "--context", str(a.context), "--lr", str(a.lr), "--warmup", str(a.warmup), "--threads", str(a.threads), "--checkpoint-minutes",
+                    "1000", "--fresh", "--quiet"], check=True)
+    return dump, [json.loads(line) for line in metrics.read_text().splitlines()]
+
+
+def mask_of(first):
+    """Who sees whom: [B, 1, T, T], not before the document's beginning, not ahead."""
+    import torch
+    t = torch.arange(first.shape[1])
+    return ((t[None, None, :] >= first[:, :, None]) & (t[None, None, :] <= t[None, :, None]))[:, None]
+
+
+def repeat(a, dump, rates):
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+    torch.manual_seed(0)
+    torch.set_num_threads(a.threads)
+    model = AutoModelForCausalLM.from_pretrained(dump, attn_implementation="sdpa", dtype=torch.float32).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout"):
+        if hasattr(model.config, name):
+            setattr(model.config, name, 0.0)
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98), eps=1e-8)
+    forward = torch.compile(model) if a.compile else model
+    losses, times = [], []
+    for step, lr in enumerate(rates):
+        x = load_file(dump / f"step-{step + 1:06d}.safetensors")
+        began = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        alone = bool((x["from"] == 0).all())  # one document a row: PyTorch's own causal mask, which is its fastest way
+        keep = None if alone else mask_of(x["from"])
+        logits = forward(input_ids=x["input_ids"], position_ids=x["position_ids"], attention_mask=keep, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), x["target"].flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        times.append(time.perf_counter() - began)
+    return losses, times
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("engine", "model", "data", "work"):
+        p.add_argument(f"--{name}", type=Path, required=True)
+    for name, value in (("steps", 50), ("batch", 4), ("context", 64), ("threads", 2), ("warmup", 5)):
+        p.add_argument(f"--{name}", type=int, default=value)
+    p.add_argument("--lr", type=float, default=3e-4)
+    p.add_argument("--compile", action="store_true")
+    a = p.parse_args()
+    a.work.mkdir(parents=True, exist_ok=True)
+    dump, ours = run_engine(a)
+    rates = [rate(s, a.steps, a.warmup, a.lr) for s in range(a.steps)]
+    off = max(abs(r - m["lr"]) for r, m in zip(rates, ours))
+    if off > 1e-3 * a.lr:
+        sys.exit(f"the rates differ by {off}: {rates[:7]} and {[m['lr'] for m in ours[:7]]}")
+    losses, times = repeat(a, dump, rates)
+    worst = max(abs(m["loss"] - t) / t for m, t in zip(ours, losses))
+    step = [a.batch * a.context / m["tokens_per_s"] for m in ours]
+    print(json.dumps({"steps": a.steps, "worst_relative": worst, "first": [ours[0]["loss"], losses[0]], "last": [ours[-1]["loss"], losses[-1]],
+                      "ocelli_s": round(step[-1], 4), "torch_s": round(median(times), 4), "ratio": round(median(times) / step[-1], 3)}))
+    sys.exit(worst > 1e-3)
+
+
+if __name__ == "__main__":
+    main()
