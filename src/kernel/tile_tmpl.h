@@ -152,16 +152,40 @@ KN_INLINE void pack_square(const long rows, long n, const float *x, long ld, lon
     }
 }
 
-/* At most VW rows of x become columns [0, rows) of p's rows. `next` is what will be packed afterwards. */
-KN_INLINE void pack_columns(const long rows, long k, const float *x, long ld, const float *next, long width, float *p, long room)
+/* The same of VW columns that may spill as they like. */
+KN_INLINE void pack_whole_square(const long rows, const float *x, long ld, long width, float *p)
 {
-    for (long q = 0; q < k; q += VW) {
-        const float *ahead = q + AHEAD < k ? x + q + AHEAD : next + least(q + AHEAD - k, k - 1);
-        long n = least(VW, k - q);
-        for (long i = 0; k > AHEAD && i < rows; i++)
-            __builtin_prefetch(ahead + i * ld);
-        pack_square(rows, n, x + q, ld, width, p + q * width, width % VW ? room - q * width : (VW - 1) * width + VW);
+    vf r[VW];
+#pragma GCC unroll 16
+    for (int i = 0; i < VW; i++)
+        r[i] = i >= rows ? v_zero() : v_load(x + i * ld);
+    v_transpose(r);
+#pragma GCC unroll 16
+    for (int q = 0; q < VW; q++)
+        v_store(p + q * width, r[q]);
+}
+
+KN_INLINE void ask_for_rows(const long rows, const float *x, long ld)
+{
+#pragma GCC unroll 16
+    for (long i = 0; i < rows; i++)
+        __builtin_prefetch(x + i * ld);
+}
+
+/* At most VW rows of x become columns [0, rows) of p's rows. `next` is what will be packed afterwards. */
+KN_INLINE void pack_columns(const long rows, long k, const float *x, long ld, const float *next, const long width, float *p,
+                            long room)
+{
+    long q = 0, safe = width % VW ? least(k, (room - VW) / width + 1) : k;
+    for (; q + LINE <= safe; q += LINE) {
+        ask_for_rows(rows, q + AHEAD < k ? x + q + AHEAD : next + least(q + AHEAD - k, k - 1), ld);
+#pragma GCC unroll 4
+        for (int part = 0; part < LINE; part += VW)
+            pack_whole_square(rows, x + q + part, ld, width, p + (q + part) * width);
     }
+    for (; q < k; q += VW)
+        pack_square(rows, least(VW, k - q), x + q, ld, width, p + q * width,
+                    width % VW ? room - q * width : (VW - 1) * width + VW);
 }
 
 /* Columns [j, j + VW) of the strip that begins with row `strip` of x. */
@@ -170,12 +194,12 @@ KN_INLINE void pack_strip_columns(long k, long w, long width, const float *x, lo
     const float *from = x + (strip + j) * ld;
     long rows = least(w - strip - j, least(width - j, VW));
     const float *next = strip + j + 2 * rows <= w ? from + rows * ld : from;
-    if (rows == VW)
-        pack_columns(VW, k, from, ld, next, width, p + j, k * width - j);
-    else if (rows == MR)
-        pack_columns(MR, k, from, ld, next, width, p + j, k * width - j);
-    else if (rows == MR - 1)
-        pack_columns(MR - 1, k, from, ld, next, width, p + j, k * width - j);
+    if (rows == VW && width == NR)
+        pack_columns(VW, k, from, ld, next, NR, p + j, k * width - j);
+    else if (rows == MR && width == MR)
+        pack_columns(MR, k, from, ld, next, MR, p + j, k * width - j);
+    else if (rows == MR - 1 && width == MR - 1)
+        pack_columns(MR - 1, k, from, ld, next, MR - 1, p + j, k * width - j);
     else
         pack_columns(rows, k, from, ld, next, width, p + j, k * width - j);
 }

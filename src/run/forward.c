@@ -153,7 +153,7 @@ static int write_outputs(job *j, bs_buf *names, oc_err *err)
         tn_t x = j->out.item[i].value;
         const char *name = j->out.item[i].name;
         bool gradient = !strncmp(name, "grad.", 5);
-        if (add(t, &n, name, gradient ? x.g : x.v, j->out.item[i].scalar ? 0 : x.rank, x.shape, names, err))
+        if (add(t, &n, name, gradient ? tn_gradient(&j->cx, x) : x.v, j->out.item[i].scalar ? 0 : x.rank, x.shape, names, err))
             goto done;
     }
     if (j->out.loss.rank && add(t, &n, "loss", j->out.loss.v, 0, NULL, names, err))

@@ -51,7 +51,8 @@ static void attention_backward(tn_ctx *cx, tn_record *self)
     attention_record *r = (attention_record *)self;
     void *scratch = tn_bytes(cx, kn_attn_backward_scratch(cx->kn, &r->a) * (size_t)cx->threads);
     if (scratch)
-        kn_attn_backward(cx->work, &r->a, r->y.g, r->q.g, r->k.g, r->v.g, r->bias.g, scratch);
+        kn_attn_backward(cx->work, &r->a, tn_gradient(cx, r->y), tn_gradient(cx, r->q), tn_gradient(cx, r->k),
+                         tn_gradient(cx, r->v), tn_gradient(cx, r->bias), scratch);
 }
 
 /* A plan has no numbers, but will have. */

@@ -32,11 +32,12 @@ static void distance_backward(tn_ctx *cx, tn_record *self)
 {
     distance_record *r = (distance_record *)self;
     float *g = tn_grad_of(cx, r->table);
+    const float *dy = tn_gradient(cx, r->bias.v);
     long heads = r->bias.v.shape[0], n = tn_last(r->bias.v);
     for (long i = 0; i < n; i++) {
         float *row = g + bucket_of(&r->buckets, i - r->bias.zero) * heads;
         for (long h = 0; h < heads; h++)
-            row[h] += r->bias.v.g[h * n + i];
+            row[h] += dy[h * n + i];
     }
 }
 

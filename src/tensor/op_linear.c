@@ -31,8 +31,8 @@ static kn_gemm forward_gemm(const tn_ctx *cx, const float *x, long rows, long in
                      .bf16 = cx->bf16};
 }
 
-/* dx += s * dy W: [rows, out] x [out, in]. */
-static void input_gradient(tn_ctx *cx, const float *dy, long rows, long out, const float *w, long in, float s, float *dx)
+/* dx += dy W, or with add false = : [rows, out] x [out, in]. */
+static void input_gradient(tn_ctx *cx, const float *dy, long rows, long out, const float *w, long in, float *dx, bool add)
 {
     kn_gemm g = {.m = rows,
                  .n = in,
@@ -43,17 +43,17 @@ static void input_gradient(tn_ctx *cx, const float *dy, long rows, long out, con
                  .ldb = in,
                  .c = dx,
                  .ldc = in,
-                 .alpha = s,
-                 .accumulate = true,
+                 .alpha = 1,
+                 .accumulate = add,
                  .bf16 = cx->bf16};
     kn_gemm_run(cx->work, &g);
 }
 
 /* The same of W [in, out]. */
-static void input_gradient_in_first(tn_ctx *cx, const float *dy, long rows, const tn_linear_w *l, float *dx)
+static void input_gradient_in_first(tn_ctx *cx, const float *dy, long rows, const tn_linear_w *l, float *dx, bool add)
 {
     kn_gemm g = forward_gemm(cx, dy, rows, out_of(l), l->weight.v, in_of(l), dx);
-    g.accumulate = true;
+    g.accumulate = add;
     kn_gemm_run(cx->work, &g);
 }
 
@@ -80,13 +80,14 @@ static void lora_backward(tn_ctx *cx, linear_record *r)
 {
     const tn_lora *lo = r->lora;
     long rows = tn_rows(r->x), in = tn_last(r->x), out = tn_last(r->y);
+    const float *dy = tn_gradient(cx, r->y);
     float *dh = tn_bytes(cx, (size_t)(rows * lo->r) * sizeof *dh);
     if (!dh)
         return;
     kn_gemm g = {.m = rows,
                  .n = lo->r,
                  .k = out,
-                 .a = r->y.g,
+                 .a = dy,
                  .lda = out,
                  .b = lo->b,
                  .ldb = lo->r,
@@ -95,36 +96,34 @@ static void lora_backward(tn_ctx *cx, linear_record *r)
                  .alpha = lo->scale};
     kn_gemm_run(cx->work, &g);
     if (lo->gb)
-        weight_gradient(cx, r->y.g, rows, out, r->h, lo->r, lo->scale, lo->gb);
+        weight_gradient(cx, dy, rows, out, r->h, lo->r, lo->scale, lo->gb);
     if (lo->ga)
         weight_gradient(cx, dh, rows, lo->r, r->x.v, in, 1, lo->ga);
-    if (r->x.g)
-        input_gradient(cx, dh, rows, lo->r, lo->a, in, 1, r->x.g);
-}
-
-/* What is added on passes its gradient on whole. */
-static void add_gradient(tn_ctx *cx, tn_t y, tn_t x)
-{
-    if (x.g)
-        tn_accumulate(cx, tn_size(y), y.g, x.g);
+    bool add = true;
+    float *dx = tn_gradient_to_write(r->x, &add);
+    if (dx)
+        input_gradient(cx, dh, rows, lo->r, lo->a, in, dx, add);
 }
 
 static void linear_backward(tn_ctx *cx, tn_record *self)
 {
     linear_record *r = (linear_record *)self;
     long rows = tn_rows(r->x), in = tn_last(r->x), out = tn_last(r->y);
-    add_gradient(cx, r->y, r->residual);
-    if (r->x.g && r->l->in_first)
-        input_gradient_in_first(cx, r->y.g, rows, r->l, r->x.g);
-    else if (r->x.g)
-        input_gradient(cx, r->y.g, rows, out, r->l->weight.v, in, 1, r->x.g);
+    const float *dy = tn_gradient(cx, r->y);
+    tn_pass_gradient(cx, r->y, r->residual);
+    bool add = true;
+    float *dx = tn_gradient_to_write(r->x, &add);
+    if (dx && r->l->in_first)
+        input_gradient_in_first(cx, dy, rows, r->l, dx, add);
+    else if (dx)
+        input_gradient(cx, dy, rows, out, r->l->weight.v, in, dx, add);
     float *dw = tn_grad_of(cx, &r->l->weight), *db = tn_grad_of(cx, &r->l->bias);
     if (dw && r->l->in_first)
-        weight_gradient(cx, r->x.v, rows, in, r->y.g, out, 1, dw);
+        weight_gradient(cx, r->x.v, rows, in, dy, out, 1, dw);
     else if (dw)
-        weight_gradient(cx, r->y.g, rows, out, r->x.v, in, 1, dw);
+        weight_gradient(cx, dy, rows, out, r->x.v, in, 1, dw);
     if (db)
-        kn_column_sums(cx->work, rows, out, r->y.g, out, db);
+        kn_column_sums(cx->work, rows, out, dy, out, db);
     if (r->lora)
         lora_backward(cx, r);
 }
@@ -235,10 +234,14 @@ static void matmul_backward(tn_ctx *cx, tn_record *self)
     bool bf16 = cx->bf16;
     cx->bf16 = false;
     long m = tn_rows(r->a), n = tn_rows(r->b), k = tn_last(r->a);
-    if (r->a.g)
-        input_gradient(cx, r->y.g, m, n, r->b.v, k, 1, r->a.g);
-    if (r->b.g)
-        weight_gradient(cx, r->y.g, m, n, r->a.v, k, 1, r->b.g);
+    const float *dy = tn_gradient(cx, r->y);
+    bool add = true;
+    float *da = tn_gradient_to_write(r->a, &add);
+    if (da)
+        input_gradient(cx, dy, m, n, r->b.v, k, da, add);
+    float *db = tn_gradient(cx, r->b);
+    if (db)
+        weight_gradient(cx, dy, m, n, r->a.v, k, 1, db);
     cx->bf16 = bf16;
 }
 
@@ -322,19 +325,20 @@ static void conv_backward(tn_ctx *cx, tn_record *self)
     conv_record *r = (conv_record *)self;
     const conv *s = &r->s;
     long rows = s->b * s->oh * s->ow, width = s->c * s->kh * s->kw;
+    const float *dy = tn_gradient(cx, r->y);
     float *dw = tn_grad_of(cx, &r->l->weight), *db = tn_grad_of(cx, &r->l->bias);
     if (dw)
-        weight_gradient(cx, r->y.g, rows, s->o, r->columns, width, 1, dw);
+        weight_gradient(cx, dy, rows, s->o, r->columns, width, 1, dw);
     if (db)
-        kn_column_sums(cx->work, rows, s->o, r->y.g, s->o, db);
-    if (!r->x.g)
+        kn_column_sums(cx->work, rows, s->o, dy, s->o, db);
+    float *dx = tn_gradient(cx, r->x);
+    if (!dx)
         return;
     float *d = tn_bytes(cx, (size_t)(rows * width) * sizeof *d);
     if (!d)
         return;
-    memset(d, 0, (size_t)(rows * width) * sizeof *d);
-    input_gradient(cx, r->y.g, rows, s->o, r->l->weight.v, width, 1, d);
-    unfold_work u = {s, d, r->x.g};
+    input_gradient(cx, dy, rows, s->o, r->l->weight.v, width, d, false);
+    unfold_work u = {s, d, dx};
     bs_pool_for(cx->pool, s->b, 1, fold, &u);
 }
 

@@ -29,12 +29,15 @@ typedef struct act_work {
     kn_act f;
     const float *x, *dy;
     float *y;
+    bool add; /* of the backward: y holds something */
 } act_work;
 
 static void act_piece(void *arg, long begin, long end, int worker)
 {
     (void)worker;
     act_work *k = arg;
+    if (k->dy && !k->add) /* it only adds; what is zeroed now is in the cache */
+        memset(k->y + begin, 0, (size_t)(end - begin) * sizeof *k->y);
     if (k->dy)
         k->kn->act_backward(k->f, end - begin, k->x + begin, k->dy + begin, k->y + begin);
     else
@@ -44,7 +47,8 @@ static void act_piece(void *arg, long begin, long end, int worker)
 static void act_backward(tn_ctx *cx, tn_record *self)
 {
     unary_record *r = (unary_record *)self;
-    act_work k = {cx->kn, r->f, r->x.v, r->y.g, r->x.g};
+    act_work k = {.kn = cx->kn, .f = r->f, .x = r->x.v, .dy = tn_gradient(cx, r->y)};
+    k.y = tn_gradient_to_write(r->x, &k.add);
     tn_each(cx, tn_size(r->x), 1, act_piece, &k);
 }
 
@@ -52,7 +56,7 @@ tn_t tn_act(tn_ctx *cx, tn_t x, kn_act f)
 {
     tn_t y = tn_like(cx, x, x.grad);
     if (tn_live(cx)) {
-        act_work k = {cx->kn, f, x.v, NULL, y.v};
+        act_work k = {.kn = cx->kn, .f = f, .x = x.v, .y = y.v};
         tn_each(cx, tn_size(x), 1, act_piece, &k);
     }
     return record_unary(cx, x, y, act_backward, f, NULL, 0);
@@ -70,6 +74,8 @@ typedef struct gate_work {
     const kn_table *kn;
     const gate_record *r;
     bool back;
+    float *dx, *dy;
+    const float *dz;
 } gate_work;
 
 static void gate_forward(const gate_work *k, long at, long n)
@@ -82,13 +88,13 @@ static void gate_forward(const gate_work *k, long at, long n)
 static void gate_gradients(const gate_work *k, long at, long n, float *room)
 {
     const gate_record *r = k->r;
-    if (r->y.g) {
+    if (k->dy) {
         k->kn->act(r->f, n, r->x.v + at, room);
-        k->kn->mul_add(n, room, r->z.g + at, r->y.g + at);
+        k->kn->mul_add(n, room, k->dz + at, k->dy + at);
     }
-    if (r->x.g) {
-        k->kn->mul(n, r->z.g + at, r->y.v + at, room);
-        k->kn->act_backward(r->f, n, r->x.v + at, room, r->x.g + at);
+    if (k->dx) {
+        k->kn->mul(n, k->dz + at, r->y.v + at, room);
+        k->kn->act_backward(r->f, n, r->x.v + at, room, k->dx + at);
     }
 }
 
@@ -108,7 +114,8 @@ static void gate_piece(void *arg, long begin, long end, int worker)
 
 static void gate_backward(tn_ctx *cx, tn_record *self)
 {
-    gate_work k = {cx->kn, (gate_record *)self, true};
+    gate_record *r = (gate_record *)self;
+    gate_work k = {cx->kn, r, true, tn_gradient(cx, r->x), tn_gradient(cx, r->y), tn_gradient(cx, r->z)};
     tn_each(cx, tn_size(k.r->x), 1, gate_piece, &k);
 }
 
@@ -119,7 +126,7 @@ tn_t tn_gate(tn_ctx *cx, tn_t x, tn_t y, kn_act f)
     if (tn_size(x) != tn_size(y))
         return tn_fail(cx, "gate: %ld and %ld elements", tn_size(x), tn_size(y));
     gate_record now = {.x = x, .y = y, .z = tn_like(cx, x, x.grad || y.grad), .f = f};
-    gate_work k = {cx->kn, &now, false};
+    gate_work k = {.kn = cx->kn, .r = &now};
     if (tn_live(cx))
         tn_each(cx, tn_size(x), 1, gate_piece, &k);
     gate_record *r = now.z.grad ? tn_push(cx, sizeof *r, gate_backward) : NULL;
@@ -136,10 +143,10 @@ static void softmax_backward(tn_ctx *cx, tn_record *self)
 {
     unary_record *r = (unary_record *)self;
     long rows = tn_rows(r->x), d = tn_last(r->x);
-    for (long i = 0; i < rows; i++) {
-        float *dy = r->y.g + i * d;
+    float *dy = tn_gradient(cx, r->y), *dx = tn_gradient(cx, r->x);
+    for (long i = 0; i < rows; i++, dy += d, dx += d) {
         cx->kn->softmax_backward(d, r->y.v + i * d, dy, dy);
-        cx->kn->add(d, r->x.g + i * d, dy, r->x.g + i * d);
+        cx->kn->add(d, dx, dy, dx);
     }
 }
 
@@ -156,11 +163,11 @@ tn_t tn_softmax(tn_ctx *cx, tn_t x)
 static void scale_backward(tn_ctx *cx, tn_record *self)
 {
     unary_record *r = (unary_record *)self;
-    float *dp = r->p ? tn_grad_of(cx, r->p) : NULL;
+    float *dp = r->p ? tn_grad_of(cx, r->p) : NULL, *dx = tn_gradient(cx, r->x), *dy = tn_gradient(cx, r->y);
     if (dp) /* d (exp(p) x) / dp = y */
-        *dp += cx->kn->dot(tn_size(r->y), r->y.v, r->y.g);
-    if (r->x.g)
-        cx->kn->axpy(tn_size(r->y), r->s, r->y.g, r->x.g);
+        *dp += cx->kn->dot(tn_size(r->y), r->y.v, dy);
+    if (dx)
+        cx->kn->axpy(tn_size(r->y), r->s, dy, dx);
 }
 
 tn_t tn_scale(tn_ctx *cx, tn_t x, float s)
@@ -193,10 +200,11 @@ typedef struct sum_record {
 static void sum_backward(tn_ctx *cx, tn_record *self)
 {
     sum_record *r = (sum_record *)self;
-    if (r->a.g)
-        cx->kn->axpy(tn_size(r->y), r->sa, r->y.g, r->a.g);
-    if (r->b.g)
-        cx->kn->axpy(tn_size(r->y), r->sb, r->y.g, r->b.g);
+    float *dy = tn_gradient(cx, r->y), *da = tn_gradient(cx, r->a), *db = tn_gradient(cx, r->b);
+    if (da)
+        cx->kn->axpy(tn_size(r->y), r->sa, dy, da);
+    if (db)
+        cx->kn->axpy(tn_size(r->y), r->sb, dy, db);
 }
 
 tn_t tn_sum2(tn_ctx *cx, tn_t a, float sa, tn_t b, float sb)
@@ -225,7 +233,7 @@ typedef struct weighted_record {
 static void weighted_backward(tn_ctx *cx, tn_record *self)
 {
     weighted_record *r = (weighted_record *)self;
-    cx->kn->axpy(tn_size(r->x), r->y.g[0], r->weight, r->x.g);
+    cx->kn->axpy(tn_size(r->x), tn_gradient(cx, r->y)[0], r->weight, tn_gradient(cx, r->x));
 }
 
 tn_t tn_weighted_sum(tn_ctx *cx, tn_t x, const float *weight)
@@ -260,12 +268,12 @@ static void xent_backward(tn_ctx *cx, tn_record *self)
 {
     xent_record *r = (xent_record *)self;
     long rows = tn_rows(r->x), n = tn_last(r->x);
-    float s = r->y.g[0] / (float)r->counted;
+    float s = tn_gradient(cx, r->y)[0] / (float)r->counted, *dx = tn_gradient(cx, r->x);
     for (long i = 0; i < rows; i++) {
         if (r->target[i] == IGNORE)
             continue;
         kn_cross_entropy(cx->kn, n, r->x.v + i * n, r->target[i], r->smoothing, s, r->row);
-        cx->kn->add(n, r->x.g + i * n, r->row, r->x.g + i * n);
+        cx->kn->add(n, dx + i * n, r->row, dx + i * n);
     }
 }
 
@@ -319,12 +327,12 @@ static void soft_xent_backward(tn_ctx *cx, tn_record *self)
 {
     soft_record *r = (soft_record *)self;
     long rows = tn_rows(r->x), n = tn_last(r->x);
-    float s = r->y.g[0] / (float)rows;
+    float s = tn_gradient(cx, r->y)[0] / (float)rows, *dx = tn_gradient(cx, r->x);
     for (long i = 0; i < rows; i++) {
         const float *t = r->target + i * n;
         soft_row(cx->kn, i, n, r->x.v + i * n, r->others_only, r->row);
-        cx->kn->axpy(n, s * row_sum(cx->kn, n, t), r->row, r->x.g + i * n);
-        cx->kn->axpy(n, -s, t, r->x.g + i * n);
+        cx->kn->axpy(n, s * row_sum(cx->kn, n, t), r->row, dx + i * n);
+        cx->kn->axpy(n, -s, t, dx + i * n);
     }
 }
 
@@ -365,13 +373,12 @@ static void sigmoid_backward(tn_ctx *cx, tn_record *self)
 {
     sigmoid_record *r = (sigmoid_record *)self;
     long rows = tn_rows(r->x), n = tn_last(r->x);
-    float s = r->y.g[0] / (float)rows;
+    float s = tn_gradient(cx, r->y)[0] / (float)rows, *dx = tn_gradient(cx, r->x);
     for (long i = 0; i < rows; i++)
         for (long j = 0; j < n; j++) {
             float z = sign_of(r->target, n, i, j);
-            r->x.g[i * n + j] -= s * z * kn_sigmoid(-z * r->x.v[i * n + j]);
+            dx[i * n + j] -= s * z * kn_sigmoid(-z * r->x.v[i * n + j]);
         }
-    (void)cx;
 }
 
 tn_t tn_sigmoid_cross_entropy(tn_ctx *cx, tn_t logits, const float *target)

@@ -42,15 +42,16 @@ static void rms_norm_rows(void *arg, long begin, long end, int worker)
 static void layer_norm_backward(tn_ctx *cx, tn_record *self)
 {
     norm_record *r = (norm_record *)self;
-    kn_layer_norm_backward(cx->work, tn_rows(r->x), tn_last(r->x), r->x.v, r->n->weight.v, r->mean, r->rstd, r->y.g, r->x.g,
-                           tn_grad_of(cx, &r->n->weight), tn_grad_of(cx, &r->n->bias));
+    kn_layer_norm_backward(cx->work, tn_rows(r->x), tn_last(r->x), r->x.v, r->n->weight.v, r->mean, r->rstd,
+                           tn_gradient(cx, r->y), tn_gradient(cx, r->x), tn_grad_of(cx, &r->n->weight),
+                           tn_grad_of(cx, &r->n->bias));
 }
 
 static void rms_norm_backward(tn_ctx *cx, tn_record *self)
 {
     norm_record *r = (norm_record *)self;
-    kn_rms_norm_backward(cx->work, tn_rows(r->x), tn_last(r->x), r->x.v, r->n->weight.v, r->rstd, r->y.g, r->x.g,
-                         tn_grad_of(cx, &r->n->weight));
+    kn_rms_norm_backward(cx->work, tn_rows(r->x), tn_last(r->x), r->x.v, r->n->weight.v, r->rstd, tn_gradient(cx, r->y),
+                         tn_gradient(cx, r->x), tn_grad_of(cx, &r->n->weight));
 }
 
 static tn_t norm(tn_ctx *cx, tn_t x, const tn_norm_w *n, float eps, const char *name, bs_work *rows_fn,
@@ -156,25 +157,27 @@ static void batch_norm_backward(tn_ctx *cx, tn_record *self)
     long batch = r->x.shape[0], channels = r->x.shape[1], inner = inner_of(r->x);
     double count = (double)(batch * inner);
     float *dw = tn_grad_of(cx, &r->n->weight), *db = tn_grad_of(cx, &r->n->bias);
+    float *dx = tn_gradient(cx, r->x);
+    const float *dy = tn_gradient(cx, r->y);
     for (long c = 0; c < channels; c++) {
         double sum = 0, dot = 0; /* of dy, and of dy with the normalised x */
         float mean = r->mean[c], rstd = r->rstd[c];
         for (long b = 0; b < batch; b++)
             for (long i = (b * channels + c) * inner, end = i + inner; i < end; i++) {
-                sum += (double)r->y.g[i];
-                dot += (double)r->y.g[i] * (double)((r->x.v[i] - mean) * rstd);
+                sum += (double)dy[i];
+                dot += (double)dy[i] * (double)((r->x.v[i] - mean) * rstd);
             }
         if (dw)
             dw[c] += (float)dot;
         if (db)
             db[c] += (float)sum;
-        if (!r->x.g)
+        if (!dx)
             continue;
         float w = r->n->weight.v[c] * rstd;
         float a = r->training ? (float)(sum / count) : 0, k = r->training ? (float)(dot / count) : 0;
         for (long b = 0; b < batch; b++)
             for (long i = (b * channels + c) * inner, end = i + inner; i < end; i++)
-                r->x.g[i] += w * (r->y.g[i] - a - (r->x.v[i] - mean) * rstd * k);
+                dx[i] += w * (dy[i] - a - (r->x.v[i] - mean) * rstd * k);
     }
 }
 
@@ -211,11 +214,13 @@ static void l2_backward(tn_ctx *cx, tn_record *self)
 {
     l2_record *r = (l2_record *)self;
     long rows = tn_rows(r->x), d = tn_last(r->x);
-    for (long i = 0; i < rows; i++) {
-        const float *y = r->y.v + i * d, *dy = r->y.g + i * d;
+    float *dx = tn_gradient(cx, r->x);
+    const float *dy = tn_gradient(cx, r->y);
+    for (long i = 0; i < rows; i++, dx += d, dy += d) {
+        const float *y = r->y.v + i * d;
         float s = 1 / r->length[i], along = cx->kn->dot(d, y, dy);
-        cx->kn->axpy(d, s, dy, r->x.g + i * d);
-        cx->kn->axpy(d, -s * along, y, r->x.g + i * d);
+        cx->kn->axpy(d, s, dy, dx);
+        cx->kn->axpy(d, -s * along, y, dx);
     }
 }
 

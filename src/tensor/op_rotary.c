@@ -58,7 +58,7 @@ static void turn_rows(void *arg, long begin, long end, int worker)
 static void rotate_backward(tn_ctx *cx, tn_record *self)
 {
     rotate_record *r = (rotate_record *)self;
-    turn back = {cx, r, r->y.g, r->x.g, true}; /* a rotation's transpose turns back */
+    turn back = {cx, r, tn_gradient(cx, r->y), tn_gradient(cx, r->x), true}; /* a rotation's transpose turns back */
     tn_each(cx, tn_rows(r->x), tn_last(r->x), turn_rows, &back);
 }
 

@@ -18,9 +18,10 @@ static void embedding_backward(tn_ctx *cx, tn_record *self)
 {
     embedding_record *r = (embedding_record *)self;
     float *g = tn_grad_of(cx, r->table);
+    const float *dy = tn_gradient(cx, r->y);
     long n = tn_rows(r->y), d = tn_last(r->y);
     for (long i = 0; i < n; i++)
-        cx->kn->add(d, g + r->ids[i] * d, r->y.g + i * d, g + r->ids[i] * d);
+        cx->kn->add(d, g + r->ids[i] * d, dy + i * d, g + r->ids[i] * d);
 }
 
 static int read_row(tn_ctx *cx, const tn_param *table, long row, float *to)
@@ -66,13 +67,11 @@ static void add_backward(tn_ctx *cx, tn_record *self)
 {
     add_record *r = (add_record *)self;
     long n = tn_size(r->y);
-    if (r->a.g)
-        tn_accumulate(cx, n, r->y.g, r->a.g);
-    if (r->b.g)
-        tn_accumulate(cx, n, r->y.g, r->b.g);
+    tn_pass_gradient(cx, r->y, r->a);
+    tn_pass_gradient(cx, r->y, r->b);
     float *dp = r->p ? tn_grad_of(cx, r->p) : NULL;
     if (dp)
-        kn_column_sums(cx->work, n / r->k, r->k, r->y.g, r->k, dp);
+        kn_column_sums(cx->work, n / r->k, r->k, tn_gradient(cx, r->y), r->k, dp);
 }
 
 static tn_t record_add(tn_ctx *cx, tn_t a, tn_t b, tn_t y, const tn_param *p, long k)
@@ -153,13 +152,13 @@ static void prepend_backward(tn_ctx *cx, tn_record *self)
 {
     piece_record *r = (piece_record *)self;
     long b = r->x.shape[0], t = r->x.shape[1], d = r->x.shape[2];
-    float *dp = tn_grad_of(cx, r->p);
+    float *dp = tn_grad_of(cx, r->p), *dx = tn_gradient(cx, r->x);
     for (long i = 0; i < b; i++) {
-        const float *dy = r->y.g + i * (t + 1) * d;
+        const float *dy = tn_gradient(cx, r->y) + i * (t + 1) * d;
         if (dp)
             cx->kn->add(d, dp, dy, dp);
-        if (r->x.g)
-            tn_accumulate(cx, t * d, dy + d, r->x.g + i * t * d);
+        if (dx)
+            tn_accumulate(cx, t * d, dy + d, dx + i * t * d);
     }
 }
 
@@ -187,8 +186,8 @@ static void select_backward(tn_ctx *cx, tn_record *self)
     piece_record *r = (piece_record *)self;
     long t = r->x.shape[1], d = r->x.shape[2];
     for (long i = 0; i < r->x.shape[0]; i++) {
-        float *dx = r->x.g + (i * t + (r->index ? r->index[i] : 0)) * d;
-        cx->kn->add(d, dx, r->y.g + i * d, dx);
+        float *dx = tn_gradient(cx, r->x) + (i * t + (r->index ? r->index[i] : 0)) * d;
+        cx->kn->add(d, dx, tn_gradient(cx, r->y) + i * d, dx);
     }
 }
 
@@ -224,8 +223,10 @@ static void pick_backward(tn_ctx *cx, tn_record *self)
 {
     pick_record *r = (pick_record *)self;
     long d = tn_last(r->x);
+    float *dx = tn_gradient(cx, r->x);
+    const float *dy = tn_gradient(cx, r->y);
     for (long i = 0; i < r->y.shape[0]; i++)
-        cx->kn->add(d, r->x.g + r->index[i] * d, r->y.g + i * d, r->x.g + r->index[i] * d);
+        cx->kn->add(d, dx + r->index[i] * d, dy + i * d, dx + r->index[i] * d);
 }
 
 tn_t tn_pick(tn_ctx *cx, tn_t x, const int *index, long n)
@@ -270,15 +271,18 @@ static void join_gradients(void *arg, long begin, long end, int worker)
     (void)worker;
     const split_record *r = arg;
     for (long row = begin; row < end; row++) {
-        float *g = r->x.g + row * tn_last(r->x);
+        float *g = r->x.g->v + row * tn_last(r->x);
         for (int i = 0; i < r->n; g += tn_last(r->y[i++]))
-            r->kn->add(tn_last(r->y[i]), g, r->y[i].g + row * tn_last(r->y[i]), g);
+            r->kn->add(tn_last(r->y[i]), g, r->y[i].g->v + row * tn_last(r->y[i]), g);
     }
 }
 
 static void split_backward(tn_ctx *cx, tn_record *self)
 {
     split_record *r = (split_record *)self;
+    tn_gradient(cx, r->x);
+    for (int i = 0; i < r->n; i++)
+        tn_gradient(cx, r->y[i]);
     tn_each(cx, tn_rows(r->x), tn_last(r->x), join_gradients, r);
 }
 
@@ -308,7 +312,7 @@ static void repeat_backward(tn_ctx *cx, tn_record *self)
 {
     piece_record *r = (piece_record *)self;
     long k = r->y.shape[1] * r->y.shape[2];
-    kn_column_sums(cx->work, r->y.shape[0], k, r->y.g, k, tn_grad_of(cx, r->p));
+    kn_column_sums(cx->work, r->y.shape[0], k, tn_gradient(cx, r->y), k, tn_grad_of(cx, r->p));
 }
 
 tn_t tn_repeat(tn_ctx *cx, const tn_param *p, long b)
@@ -337,8 +341,8 @@ static void columns_backward(tn_ctx *cx, tn_record *self)
     columns_record *r = (columns_record *)self;
     long d = tn_last(r->x), n = tn_last(r->y);
     for (long i = 0, rows = tn_rows(r->x); i < rows; i++) {
-        float *dx = r->x.g + i * d + r->first;
-        cx->kn->add(n, dx, r->y.g + i * n, dx);
+        float *dx = tn_gradient(cx, r->x) + i * d + r->first;
+        cx->kn->add(n, dx, tn_gradient(cx, r->y) + i * n, dx);
     }
 }
 
@@ -394,14 +398,15 @@ static void pool_backward(tn_ctx *cx, tn_record *self)
 {
     pool_record *r = (pool_record *)self;
     long t = r->x.shape[1], d = r->x.shape[2];
+    float *dx = tn_gradient(cx, r->x);
     for (long b = 0; b < r->x.shape[0]; b++) {
-        const float *dy = r->y.g + b * d;
+        const float *dy = tn_gradient(cx, r->y) + b * d;
         long n = count_kept(r->mask, b * t, (b + 1) * t);
         for (long i = b * t; i < (b + 1) * t && r->how == TN_POOL_MEAN; i++)
             if (kept(r->mask, i))
-                cx->kn->axpy(d, 1 / (float)n, dy, r->x.g + i * d);
+                cx->kn->axpy(d, 1 / (float)n, dy, dx + i * d);
         for (long j = 0; j < d && n && r->how == TN_POOL_MAX; j++)
-            r->x.g[largest(r->x.v, r->mask, b * t, (b + 1) * t, d, j) * d + j] += dy[j];
+            dx[largest(r->x.v, r->mask, b * t, (b + 1) * t, d, j) * d + j] += dy[j];
     }
 }
 
@@ -454,7 +459,7 @@ static void exchange_backward(tn_ctx *cx, tn_record *self)
 {
     (void)cx;
     exchange_record *r = (exchange_record *)self;
-    exchange(r->b, r->n, r->m, r->y.g, r->x.g, true);
+    exchange(r->b, r->n, r->m, tn_gradient(cx, r->y), tn_gradient(cx, r->x), true);
 }
 
 static tn_t exchanged(tn_ctx *cx, tn_t x, long b, long m, long n, int rank, const long *shape)

@@ -4,7 +4,7 @@
 
 #include "tensor.h"
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, SPAN = 32768 }; /* bytes; numbers that are worth waking a thread for */
 
 long tn_size(tn_t x)
 {
@@ -103,8 +103,10 @@ tn_t tn_weight(tn_ctx *cx, const tn_param *p)
 {
     tn_t x = {.rank = p->rank};
     memcpy(x.shape, p->shape, sizeof x.shape);
-    x.g = tn_grad_of(cx, p);
-    x.grad = x.g != NULL;
+    float *g = tn_grad_of(cx, p);
+    x.grad = g != NULL;
+    if (x.grad && (x.g = tn_bytes(cx, sizeof *x.g)))
+        *x.g = (tn_grad){g, false};
     /* A value is written by nobody but the op that makes it, so the const is kept in fact. */
     memcpy(&x.v, &p->v, sizeof x.v);
     return x;
@@ -179,6 +181,16 @@ void *tn_bytes(tn_ctx *cx, size_t n)
     return cx->mode == TN_PLAN ? NULL : cx->base + at;
 }
 
+static tn_grad *new_gradient(tn_ctx *cx, size_t bytes)
+{
+    tn_grad *g = tn_bytes(cx, sizeof *g);
+    float *v = tn_bytes(cx, bytes);
+    if (!g || !v)
+        return NULL;
+    *g = (tn_grad){v, true};
+    return g;
+}
+
 tn_t tn_new(tn_ctx *cx, bool grad, int rank, const long *shape)
 {
     tn_t y = {.rank = rank, .grad = grad && cx->tape};
@@ -189,8 +201,8 @@ tn_t tn_new(tn_ctx *cx, bool grad, int rank, const long *shape)
             return tn_fail(cx, "a value is larger than memory can be");
     }
     y.v = tn_bytes(cx, bytes);
-    if (y.grad && (y.g = tn_bytes(cx, bytes)))
-        tn_zero(cx, y.g, (long)(bytes / sizeof(float)));
+    if (y.grad)
+        y.g = new_gradient(cx, bytes);
     return y;
 }
 
@@ -202,12 +214,8 @@ tn_t tn_input(tn_ctx *cx, const float *v, bool grad, int rank, const long *shape
 {
     tn_t x = {.rank = rank, .grad = grad && cx->tape};
     memcpy(x.shape, shape, (size_t)rank * sizeof *shape);
-    if (x.grad) {
-        size_t bytes = (size_t)tn_size(x) * sizeof(float);
-        x.g = tn_bytes(cx, bytes);
-        if (x.g)
-            tn_zero(cx, x.g, tn_size(x));
-    }
+    if (x.grad)
+        x.g = new_gradient(cx, (size_t)tn_size(x) * sizeof(float));
     if (cx->mode != TN_PLAN)
         memcpy(&x.v, &v, sizeof x.v);
     return x;
@@ -283,8 +291,9 @@ void tn_seed(tn_ctx *cx, tn_t x, const float *g)
 {
     if (!tn_live(cx) || !x.g)
         return;
+    float *to = tn_gradient(cx, x);
     for (long i = 0, n = tn_size(x); i < n; i++)
-        x.g[i] = g ? g[i] : 1;
+        to[i] = g ? g[i] : 1;
 }
 
 typedef struct span_work {
@@ -306,6 +315,13 @@ static void add_span(void *arg, long begin, long end, int worker)
     k->kn->add(end - begin, k->y + begin, k->x + begin, k->y + begin);
 }
 
+static void copy_span(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    span_work *k = arg;
+    memcpy(k->y + begin, k->x + begin, (size_t)(end - begin) * sizeof *k->y);
+}
+
 void tn_zero(tn_ctx *cx, float *x, long n)
 {
     span_work k = {.y = x};
@@ -315,7 +331,33 @@ void tn_zero(tn_ctx *cx, float *x, long n)
 void tn_accumulate(tn_ctx *cx, long n, const float *x, float *y)
 {
     span_work k = {cx->kn, x, y};
-    bs_pool_for(cx->pool, n, 32768, add_span, &k);
+    bs_pool_for(cx->pool, n, SPAN, add_span, &k);
+}
+
+float *tn_gradient_to_write(tn_t x, bool *add)
+{
+    if (!x.g)
+        return NULL;
+    *add = !x.g->blank;
+    x.g->blank = false;
+    return x.g->v;
+}
+
+float *tn_gradient(tn_ctx *cx, tn_t x)
+{
+    bool add = true;
+    float *g = tn_gradient_to_write(x, &add);
+    if (!add)
+        tn_zero(cx, g, tn_size(x));
+    return g;
+}
+
+void tn_pass_gradient(tn_ctx *cx, tn_t y, tn_t x)
+{
+    bool add = true;
+    span_work k = {cx->kn, x.g ? tn_gradient(cx, y) : NULL, tn_gradient_to_write(x, &add)};
+    if (k.y)
+        bs_pool_for(cx->pool, tn_size(y), SPAN, add ? add_span : copy_span, &k);
 }
 
 void tn_each(tn_ctx *cx, long rows, long d, bs_work *work, void *arg)

@@ -15,11 +15,18 @@
 
 enum { TN_MAX_RANK = 5 };
 
+/* The gradient of the loss by a value. Nothing is written to it before the backward, so it is reached by tn_gradient and
+ * tn_gradient_to_write alone. */
+typedef struct tn_grad {
+    float *v;
+    bool blank; /* v was never written */
+} tn_grad;
+
 /* A value, passed by copy. Row-major float32. */
 typedef struct tn_t {
-    float *v;  /* NULL in PLAN, after a failure, and for "no value" (rank 0) */
-    float *g;  /* gradient of the loss, same shape; NULL in PLAN and when `grad` is false */
-    bool grad; /* does a gradient flow to it? */
+    float *v;   /* NULL in PLAN, after a failure, and for "no value" (rank 0) */
+    tn_grad *g; /* of the same shape; NULL in PLAN and when `grad` is false */
+    bool grad;  /* does a gradient flow to it? */
     int rank;
     long shape[TN_MAX_RANK];
 } tn_t;
@@ -164,7 +171,7 @@ tn_t tn_fail(tn_ctx *cx, const char *format, ...) __attribute__((format(printf, 
 
 /* Bytes of the arena (64-byte aligned; NULL in PLAN or after a failure). */
 void *tn_bytes(tn_ctx *cx, size_t n);
-/* A new value, uninitialised; its gradient, when it has one, is zeroed. grad is taken only if the context keeps a tape. */
+/* A new value, uninitialised; its gradient, when it has one, is 0. grad is taken only if the context keeps a tape. */
 tn_t tn_new(tn_ctx *cx, bool grad, int rank, const long *shape);
 tn_t tn_new2(tn_ctx *cx, bool grad, long rows, long d);
 tn_t tn_like(tn_ctx *cx, tn_t x, bool grad);
@@ -198,6 +205,13 @@ void tn_backward_needs(tn_ctx *cx, size_t n);
 /* Runs the tape from its newest record to its oldest; the caller has set the gradient of the loss (tn_seed). */
 int tn_backward(tn_ctx *cx);
 void tn_seed(tn_ctx *cx, tn_t x, const float *g); /* g NULL: ones */
+
+/* x's gradient, to be read or added to; NULL: it has none. */
+float *tn_gradient(tn_ctx *cx, tn_t x);
+/* The same for one who writes every element when *add is false, and adds to them when it is true. */
+float *tn_gradient_to_write(tn_t x, bool *add);
+/* x's gradient, if it has one, += y's; they are of one size. */
+void tn_pass_gradient(tn_ctx *cx, tn_t y, tn_t x);
 
 float *tn_grad_of(const tn_ctx *cx, const tn_param *p);         /* NULL: frozen */
 const tn_lora *tn_lora_of(const tn_ctx *cx, const tn_param *p); /* NULL: none */

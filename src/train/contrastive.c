@@ -140,8 +140,8 @@ static double in_parts(parts *k, tn_ctx *cx)
     if (tn_backward(cx))
         return (double)NAN;
     double value = (double)loss.v[0];
-    memcpy(k->image_grad, inputs.image.g, (size_t)k->b->images * row);
-    memcpy(k->text_grad, inputs.text.g, (size_t)k->b->texts * row);
+    memcpy(k->image_grad, tn_gradient(cx, inputs.image), (size_t)k->b->images * row);
+    memcpy(k->text_grad, tn_gradient(cx, inputs.text), (size_t)k->b->texts * row);
     return spread_gradients(k, cx) ? (double)NAN : value;
 }
 
