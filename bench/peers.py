@@ -25,6 +25,7 @@ QUIET = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(8
          "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
 NOT_OURS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OCELLI_CPU")
 EOS = 49407
+PATIENCE = 90  # seconds to wait for other programs
 HERTZ = os.sysconf("SC_CLK_TCK")
 SIZES = {"b32": {"vision": (768, 3072, 12, 12, 32), "text": (512, 2048, 12, 8), "projection": 512, "batches": (1, 8, 32), "rows": 32},
          "l14": {"vision": (1024, 4096, 24, 16, 14), "text": (768, 3072, 12, 12), "projection": 768, "batches": (1, 8), "rows": 8}}
@@ -406,9 +407,9 @@ class Watch:
         return max(0, busy - own) / max(1, ticks), stolen / max(1, ticks)
 
 
-def settle(limit=40):
+def settle():
     """Waits until nobody works: whoever spun a while after its work sleeps now, and other programs are done."""
-    end = time.monotonic() + limit
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         watch = Watch()
         time.sleep(0.2)
@@ -434,16 +435,24 @@ def keep(results, key, name, ms, stolen):
     results["stolen"].setdefault(key, []).append(stolen)
 
 
+def known(results, key, name):
+    return results["times"].get(key, {}).get(name, [])
+
+
+def in_turn(a, results, key, names, turn):
+    """Those of the names that have not had this turn, a different one first each time; nobody after the budget. What came before is saved."""
+    for name in names[turn % len(names):] + names[:turn % len(names)]:
+        if not a.over() and len(known(results, key, name)) <= turn:
+            yield name
+            save(a, results)
+
+
 def one_round(a, results, key, engines, rows, turn):
-    for e in engines[turn % len(engines):] + engines[:turn % len(engines)]:
-        known = results["times"].get(key, {}).get(e.name)
-        n, drop = passes_for(median(known) if known else e.ask(e.line(rows, 1))["ms"][0])
+    for name in in_turn(a, results, key, list(engines), turn):
+        e, before = engines[name], known(results, key, name)
+        n, drop = passes_for(median(before) if before else e.ask(e.line(rows, 1))["ms"][0])
         got, stolen = alone(lambda: e.ask(e.line(rows, n)), e.process.pid)
-        keep(results, key, e.name, median(got["ms"][drop:]), stolen)
-
-
-def rounds_of(results, key):
-    return max(map(len, results["times"].get(key, {"": []}).values()))
+        keep(results, key, name, median(got["ms"][drop:]), stolen)
 
 
 def clip_section(a, results, section, kind, size, batches, names):
@@ -455,9 +464,7 @@ def clip_section(a, results, section, kind, size, batches, names):
     agree(results, section, engines)
     for turn in range(a.rounds):
         for rows in batches:
-            if not a.over() and rounds_of(results, f"{section}/n{rows}") <= turn:
-                one_round(a, results, f"{section}/n{rows}", engines, rows, turn)
-                save(a, results)
+            one_round(a, results, f"{section}/n{rows}", {e.name: e for e in engines}, rows, turn)
     for e in engines:
         e.close()
 
@@ -479,7 +486,7 @@ class PeerTrain(Process):
 
 def train_section(a, results, section, size):
     """The first three losses of every engine, and then one step at a time in turn."""
-    folder, key = make_trained(size, a.work), section
+    folder = make_trained(size, a.work)
     engines = [OcelliTrain(a, folder), PeerTrain(a, "torch", folder), PeerTrain(a, "torch.compile", folder)]
     for e in engines:
         results["versions"][e.name] = e.hear()["version"] if e.name != "ocelli" else results["ocelli"]
@@ -489,13 +496,12 @@ def train_section(a, results, section, size):
         results["differences"].setdefault(section, {})[e.name] = {"loss": gap}
         if gap > 1e-4:
             sys.exit(f"{section}: {e.name} learns something else: nothing is timed")
+    by_name = {e.name: e for e in engines}
     for turn in range(a.rounds):
-        if a.over() or rounds_of(results, key) > turn:
-            continue
-        for e in engines[turn % len(engines):] + engines[:turn % len(engines)]:
+        for name in in_turn(a, results, section, list(by_name), turn):
+            e = by_name[name]
             got, stolen = alone(lambda: e.ask("train 3"), e.process.pid)
-            keep(results, key, e.name, median(got["ms"]), stolen)
-        save(a, results)
+            keep(results, section, name, median(got["ms"]), stolen)
     for e in engines:
         e.close()
 
@@ -592,23 +598,20 @@ def cold_section(a, results, section, size):
     if not (folder / "picture.jpg").exists():
         make_cold(folder)
     truth = None
-    for name in names:  # also warms the page cache
+    for name in names if section not in results["differences"] else []:  # also warms the page cache
         _, _, row, _ = from_start(*cold_words(a, name, folder))
         truth = truth or row
         gap = difference(np.array([truth]), np.array([row]))
         print(f"{section:24} {name:14} differs by {gap:.1e} of the norm", flush=True)
-        results["differences"].setdefault(section, {})[name] = {"max": gap}
         if gap > 1e-3:
             sys.exit(f"{section}: {name} embeds something else: nothing is timed")
+        results["differences"].setdefault(section, {})[name] = {"max": gap}
     for turn in range(a.rounds):
-        if a.over() or rounds_of(results, section) > turn:
-            continue
-        for name in names[turn % len(names):] + names[:turn % len(names)]:
+        for name in in_turn(a, results, section, names, turn):
             (first, end, _, memory), stolen = alone(lambda: from_start(*cold_words(a, name, folder)))
             keep(results, section, name, first, stolen)
             keep(results, f"{section} to the end", name, end, stolen)
             results["memory"].setdefault(section, {})[name] = memory
-        save(a, results)
 
 
 # ---- gemm ---------------------------------------------------------------------------------------------------------------------
@@ -659,16 +662,13 @@ def gemm_round(a, name, threads):
 def gemm_section(a, results, section, threads):
     names = ["ocelli", "numpy", "torch"]
     for turn in range(a.rounds):
-        if a.over() or rounds_of(results, f"{section} M 50 K 768 N 768") > turn:
-            continue
-        for name in names[turn % 3:] + names[:turn % 3]:
+        for name in in_turn(a, results, f"{section} M 50 K 768 N 768", names, turn):
             got, stolen = alone(lambda: gemm_round(a, name, threads))
             results["versions"][f"gemm-{name}"] = got.get("version", results["ocelli"])
             for what, ms in got["times"].items():
                 keep(results, f"{section} {what}", name, ms, stolen)
             for what, share in got.get("shares", {}).items():
                 results["shares"].setdefault(f"{section} {what}", []).append(share)
-        save(a, results)
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------------------
@@ -710,11 +710,12 @@ def read_results(a):
     now = {"cpu": cpu_name(), "threads": a.threads, "ocelli": version}
     path = a.work / "results.json"
     old = json.loads(path.read_text()) if path.exists() else {}
+    empty = {"times": {}, "stolen": {}, "differences": {}, "versions": {}, "memory": {}, "shares": {}}
     if {k: old.get(k) for k in now} == now:
-        return old
+        return {**empty, **old}
     if path.exists():
         path.rename(a.work / f"results.{old.get('ocelli', 'old')}.json")
-    return {**now, "times": {}, "stolen": {}, "differences": {}, "versions": {}, "memory": {}, "shares": {}}
+    return {**now, **empty}
 
 
 def save(a, results):
@@ -789,7 +790,6 @@ def main():
             make_model(size, a.work)
         return
     results = read_results(a)
-    settle(80)
     try:
         for section in a.only or SECTIONS:
             if not a.over():
