@@ -77,11 +77,26 @@ def by_lines():
     assert len(image["ms"]) == 3 and len(text["ms"]) == 1 and min(image["ms"] + text["ms"]) > 0
 
 
+def a_step_of_training():
+    row = lines("train", "--model", MODEL, "--batch", 4)[0]
+    positive(row, "ms", "best_ms", "per_s", "loss", "arena_bytes")
+    assert row["what"] == "train" and row["batch"] == 4
+    inputs = MODEL.parent / "in.safetensors"
+    out = program.good("bench", "train", "--model", MODEL, "--in", inputs, "--stdin", "--threads", 1, text="train 1\ntrain 4\n").out.splitlines()
+    first, rest = map(json.loads, out)
+    losses = first["loss"] + rest["loss"]
+    assert len(rest["ms"]) == 4 and losses == sorted(losses, reverse=True) and losses[0] > losses[-1], f"nothing is learnt: {losses}"
+    truth = load(MODEL.parent / "grad.safetensors")["loss"]
+    assert abs(losses[0] - truth) <= 1e-5, f"the first loss is {losses[0]}, the reference's {truth}"
+
+
 def refused():
     program.fails("bench", code=2, says="kernels")
     program.fails("bench", "nonsense", says="nonsense")
     program.fails("bench", "kernels", "nonsense", says="nonsense")
     program.fails("bench", "model", "--model", MODEL, "--batch", "1,x", says="--batch")
+    program.fails("bench", "train", "--model", MODEL, "--batch", "1,2", says="--batch")
+    program.fails("bench", "train", "--model", MODEL, "--stdin", "--quiet", says="train STEPS", text="train 0\n")
     program.fails("bench", "kernels", "machine", "--cpu", "nonsense", says="nonsense")
     program.fails("bench", "model", "--model", MODEL, "--batch", 2, "--stdin", says="image", text="picture 2\n")
     program.fails("bench", "model", "--model", MODEL, "--batch", 2, "--stdin", "--quiet", says="room for 2", text="image 3\n")
@@ -93,6 +108,7 @@ def main():
     tap.check("random weights where there is only config.json", drawn)
     tap.check("inputs from a file, outputs into one", given_inputs)
     tap.check("measured line by line", by_lines)
+    tap.check("a step of training", a_step_of_training)
     tap.check("what makes no sense is refused", refused)
     shutil.rmtree(tmp)
     tap.finish()

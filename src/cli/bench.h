@@ -16,6 +16,15 @@ typedef struct cl_bench {
 /* Each prints its lines on stdout; -1 and an error. */
 int cl_bench_kernels(cl_bench *b, oc_err *err);
 int cl_bench_model(cl_bench *b, oc_err *err);
+int cl_bench_train(cl_bench *b, oc_err *err);
+
+/* Answers the lines on standard input one by one, until one fails. */
+int cl_listen(int (*answer)(void *arg, const char *line, oc_err *err), void *arg, oc_err *err);
+
+/* Random pictures [rows, channels, side, side], bs_free() them; random ids [rows, max_tokens], free() them: texts as long as the model takes them,
+ * with the end token last. */
+float *cl_draw_pixels(const md_sizes *s, long rows, bs_rng *rng, oc_err *err);
+int *cl_draw_ids(const md_sizes *s, long rows, bs_rng *rng, oc_err *err);
 
 /* Seconds of one call: the median of the rounds, and the best; and what multiply-adds alone would have done in that time (flops): measured right
  * before and after each round, as a core that is shared with others is not as fast in one millisecond as in the next. */

@@ -50,32 +50,43 @@ static int largest(const job *j)
     return most;
 }
 
-static int draw_pixels(job *j, bs_rng *rng, oc_err *err)
+float *cl_draw_pixels(const md_sizes *s, long rows, bs_rng *rng, oc_err *err)
 {
-    const md_sizes *s = &j->engine->sizes;
-    size_t n = (size_t)largest(j) * (size_t)(s->channels * s->image_size * s->image_size);
-    j->pixels = j->own_pixels = bs_alloc(n * sizeof(float), "pictures", err);
-    if (!j->own_pixels)
-        return -1;
-    for (size_t i = 0; i < n; i++)
-        j->own_pixels[i] = bs_rng_range(rng, -2, 2);
-    j->images = largest(j);
-    return 0;
+    size_t n = (size_t)(rows * s->channels * s->image_size * s->image_size);
+    float *x = bs_alloc(n * sizeof *x, "pictures", err);
+    for (size_t i = 0; x && i < n; i++)
+        x[i] = bs_rng_range(rng, -2, 2);
+    return x;
 }
 
-/* As long as the model takes them, with the end token last. Where configs say 2 for it, the largest id is meant. */
-static int draw_ids(job *j, bs_rng *rng, oc_err *err)
+/* Where configs say 2 for the end token, the largest id is meant. */
+int *cl_draw_ids(const md_sizes *s, long rows, bs_rng *rng, oc_err *err)
+{
+    int last = (int)s->vocab - 1, end = s->eos < 0 || s->eos == 2 ? last : s->eos;
+    int *ids = malloc((size_t)(rows * s->max_tokens) * sizeof *ids);
+    if (!ids)
+        bs_err(err, "out of memory: texts");
+    for (long i = 0; ids && i < rows * s->max_tokens; i++) {
+        int id = (int)bs_rng_below(rng, (uint32_t)last);
+        ids[i] = i % s->max_tokens == s->max_tokens - 1 ? end : id == end ? 0 : id;
+    }
+    return ids;
+}
+
+static int draw_inputs(job *j, oc_err *err)
 {
     const md_sizes *s = &j->engine->sizes;
-    int last = (int)s->vocab - 1, end = s->eos < 0 || s->eos == 2 ? last : s->eos;
-    j->texts = largest(j);
+    unsigned can = md_can(j->engine->model);
+    bs_rng rng;
+    bs_rng_seed(&rng, j->b->common.seed, 2);
+    if (can & MD_EMBEDS_IMAGES && !(j->pixels = j->own_pixels = cl_draw_pixels(s, largest(j), &rng, err)))
+        return -1;
+    if (can & MD_EMBEDS_TEXTS && !(j->ids = j->own_ids = cl_draw_ids(s, largest(j), &rng, err)))
+        return -1;
+    j->images = j->pixels ? largest(j) : 0;
+    j->texts = j->ids ? largest(j) : 0;
     j->length = s->max_tokens;
-    j->ids = j->own_ids = bs_alloc((size_t)(j->texts * j->length) * sizeof(int), "texts", err);
-    for (long i = 0; j->own_ids && i < j->texts * j->length; i++) {
-        int id = (int)bs_rng_below(rng, (uint32_t)last);
-        j->own_ids[i] = i % j->length == j->length - 1 ? end : id == end ? 0 : id;
-    }
-    return j->own_ids ? 0 : -1;
+    return 0;
 }
 
 static int read_inputs(job *j, oc_err *err)
@@ -128,8 +139,6 @@ static int set_pass(job *j, bool text, long n, oc_err *err)
 static int open_all(job *j, oc_err *err)
 {
     cl_bench *b = j->b;
-    bs_rng rng;
-    bs_rng_seed(&rng, b->common.seed, 2);
     if (read_batches(j, err))
         return -1;
     oc_options o = {.threads = b->common.threads, .max_batch = largest(j), .dtype = cl_dtype(&b->common)};
@@ -145,19 +154,14 @@ static int open_all(job *j, oc_err *err)
     if (!j->rows)
         return -1;
     j->session->raw = true;
-    if (b->in)
-        return read_inputs(j, err);
-    unsigned can = md_can(j->engine->model);
-    if ((can & MD_EMBEDS_IMAGES && draw_pixels(j, &rng, err)) || (can & MD_EMBEDS_TEXTS && draw_ids(j, &rng, err)))
-        return -1;
-    return 0;
+    return b->in ? read_inputs(j, err) : draw_inputs(j, err);
 }
 
 static void close_all(job *j)
 {
     md_values_clear(&j->in);
     bs_free(j->own_pixels);
-    bs_free(j->own_ids);
+    free(j->own_ids);
     bs_free(j->rows);
     oc_session_close(j->session);
     oc_engine_close(j->engine);
@@ -209,8 +213,9 @@ static int measure(job *j, oc_err *err)
 /* ---- commands on standard input ---------------------------------------------------------------------------------------- */
 
 /* A line `image ROWS [PASSES]` or `text ROWS [PASSES]` gets an answer in one line: the time of each pass. */
-static int obey(job *j, const char *line, oc_err *err)
+static int obey(void *arg, const char *line, oc_err *err)
 {
+    job *j = arg;
     char what[8];
     int n, passes = 1, got = sscanf(line, "%7s %d %d", what, &n, &passes);
     bool text = got >= 2 && !strcmp(what, "text");
@@ -229,12 +234,12 @@ static int obey(job *j, const char *line, oc_err *err)
     return j->err.text[0] ? bs_err(err, "%s", j->err.text) : 0;
 }
 
-static int listen(job *j, oc_err *err)
+int cl_listen(int (*answer)(void *arg, const char *line, oc_err *err), void *arg, oc_err *err)
 {
     char line[128];
     while (fgets(line, sizeof line, stdin)) {
         line[strcspn(line, "\r\n")] = 0;
-        if (obey(j, line, err))
+        if (answer(arg, line, err))
             return -1;
     }
     return 0;
@@ -283,7 +288,8 @@ int cl_bench_model(cl_bench *b, oc_err *err)
     if (!j)
         return bs_err(err, "out of memory: a measurement");
     j->b = b;
-    int result = open_all(j, err) || (b->out && write_out(j, err)) || (b->from_stdin ? listen(j, err) : measure(j, err)) ? -1 : 0;
+    int result =
+        open_all(j, err) || (b->out && write_out(j, err)) || (b->from_stdin ? cl_listen(obey, j, err) : measure(j, err)) ? -1 : 0;
     close_all(j);
     free(j);
     return result;

@@ -122,8 +122,7 @@ const tx_tokenizer *rn_tokenizer(oc_engine *e, oc_err *err)
     return t;
 }
 
-/* What md_open_lean gives, or with random weights when there are none. */
-static md_model *open_or_draw(const char *folder, uint64_t seed, oc_err *err)
+md_model *rn_model_or_drawn(const char *folder, bool lean, uint64_t seed, oc_err *err)
 {
     static const char *const files[] = {"model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors"};
     bool held = false;
@@ -133,7 +132,7 @@ static md_model *open_or_draw(const char *folder, uint64_t seed, oc_err *err)
         free(path);
     }
     if (held)
-        return md_open_lean(folder, err);
+        return lean ? md_open_lean(folder, err) : md_open(folder, err);
     md_model *m = md_create(folder, err);
     if (m && !md_own(m, err) && !md_init(m, seed, err)) {
         m->weights_bytes = (size_t)m->parameters * sizeof(float);
@@ -146,7 +145,7 @@ static md_model *open_or_draw(const char *folder, uint64_t seed, oc_err *err)
 static int open_bare(oc_engine *e, const char *folder, uint64_t seed, oc_err *err)
 {
     e->kn = kn_best(err);
-    e->model = e->kn ? open_or_draw(folder, seed, err) : NULL;
+    e->model = e->kn ? rn_model_or_drawn(folder, true, seed, err) : NULL;
     return open_weights(e, folder, err);
 }
 

@@ -43,6 +43,8 @@ const tx_tokenizer *rn_tokenizer(oc_engine *e, oc_err *err);
 /* An engine of weights alone, without tokenizer and processor, for prepared pixels and ids. Where the folder holds only config.json the weights
  * are drawn from `seed`. */
 oc_engine *rn_engine_bare(const char *model, const oc_options *options, uint64_t seed, oc_err *err);
+/* What md_open gives, or md_open_lean; with random weights of its own where the folder holds only config.json. */
+md_model *rn_model_or_drawn(const char *folder, bool lean, uint64_t seed, oc_err *err);
 /* Arena bytes that one pass over `rows` pictures (texts of `tokens` ids) needs. 0 when the model cannot. */
 size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int height, int width,
                       bool whole);
