@@ -415,17 +415,8 @@ static int pool_position(const void *p, const int *ids, long n)
 static int prepare(const void *p, const md_values *in, md_batch *b, oc_err *err)
 {
     const clip *m = p;
-    const md_value *px = md_values_find(in, "pixel_values"), *ids = md_values_find(in, "input_ids");
-    px = m->vision.layers ? px : NULL;
-    ids = m->text.layers ? ids : NULL;
-    if (!px && !ids)
-        return bs_err(err, "nothing to run: expected %s%s%s", m->vision.layers ? "pixel_values" : "",
-                      has_both(m) ? ", input_ids or both" : "", m->vision.layers ? "" : "input_ids");
-    if (b->want_loss && !has_both(m))
-        return bs_err(err, "a tower alone has no loss");
-    if (px && md_take_pictures(b, px, &m->vision, err))
-        return -1;
-    return (ids && md_take_texts(b, in, pool_position, m, m->text.positions, err)) || md_take_pairs(b, err) ? -1 : 0;
+    return md_take_both(b, in, m->vision.layers ? &m->vision : NULL, m->text.layers ? m->text.positions : 0, pool_position, m,
+                        err);
 }
 
 static const tn_param *logit_scale(const void *p) { return has_both(p) ? &((const clip *)p)->logit_scale : NULL; }

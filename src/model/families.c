@@ -4,6 +4,8 @@
 
 #define FAMILIES \
     FAMILY(clip) \
+    FAMILY(chinese_clip) \
+    FAMILY(siglip) \
     FAMILY(bert) \
     FAMILY(llama) \
     FAMILY(mistral) \

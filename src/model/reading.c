@@ -117,7 +117,8 @@ int md_take_texts(md_batch *b, const md_values *in, md_pool_fn *pool, const void
     return 0;
 }
 
-int md_take_pairs(md_batch *b, oc_err *err)
+/* As many pictures as texts, each text's own picture its target. */
+static int take_targets(md_batch *b, oc_err *err)
 {
     if (b->want_loss && b->images != b->texts)
         return bs_err(err, "the loss needs pairs: there are %ld pictures and %ld texts", b->images, b->texts);
@@ -127,6 +128,20 @@ int md_take_pairs(md_batch *b, oc_err *err)
     for (long i = 0; i < b->texts; i++)
         b->target[i] = (int)i;
     return 0;
+}
+
+int md_take_both(md_batch *b, const md_values *in, const bl_vit *vision, long most, md_pool_fn *pool, const void *m, oc_err *err)
+{
+    const md_value *px = vision ? md_values_find(in, "pixel_values") : NULL, *ids = most ? md_values_find(in, "input_ids") : NULL;
+    if (!px && !ids)
+        return bs_err(err, "nothing to run: expected %s%s%s", vision ? "pixel_values" : "",
+                      vision && most ? ", input_ids or both" : "", vision ? "" : "input_ids");
+    if (b->want_loss && (!vision || !most))
+        return bs_err(err, "a tower alone has no loss");
+    return (px && md_take_pictures(b, px, vision, err)) || (ids && md_take_texts(b, in, pool, m, most, err)) ||
+                   take_targets(b, err)
+               ? -1
+               : 0;
 }
 
 /* ---- batches from ids ------------------------------------------------------------------------------------------------------ */

@@ -29,8 +29,9 @@ const ck_config *md_read_part(const ck_config *c, const char *name, oc_err *err)
 int md_take_pictures(md_batch *b, const md_value *pixels, const bl_vit *v, oc_err *err);
 /* input_ids [B, T], T from 1 to `most`, with attention_mask and token_type_ids of the same shape where `in` has them; pooled where `pool` says of m. */
 int md_take_texts(md_batch *b, const md_values *in, md_pool_fn *pool, const void *m, long most, oc_err *err);
-/* The targets of a loss, for which there must be as many pictures as texts. */
-int md_take_pairs(md_batch *b, oc_err *err);
+/* What a dual encoder takes: pictures for `vision` and texts of up to `most` ids, at least one of them, and the targets of a loss where both are given;
+ * vision NULL or most 0: that tower is not there. */
+int md_take_both(md_batch *b, const md_values *in, const bl_vit *vision, long most, md_pool_fn *pool, const void *m, oc_err *err);
 
 /* ---- batches from ids ------------------------------------------------------------------------------------------------- */
 
