@@ -223,6 +223,13 @@ static void run_cases(const op_case *c, size_t n)
         run_cases(cases, sizeof cases / sizeof cases[0]); \
     } while (0)
 
+static const kn_table *best(void)
+{
+    const kn_table *kn = kn_best(NULL);
+    assert_non_null(kn);
+    return kn;
+}
+
 /* ---- linear layers ------------------------------------------------------------------------------------------------ */
 
 static tn_linear_w layer(bench *b, int weight, int bias)
@@ -437,6 +444,27 @@ static tn_t op_partly_turned(bench *b) /* [.., 12] as 2 heads of 6, of which 4 t
     return tn_rotate(&b->cx, tn_reshape(&b->cx, b->x[0], 3, (long[]){2, 3, 12}), 2, a);
 }
 
+static void set_distances(bench *b)
+{
+    set_attention(b);
+    param(b, 2, 8, 2, 0, 0);
+}
+
+/* Two layers share a bias. */
+static tn_t op_distances(bench *b)
+{
+    tn_attention_args args = {.heads = 2, .scale = 1};
+    args.bias = tn_distance_bias(&b->cx, P(b, 3), &(tn_buckets){8, 4, true}, 3, 5);
+    return tn_add(&b->cx, attend(b, args), (args.key_mask = some_keys, attend(b, args)));
+}
+
+static tn_t op_distances_back(bench *b)
+{
+    tn_attention_args args = {.heads = 2, .causal = true};
+    args.bias = tn_distance_bias(&b->cx, P(b, 3), &(tn_buckets){8, 6, false}, 4, 7); /* more than are needed */
+    return attend(b, args);
+}
+
 static void gradients_of_attention(void **state)
 {
     (void)state;
@@ -444,7 +472,175 @@ static void gradients_of_attention(void **state)
               {"attention with a padding mask", set_attention, op_masked}, {"attention with both masks", set_attention, op_both},
               {"grouped attention", set_grouped, op_grouped}, {"attention, head by head", set_head_major, op_head_major},
               {"attention with a window and documents", set_attention, op_window}, {"rotary positions", set_rope, op_rope},
-              {"rotary positions of some dimensions", set_rope, op_partly_turned});
+              {"rotary positions of some dimensions", set_rope, op_partly_turned},
+              {"attention with distances", set_distances, op_distances},
+              {"causal attention with distances", set_distances, op_distances_back});
+}
+
+static void set_buckets(bench *b)
+{
+    leaf *l = param(b, 2, 32, 1, 0, 0);
+    for (int i = 0; i < 32; i++)
+        l->v[i] = (float)i;
+}
+
+static tn_t op_buckets(bench *b) { return tn_distance_bias(&b->cx, P(b, 0), &(tn_buckets){32, 128, true}, 301, 301).v; }
+static tn_t op_buckets_back(bench *b) { return tn_distance_bias(&b->cx, P(b, 0), &(tn_buckets){32, 128, false}, 301, 301).v; }
+
+/* Where each bucket begins, going away from the query. */
+static void distances_fall_into_buckets(void **state)
+{
+    (void)state;
+    static const int both[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91};
+    static const int back[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                 16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113};
+    bench b;
+    start_bench(&b, best(), 1);
+    set_buckets(&b);
+    b.op = op_buckets;
+    tn_t y = run_op(&b, false);
+    for (int d = -300, k; d <= 300; d++) {
+        for (k = 15; both[k] > abs(d);)
+            k--;
+        assert_float_equal(y.v[300 + d], k + (d > 0 ? 16 : 0), 0);
+    }
+    b.op = op_buckets_back;
+    y = run_op(&b, false);
+    for (int d = -300, k; d <= 300; d++) {
+        for (k = 31; back[k] > -d && k > 0;)
+            k--;
+        assert_float_equal(y.v[300 + d], k, 0);
+    }
+    stop_bench(&b);
+}
+
+/* ---- sequences that go on ------------------------------------------------------------------------------------------------ */
+
+/* Leaves: q, k, v of a sequence of 40, a table of distances, keys and values of 9 places that are remembered. */
+static void set_going_on(bench *b)
+{
+    input(b, 3, 1, 40, 8, 0);
+    input(b, 3, 1, 40, 8, 0);
+    input(b, 3, 1, 40, 8, 0);
+    param(b, 2, 8, 2, 0, 0);
+    input(b, 3, 1, 9, 8, 0);
+    input(b, 3, 1, 9, 8, 0);
+}
+
+static tn_attention_args going_on(bench *b)
+{
+    tn_attention_args args = {.heads = 2, .causal = true, .layer = 1};
+    args.bias = tn_distance_bias(&b->cx, P(b, 3), &(tn_buckets){8, 20, false}, 40, 40);
+    return args;
+}
+
+static tn_t op_at_once(bench *b) { return attend(b, going_on(b)); }
+static tn_t op_remembered(bench *b)
+{
+    return tn_attention(&b->cx, b->x[0], b->x[4], b->x[5], &(tn_attention_args){.heads = 2, .scale = 1});
+}
+
+typedef struct going {
+    bench *b;
+    tn_steps steps;
+    tn_step step[2];
+    float y[2][40 * 8], m[2][40 * 8];
+} going;
+
+/* Rows [position, position + count) of both sequences, the second a row behind. */
+static void go_on_by(going *g, long first, long count)
+{
+    bench *b = g->b;
+    long rows = 2 * count;
+    float *in[3];
+    for (int i = 0; i < 3; i++) {
+        in[i] = malloc((size_t)rows * 8 * sizeof(float));
+        for (long r = 0; r < rows; r++)
+            memcpy(in[i] + r * 8, b->leaf[i].v + (first + r % count) * 8, 8 * sizeof(float));
+    }
+    oc_err err = {0};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(tn_sequence_resize(g->steps.cache, g->step[i].sequence, first + count, &err), 0);
+        g->step[i].position = first;
+        g->step[i].count = count;
+    }
+    for (int live = 0; live < 2; live++) {
+        if (live)
+            tn_run(&b->cx, b->work, b->arena, b->planned, false);
+        else
+            tn_plan(&b->cx, b->kn, b->threads, false);
+        b->cx.steps = &g->steps;
+        tn_t x[3];
+        for (int i = 0; i < 3; i++)
+            x[i] = tn_input(&b->cx, in[i], false, 3, (long[]){1, rows, 8});
+        tn_attention_args args = going_on(b);
+        tn_t y = tn_attention(&b->cx, x[0], x[1], x[2], &args);
+        tn_t m = tn_attention(&b->cx, x[0], (tn_t){0}, (tn_t){0}, &(tn_attention_args){.heads = 2, .scale = 1, .memory = 1});
+        assert_string_equal(b->cx.err.text, "");
+        if (!live) {
+            b->planned = tn_plan_bytes(&b->cx);
+            bs_free(b->arena);
+            b->arena = bs_alloc(b->planned, "a test's arena", NULL);
+        }
+        for (int i = 0; live && i < 2; i++) {
+            memcpy(g->y[i] + first * 8, y.v + i * count * 8, (size_t)count * 8 * sizeof(float));
+            memcpy(g->m[i] + first * 8, m.v + i * count * 8, (size_t)count * 8 * sizeof(float));
+        }
+    }
+    for (int i = 0; i < 3; i++)
+        free(in[i]);
+}
+
+static void remember_twice(going *g)
+{
+    bench *b = g->b;
+    float both[2][2 * 9 * 8];
+    oc_err err = {0};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(tn_sequence_resize(g->steps.memory, g->step[i].memory, 9, &err), 0);
+        g->step[i].memory_length = 9;
+        memcpy(both[i], b->leaf[4 + i].v, 9 * 8 * sizeof(float));
+        memcpy(both[i] + 9 * 8, b->leaf[4 + i].v, 9 * 8 * sizeof(float));
+    }
+    tn_run(&b->cx, b->work, NULL, 0, false);
+    b->cx.steps = &g->steps;
+    const long shape[3] = {2, 9, 8};
+    tn_remember(&b->cx, tn_input(&b->cx, both[0], false, 3, shape), tn_input(&b->cx, both[1], false, 3, shape), 1);
+    assert_string_equal(b->cx.err.text, "");
+}
+
+/* Attention bit by bit, with distances and with what is remembered, has the bits of attention at once. */
+static void sequences_go_on_with_distances(void **state)
+{
+    (void)state;
+    static const tn_cache_shape shape = {.layers = 1, .kv_heads = 2, .key = 4, .value = 4, .positions = 256, .type = KN_KV_F32};
+    bench b;
+    oc_err err = {0};
+    float want[40 * 8], recalled[40 * 8];
+    start_bench(&b, best(), 2);
+    set_going_on(&b);
+    b.op = op_at_once;
+    memcpy(want, run_op(&b, false).v, sizeof want);
+    b.op = op_remembered;
+    memcpy(recalled, run_op(&b, false).v, sizeof recalled);
+    going g = {.b = &b,
+               .steps = {.cache = tn_cache_open(&shape, &err), .memory = tn_cache_open(&shape, &err), .step = g.step, .n = 2}};
+    for (int i = 0; i < 2; i++) {
+        g.step[i].sequence = tn_sequence_open(g.steps.cache, &err);
+        g.step[i].memory = tn_sequence_open(g.steps.memory, &err);
+    }
+    remember_twice(&g);
+    go_on_by(&g, 0, 7);
+    for (long i = 7; i < 40; i++)
+        go_on_by(&g, i, 1);
+    for (int i = 0; i < 2; i++) {
+        assert_memory_equal(g.y[i], want, sizeof want);
+        assert_memory_equal(g.m[i], recalled, sizeof recalled);
+    }
+    b.cx.steps = NULL;
+    tn_cache_close(g.steps.cache);
+    tn_cache_close(g.steps.memory);
+    stop_bench(&b);
 }
 
 /* ---- pieces ------------------------------------------------------------------------------------------------------------ */
@@ -574,13 +770,6 @@ static void gradients_of_functions(void **state)
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------------------- */
-
-static const kn_table *best(void)
-{
-    const kn_table *kn = kn_best(NULL);
-    assert_non_null(kn);
-    return kn;
-}
 
 static tn_t op_unfused_act(bench *b)
 {
@@ -1234,6 +1423,8 @@ int main(void)
         cmocka_unit_test(gradients_of_products),
         cmocka_unit_test(gradients_of_norms),
         cmocka_unit_test(gradients_of_attention),
+        cmocka_unit_test(distances_fall_into_buckets),
+        cmocka_unit_test(sequences_go_on_with_distances),
         cmocka_unit_test(gradients_of_pieces),
         cmocka_unit_test(gradients_of_functions),
         cmocka_unit_test(fused_equals_unfused),
