@@ -162,7 +162,7 @@ static void backward(bench *b)
     assert_true(b->cx.peak <= b->planned);
     for (int i = 0; i < b->n; i++)
         if (!b->leaf[i].param)
-            memcpy(b->leaf[i].g, b->x[i].g, (size_t)b->leaf[i].n * sizeof(float));
+            memcpy(b->leaf[i].g, tn_gradient(&b->cx, b->x[i]), (size_t)b->leaf[i].n * sizeof(float));
 }
 
 static void check_leaf(bench *b, const char *name, int which)

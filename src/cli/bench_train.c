@@ -17,8 +17,9 @@ typedef struct job {
     float *own_pixels;
     md_trainables t;
     tr_optimizer a;
-    void *arena;
-    size_t arena_bytes;
+    tr_contrastive contrastive;
+    tr_task task;
+    tr_pass pass;
     long step;
     double loss; /* of the last step */
     oc_err err;
@@ -86,9 +87,7 @@ static void step(void *arg)
     if (j->err.text[0])
         return;
     md_trainables_zero(&j->t);
-    bool bf16 = j->b->common.dtype && !strcmp(j->b->common.dtype, "bf16");
-    j->loss =
-        tr_gradients(j->model, NULL, &j->t, j->work, j->arena, j->arena_bytes, &j->batch, j->batch.images, bf16, NULL, &j->err);
+    j->loss = j->task.gradients(j->task.arg, &j->pass, &j->batch, &j->err);
     if (isfinite(j->loss))
         tr_optimizer_step(&j->a, j->work, j->step++, &norm, &j->err);
 }
@@ -117,14 +116,19 @@ static int open_all(job *j, oc_err *err)
     if (!j->work || open_model(j, err) || make_batch(j, err) || md_trainables_open(&j->t, j->model, NULL, err) ||
         tr_optimizer_open(&j->a, &o, &j->t, err))
         return -1;
-    j->arena_bytes = tr_plan(j->model, NULL, &j->t, j->kn, bs_pool_threads(j->pool), &j->batch, j->batch.images);
-    j->arena = bs_alloc(j->arena_bytes, "the arena of a training step", err);
-    return j->arena ? 0 : -1;
+    if (tr_contrastive_open(&j->contrastive, NULL, j->model, j->batch.images, 0, 1, 0, &j->task, err))
+        return -1;
+    bool bf16 = j->b->common.dtype && !strcmp(j->b->common.dtype, "bf16");
+    j->pass = (tr_pass){.m = j->model, .t = &j->t, .work = j->work, .bf16 = bf16};
+    j->pass.bytes = j->task.plan(j->task.arg, &j->pass, j->kn, bs_pool_threads(j->pool));
+    j->pass.arena = bs_alloc(j->pass.bytes, "the arena of a training step", err);
+    return j->pass.arena ? 0 : -1;
 }
 
 static void close_all(job *j)
 {
-    bs_free(j->arena);
+    bs_free(j->pass.arena);
+    tr_contrastive_close(&j->contrastive);
     tr_optimizer_close(&j->a);
     md_trainables_close(&j->t);
     md_batch_clear(&j->batch);
@@ -145,12 +149,12 @@ static int measure(job *j, oc_err *err)
     long rows = j->batch.images;
     if (!j->b->common.json)
         printf("train  %-5ld %10.2f ms  %9.2f pairs a second, arena %.1f MB, loss %.4f after %ld steps\n", rows, t.median * 1e3,
-               (double)rows / t.median, (double)j->arena_bytes / 1e6, j->loss, j->step);
+               (double)rows / t.median, (double)j->pass.bytes / 1e6, j->loss, j->step);
     else
         printf("{\"what\":\"train\",\"batch\":%ld,\"tier\":\"%s\",\"threads\":%d,\"ms\":%.6g,\"best_ms\":%.6g,\"rounds\":%d,"
                "\"per_s\":%.6g,\"loss\":%.6g,\"arena_bytes\":%zu}\n",
                rows, j->kn->name, bs_pool_threads(j->pool), t.median * 1e3, t.best * 1e3, t.rounds, (double)rows / t.median,
-               j->loss, j->arena_bytes);
+               j->loss, j->pass.bytes);
     return 0;
 }
 
