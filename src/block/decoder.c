@@ -31,7 +31,7 @@ static void visit_mlp(tn_visitor *v, bl_decoder_layer *l, const bl_decoder *d)
 
 void bl_visit_decoder(tn_visitor *v, bl_decoder *d)
 {
-    tn_visit(v, &d->embed_tokens, "model.embed_tokens.weight", TN_TABLE, 2, d->vocab, d->width, 0, 0);
+    tn_visit(v, &d->embed_tokens, "model.embed_tokens.weight", TN_TABLE | (d->tied ? TN_TIED : 0), 2, d->vocab, d->width, 0, 0);
     for (int i = 0; i < d->layers; i++) {
         size_t mark = tn_enter(v, "model.layers.%d.", i);
         tn_visit_norm(v, &d->layer[i].input_layernorm, "input_layernorm", d->width, false);

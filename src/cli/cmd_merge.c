@@ -23,9 +23,8 @@ static int merge(const char *folder, const char *adapter, float scale, const cha
         if (!lora.by_id[i].r)
             continue;
         values[i] = bs_alloc((size_t)m->slots[i].count * sizeof(float), m->slots[i].name, err);
-        if (!values[i])
+        if (!values[i] || md_lora_merged(&lora, m, i, values[i], err))
             goto done;
-        md_lora_merged(&lora, m, i, values[i]);
     }
     result = cl_copy_model_files(folder, out, err) || md_save(m, path, dtype, (const float *const *)values, err) ? -1 : 0;
 done:

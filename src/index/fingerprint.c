@@ -56,18 +56,25 @@ static void mix_weight(digest *d, const ck_tensor *t)
         mix(d, p + (t->bytes - SAMPLE_BYTES) / (SAMPLES - 1) * i, SAMPLE_BYTES);
 }
 
-/* The factors as they are bound to the weights: the same adapter in another file is the same. */
+static void mix_floats(digest *d, const float *x, long n) { mix(d, x, (size_t)n * sizeof *x); }
+
+/* What is bound to the weights, or in their place: the same adapter in another file is the same. */
 static void mix_adapter(digest *d, const md_model *m, const md_lora *l)
 {
     for (int i = 0; i < l->n; i++) {
         const tn_lora *f = &l->by_id[i];
-        const tn_param *p = m->slots[i].p;
-        if (!f->r)
-            continue;
-        mix_text(d, m->slots[i].name);
-        mix(d, &f->scale, sizeof f->scale);
-        mix(d, f->a, (size_t)f->r * (size_t)p->shape[1] * sizeof *f->a);
-        mix(d, f->b, (size_t)f->r * (size_t)p->shape[0] * sizeof *f->b);
+        const md_slot *s = &m->slots[i];
+        if (f->r || l->whole[i])
+            mix_text(d, s->name);
+        if (f->r) {
+            mix(d, &f->scale, sizeof f->scale);
+            mix_floats(d, f->a, f->r * md_in_of(s));
+            mix_floats(d, f->b, f->r * md_out_of(s));
+        }
+        if (f->m)
+            mix_floats(d, f->m, md_out_of(s));
+        if (l->whole[i])
+            mix_floats(d, s->own, s->count);
     }
 }
 

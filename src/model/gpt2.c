@@ -113,7 +113,7 @@ static void visit(void *p, tn_visitor *v)
 {
     gpt2 *m = p;
     size_t all = tn_enter(v, m->has_head ? "transformer." : "%s", "");
-    tn_visit(v, &m->wte, "wte.weight", TN_TABLE, 2, m->vocab, m->width, 0, 0);
+    tn_visit(v, &m->wte, "wte.weight", TN_TABLE | (m->has_head && m->tied ? TN_TIED : 0), 2, m->vocab, m->width, 0, 0);
     tn_visit(v, &m->wpe, "wpe.weight", 0, 2, m->positions, m->width, 0, 0);
     for (int i = 0; i < m->layers; i++) {
         gpt2_layer *l = &m->layer[i];

@@ -288,19 +288,25 @@ md_model *md_open(const char *folder, oc_err *err) { return open_model(folder, f
 
 md_model *md_open_lean(const char *folder, oc_err *err) { return open_model(folder, true, err); }
 
+int md_own_weight(md_model *m, int id, oc_err *err)
+{
+    md_slot *s = &m->slots[id];
+    if (s->own)
+        return 0;
+    s->own = bs_calloc((size_t)s->count, sizeof(float), s->name, err);
+    if (!s->own)
+        return -1;
+    if (s->p->v)
+        memcpy(s->own, s->p->v, (size_t)s->count * sizeof(float));
+    s->p->v = s->own;
+    return 0;
+}
+
 int md_own(md_model *m, oc_err *err)
 {
-    for (int i = 0; i < m->n; i++) {
-        md_slot *s = &m->slots[i];
-        if (s->own || s->p->id < 0)
-            continue;
-        s->own = bs_calloc((size_t)s->count, sizeof(float), s->name, err);
-        if (!s->own)
+    for (int i = 0; i < m->n; i++)
+        if (m->slots[i].p->id >= 0 && md_own_weight(m, i, err))
             return -1;
-        if (s->p->v)
-            memcpy(s->own, s->p->v, (size_t)s->count * sizeof(float));
-        s->p->v = s->own;
-    }
     return 0;
 }
 

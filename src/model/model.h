@@ -190,6 +190,8 @@ md_model *md_create(const char *folder, oc_err *err);
 int md_load(md_model *m, bool lean, oc_err *err);
 /* Gives every weight a zeroed array of its own (a trainer fills them), or a copy of its present values. */
 int md_own(md_model *m, oc_err *err);
+/* The same for one of them. */
+int md_own_weight(md_model *m, int id, oc_err *err);
 /* Fills every weight (md_own first) with starting values. */
 int md_init(md_model *m, uint64_t seed, oc_err *err);
 /* The usual ones: gains 1, biases 0, anything else normal. */
@@ -209,28 +211,41 @@ int md_save_quantized(const md_model *m, const char *path, kn_dtype dtype, long 
 
 /* ---- adapters -------------------------------------------------------------------------------------------------- */
 
-/* One adapter bound to a model: factors by parameter id, widened to fp32. Immutable once loaded; a trainer owns its own. */
+/* One adapter bound to a model: factors by parameter id, widened to fp32. A trainer changes them. */
 typedef struct md_lora {
     tn_lora *by_id; /* [model->n] */
+    char **name;    /* [model->n]: what its file calls the layer that has factors, or the whole weight; NULL: neither */
+    bool *whole;    /* [model->n]: the model's own values are the adapter's (modules_to_save, biases) */
     int n;
     ck_adapter_config config;
 } md_lora;
-int md_lora_open(md_lora *l, const md_model *m, const char *folder, float scale, oc_err *err);
-/* New factors for every targeted linear layer: A Kaiming-uniform (a = sqrt 5, as PEFT), B zero. Takes the config. */
-int md_lora_create(md_lora *l, const md_model *m, ck_adapter_config *config, uint64_t seed, oc_err *err);
+/* Factors are held apart; whole weights take the place of m's, so m serves this adapter alone if there are any. Names of older and newer layouts
+ * are understood where they can mean one weight only. */
+int md_lora_open(md_lora *l, md_model *m, const char *folder, float scale, oc_err *err);
+/* New factors for every targeted linear layer: A Kaiming-uniform (a = sqrt 5, as PEFT), B zero, magnitudes (DoRA) the lengths of W's rows, so that
+ * nothing changes yet. Takes the config. */
+int md_lora_create(md_lora *l, md_model *m, ck_adapter_config *config, uint64_t seed, oc_err *err);
 int md_lora_save(const md_lora *l, const md_model *m, const char *folder, oc_err *err);
 void md_lora_clear(md_lora *l);
-/* W + scale * B A for parameter id into out [out, in]; false when the adapter leaves it alone. */
-bool md_lora_merged(const md_lora *l, const md_model *m, int id, float *out);
+/* What the adapter makes of parameter id, which has factors and whose values are in memory: W + scale * B A (DoRA: its rows of length m), laid out
+ * as W is. */
+int md_lora_merged(const md_lora *l, const md_model *m, int id, float *out, oc_err *err);
+/* The id of the weight that a name in an adapter's file means; -1 and an error when there is none, or more than one. */
+int md_adapted_slot(const md_model *m, const char *name, oc_err *err);
+/* Of a linear layer's weight, whichever way it lies. */
+long md_out_of(const md_slot *s);
+long md_in_of(const md_slot *s);
 
 /* ---- what learns ------------------------------------------------------------------------------------------------ */
 
-/* One tensor that gets a gradient: a weight of the model, or a factor of an adapter. */
+/* One tensor that gets a gradient: a weight of the model, or what an adapter has: factors, magnitudes, whole weights. */
 typedef struct md_trainable {
     char name[600]; /* as the file that keeps it spells it */
     float *value;   /* NULL while the model's weights are used in place */
     float *grad;    /* zeroed by md_trainables_zero */
-    long count;
+    int rank;
+    long shape[TN_MAX_RANK];
+    long count; /* their product */
     long rows;  /* of a linear layer's weight [rows, count / rows]; 0: any other tensor */
     bool decay; /* weight decay applies */
 } md_trainable;
@@ -238,14 +253,14 @@ typedef struct md_trainable {
 typedef struct md_trainables {
     md_trainable *p;
     int n;
-    float **grads;   /* by parameter id, for a context; all NULL with an adapter */
+    float **grads;   /* by parameter id, for a context; with an adapter NULL but for its whole weights */
     float **buffers; /* by parameter id: running statistics, own copies that start at the model's */
     int slots;
     float *memory; /* all gradients in one piece, so that their norm is one sum */
     long total;    /* its floats */
 } md_trainables;
 
-/* Everything of m that is no buffer or, when lora is given, only its factors. */
+/* Everything of m that is no buffer or, when lora is given, only what that has, whose directions (DoRA) are no longer fixed then. */
 int md_trainables_open(md_trainables *t, const md_model *m, md_lora *lora, oc_err *err);
 /* Only the buffers, and no gradient: for a forward that is not differentiated, which so takes no memory for gradients. */
 int md_buffers_open(md_trainables *t, const md_model *m, oc_err *err);

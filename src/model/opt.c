@@ -126,7 +126,7 @@ static void visit(void *p, tn_visitor *v)
 {
     opt *m = p;
     size_t all = tn_enter(v, "model.decoder.");
-    tn_visit(v, &m->embed_tokens, "embed_tokens.weight", TN_TABLE, 2, m->vocab, m->embedding, 0, 0);
+    tn_visit(v, &m->embed_tokens, "embed_tokens.weight", TN_TABLE | (m->tied ? TN_TIED : 0), 2, m->vocab, m->embedding, 0, 0);
     tn_visit(v, &m->embed_positions, "embed_positions.weight", 0, 2, m->positions + OFFSET, m->width, 0, 0);
     if (m->embedding != m->width) {
         tn_visit_linear(v, &m->project_in, "project_in", m->width, m->embedding, false);

@@ -6,40 +6,55 @@
 
 static const char PEFT[] = "base_model.model.";
 
-static md_trainable *next(md_trainables *t, long count, float *value, bool decay)
+static md_trainable *next(md_trainables *t, float *value, int rank, const long *shape, bool decay)
 {
     md_trainable *p = &t->p[t->n++];
-    *p = (md_trainable){.value = value, .count = count, .decay = decay};
-    t->total += (count + 15) / 16 * 16; /* each starts on its own cache line */
+    *p = (md_trainable){.value = value, .rank = rank, .count = 1, .decay = decay};
+    for (int i = 0; i < rank; i++) {
+        p->shape[i] = shape[i];
+        p->count *= shape[i];
+    }
+    t->total += (p->count + 15) / 16 * 16; /* each starts on its own cache line */
     return p;
 }
 
-static void list_weights(md_trainables *t, const md_model *m)
+static void list_weight(md_trainables *t, const md_slot *s, const char *before, const char *name)
 {
-    for (int i = 0; i < m->n; i++) {
-        const md_slot *s = &m->slots[i];
-        if (s->flags & TN_BUFFER || s->p->id < 0)
-            continue;
-        md_trainable *p = next(t, s->count, s->own, !(s->flags & TN_NO_DECAY));
-        p->rows = s->flags & TN_LINEAR ? s->p->shape[0] : 0;
-        snprintf(p->name, sizeof p->name, "%s", s->name);
-    }
+    md_trainable *p = next(t, s->own, s->p->rank, s->p->shape, !(s->flags & TN_NO_DECAY));
+    p->rows = s->flags & TN_LINEAR ? s->p->shape[0] : 0; /* as it lies: Muon's update does not mind which way */
+    snprintf(p->name, sizeof p->name, "%s%s", before, name);
 }
 
-static void list_factors(md_trainables *t, const md_model *m, const md_lora *lora)
+static bool is_listed(const md_slot *s) { return !(s->flags & TN_BUFFER) && s->p->id >= 0; }
+
+static void list_weights(md_trainables *t, const md_model *m)
 {
-    for (int i = 0; i < m->n; i++) {
-        const tn_lora *lo = &lora->by_id[i];
-        const md_slot *s = &m->slots[i];
-        if (!lo->r)
-            continue;
-        int module = (int)(strlen(s->name) - strlen(".weight"));
-        for (int k = 0; k < 2; k++) {
-            long count = k ? s->p->shape[0] * lo->r : lo->r * s->p->shape[1];
-            md_trainable *p = next(t, count, (float *)(uintptr_t)(k ? lo->b : lo->a), true);
-            snprintf(p->name, sizeof p->name, "%s%.*s.lora_%c.weight", PEFT, module, s->name, k ? 'B' : 'A');
-        }
+    for (int i = 0; i < m->n; i++)
+        if (is_listed(&m->slots[i]))
+            list_weight(t, &m->slots[i], "", m->slots[i].name);
+}
+
+/* The factors of one layer, which move from now on. */
+static void list_layer(md_trainables *t, const md_slot *s, tn_lora *lo, const char *module)
+{
+    const float *value[] = {lo->a, lo->b, lo->m};
+    static const char *const part[] = {"lora_A.weight", "lora_B.weight", "lora_magnitude_vector"};
+    const long shape[][2] = {{lo->r, md_in_of(s)}, {md_out_of(s), lo->r}, {md_out_of(s), 0}};
+    for (int k = 0; k < 3 && value[k]; k++) {
+        md_trainable *p = next(t, (float *)(uintptr_t)value[k], k < 2 ? 2 : 1, shape[k], k < 2);
+        snprintf(p->name, sizeof p->name, "%s%s.%s", PEFT, module, part[k]);
     }
+    bs_free((void *)(uintptr_t)lo->f);
+    lo->f = NULL;
+}
+
+static void list_adapter(md_trainables *t, const md_model *m, const md_lora *lora)
+{
+    for (int i = 0; i < m->n; i++)
+        if (lora->by_id[i].r)
+            list_layer(t, &m->slots[i], &lora->by_id[i], lora->name[i]);
+        else if (lora->whole[i])
+            list_weight(t, &m->slots[i], PEFT, lora->name[i]);
 }
 
 /* Hands every gradient its place, in the order of the list. */
@@ -52,10 +67,12 @@ static void place_gradients(md_trainables *t, const md_model *m, md_lora *lora)
     }
     int k = 0;
     for (int i = 0; i < m->n; i++) {
-        if (lora && lora->by_id[i].r) {
-            lora->by_id[i].ga = t->p[k++].grad;
-            lora->by_id[i].gb = t->p[k++].grad;
-        } else if (!lora && !(m->slots[i].flags & TN_BUFFER) && m->slots[i].p->id >= 0)
+        tn_lora *lo = lora && lora->by_id[i].r ? &lora->by_id[i] : NULL;
+        if (lo) {
+            lo->ga = t->p[k++].grad;
+            lo->gb = t->p[k++].grad;
+            lo->gm = lo->m ? t->p[k++].grad : NULL;
+        } else if (lora ? lora->whole[i] : is_listed(&m->slots[i]))
             t->grads[i] = t->p[k++].grad;
     }
 }
@@ -90,11 +107,11 @@ int md_trainables_open(md_trainables *t, const md_model *m, md_lora *lora, oc_er
 {
     if (md_buffers_open(t, m, err))
         return -1;
-    t->p = bs_calloc((size_t)m->n * 2 + 1, sizeof *t->p, "the list of gradients", err);
+    t->p = bs_calloc((size_t)m->n * 3 + 1, sizeof *t->p, "the list of gradients", err);
     if (!t->p)
         goto failed;
     if (lora)
-        list_factors(t, m, lora);
+        list_adapter(t, m, lora);
     else
         list_weights(t, m);
     t->memory = bs_calloc((size_t)t->total + 1, sizeof(float), "the gradients", err);

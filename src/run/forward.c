@@ -116,25 +116,10 @@ static int add(ck_tensor *t, int *n, const char *name, const float *data, int ra
 
 static int add_gradients(job *j, ck_tensor *t, int *n, char (*text)[640], bs_buf *names, oc_err *err)
 {
-    for (int i = 0, k = 0; i < j->train.n; i++) {
+    for (int i = 0; i < j->train.n; i++) {
         const md_trainable *p = &j->train.p[i];
         snprintf(text[i], sizeof text[i], "grad.%s", p->name);
-        while (!j->args->lora && j->train.grads[k] != p->grad)
-            k++;
-        const tn_param *w = j->args->lora ? NULL : j->model->slots[k].p;
-        int rank = w ? w->rank : 2;
-        long shape[TN_MAX_RANK];
-        if (w)
-            memcpy(shape, w->shape, sizeof shape);
-        else { /* A and B take turns: [r, in], [out, r] */
-            while (!j->lora.by_id[k].r || (j->lora.by_id[k].ga != p->grad && j->lora.by_id[k].gb != p->grad))
-                k++;
-            const tn_lora *lo = &j->lora.by_id[k];
-            bool a = lo->ga == p->grad;
-            shape[0] = a ? lo->r : j->model->slots[k].p->shape[0];
-            shape[1] = a ? j->model->slots[k].p->shape[1] : lo->r;
-        }
-        if (add(t, n, text[i], p->grad, rank, shape, names, err))
+        if (add(t, n, text[i], p->grad, p->rank, p->shape, names, err))
             return -1;
     }
     return 0;

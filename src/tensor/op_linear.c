@@ -3,12 +3,19 @@
 
 #include "ops.h"
 
+/* What a product with an adapter leaves for its backward. */
+typedef struct adapted {
+    float *h;          /* x A^T [rows, r] */
+    float *z;          /* DoRA: x W^T + scale * h B^T [rows, out] */
+    float *f, *length; /* DoRA: [out] */
+} adapted;
+
 typedef struct linear_record {
     tn_record head;
     tn_t x, y, residual;
     const tn_linear_w *l;
     const tn_lora *lora;
-    float *h; /* x A^T [rows, r] */
+    adapted kept;
 } linear_record;
 
 static long out_of(const tn_linear_w *l) { return l->weight.shape[l->in_first ? 1 : 0]; }
@@ -76,11 +83,11 @@ static void weight_gradient(tn_ctx *cx, const float *dy, long rows, long out, co
     kn_gemm_run(cx->work, &g);
 }
 
-static void lora_backward(tn_ctx *cx, linear_record *r)
+/* dy: the gradient of x W^T + scale * h B^T. */
+static void lora_backward(tn_ctx *cx, linear_record *r, const float *dy)
 {
     const tn_lora *lo = r->lora;
     long rows = tn_rows(r->x), in = tn_last(r->x), out = tn_last(r->y);
-    const float *dy = tn_gradient(cx, r->y);
     float *dh = tn_bytes(cx, (size_t)(rows * lo->r) * sizeof *dh);
     if (!dh)
         return;
@@ -96,7 +103,7 @@ static void lora_backward(tn_ctx *cx, linear_record *r)
                  .alpha = lo->scale};
     kn_gemm_run(cx->work, &g);
     if (lo->gb)
-        weight_gradient(cx, dy, rows, out, r->h, lo->r, lo->scale, lo->gb);
+        weight_gradient(cx, dy, rows, out, r->kept.h, lo->r, lo->scale, lo->gb);
     if (lo->ga)
         weight_gradient(cx, dh, rows, lo->r, r->x.v, in, 1, lo->ga);
     bool add = true;
@@ -105,52 +112,150 @@ static void lora_backward(tn_ctx *cx, linear_record *r)
         input_gradient(cx, dh, rows, lo->r, lo->a, in, dx, add);
 }
 
+/* ---- DoRA: rows of outputs times f, what is added, and back ------------------------------------------------ */
+
+typedef struct dora_work {
+    const kn_table *kn;
+    long out;
+    const float *f, *bias, *residual; /* forward */
+    kn_act act;
+    const float *dy, *length; /* backward */
+    float *z, *y;
+} dora_work;
+
+static void dora_rows(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    const dora_work *k = arg;
+    for (long r = begin; r < end; r++) {
+        float *y = k->y + r * k->out;
+        k->kn->mul(k->out, k->z + r * k->out, k->f, y);
+        if (k->bias)
+            k->kn->add(k->out, y, k->bias, y);
+        if (k->act != KN_NONE)
+            k->kn->act(k->act, k->out, y, y);
+        if (k->residual)
+            k->kn->add(k->out, y, k->residual + r * k->out, y);
+    }
+}
+
+/* A row of nothing but zeros has no direction: it stays zeros. */
+static float over(float x, float length) { return length > 0 ? x / length : 0; }
+
+/* z becomes dy * z / length: its columns add up to the gradient of m. */
+static void magnitude_rows(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    const dora_work *k = arg;
+    for (long r = begin; r < end; r++)
+        for (long o = 0; o < k->out; o++)
+            k->z[r * k->out + o] = over(k->z[r * k->out + o], k->length[o]) * k->dy[r * k->out + o];
+}
+
+/* z becomes f * dy: its own gradient. */
+static void direction_rows(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    const dora_work *k = arg;
+    for (long r = begin; r < end; r++)
+        k->kn->mul(k->out, k->dy + r * k->out, k->f, k->z + r * k->out);
+}
+
+/* The gradient of what f scales, kept where that was. */
+static const float *dora_backward(tn_ctx *cx, linear_record *r, const float *dy)
+{
+    long rows = tn_rows(r->y), out = tn_last(r->y);
+    dora_work k = {.kn = cx->kn, .out = out, .f = r->kept.f, .dy = dy, .length = r->kept.length, .z = r->kept.z, .y = NULL};
+    if (r->lora->gm) {
+        tn_each(cx, rows, out, magnitude_rows, &k);
+        kn_column_sums(cx->work, rows, out, k.z, out, r->lora->gm);
+    }
+    tn_each(cx, rows, out, direction_rows, &k);
+    return k.z;
+}
+
 static void linear_backward(tn_ctx *cx, tn_record *self)
 {
     linear_record *r = (linear_record *)self;
     long rows = tn_rows(r->x), in = tn_last(r->x), out = tn_last(r->y);
     const float *dy = tn_gradient(cx, r->y);
     tn_pass_gradient(cx, r->y, r->residual);
+    float *dw = tn_grad_of(cx, &r->l->weight), *db = tn_grad_of(cx, &r->l->bias);
+    if (db)
+        kn_column_sums(cx->work, rows, out, dy, out, db);
+    if (r->lora && r->lora->m)
+        dy = dora_backward(cx, r, dy);
     bool add = true;
     float *dx = tn_gradient_to_write(r->x, &add);
     if (dx && r->l->in_first)
         input_gradient_in_first(cx, dy, rows, r->l, dx, add);
     else if (dx)
         input_gradient(cx, dy, rows, out, r->l->weight.v, in, dx, add);
-    float *dw = tn_grad_of(cx, &r->l->weight), *db = tn_grad_of(cx, &r->l->bias);
     if (dw && r->l->in_first)
         weight_gradient(cx, r->x.v, rows, in, dy, out, 1, dw);
     else if (dw)
         weight_gradient(cx, dy, rows, out, r->x.v, in, 1, dw);
-    if (db)
-        kn_column_sums(cx->work, rows, out, dy, out, db);
     if (r->lora)
-        lora_backward(cx, r);
+        lora_backward(cx, r, dy);
+}
+
+/* Room for what the adapter keeps, and for its backward. Without a tape DoRA's z is y itself. */
+static adapted take_adapted(tn_ctx *cx, const tn_lora *lo, long rows, long out)
+{
+    adapted k = {.h = tn_bytes(cx, (size_t)(rows * lo->r) * sizeof(float))};
+    tn_backward_needs(cx, (size_t)(rows * lo->r) * sizeof(float));
+    if (lo->m && cx->tape)
+        k.z = tn_bytes(cx, (size_t)(rows * out) * sizeof(float));
+    if (lo->m && (cx->tape || !lo->f)) {
+        k.f = tn_bytes(cx, (size_t)out * sizeof(float));
+        k.length = tn_bytes(cx, (size_t)out * sizeof(float));
+    }
+    return k;
+}
+
+/* The lengths of now, unless f is known. */
+static const float *dora_factors(tn_ctx *cx, const tn_linear_w *l, const tn_lora *lo, const adapted *k)
+{
+    if (!k->f)
+        return lo->f;
+    tn_row_lengths(cx->pool, cx->kn, lo, l->weight.v, out_of(l), in_of(l), l->in_first, k->length);
+    for (long o = 0; o < out_of(l); o++)
+        k->f[o] = over(lo->m[o], k->length[o]);
+    return k->f;
 }
 
 /* The adapter's share is added before the activation and the residual, so those are not fused beside it. */
-static void forward_with_lora(tn_ctx *cx, kn_gemm *g, const tn_lora *lo, float *h)
+static void forward_with_lora(tn_ctx *cx, kn_gemm *g, const tn_linear_w *l, const tn_lora *lo, const adapted *k)
 {
-    kn_act act = g->act;
-    const float *residual = g->residual;
-    g->act = KN_NONE;
-    g->residual = NULL;
-    kn_gemm_run(cx->work, g);
-    kn_gemm down = forward_gemm(cx, g->a, g->m, g->k, lo->a, lo->r, h);
-    kn_gemm up = forward_gemm(cx, h, g->m, lo->r, lo->b, g->n, g->c);
+    kn_gemm up = forward_gemm(cx, k->h, g->m, lo->r, lo->b, g->n, g->c);
     up.alpha = lo->scale;
     up.accumulate = true;
-    up.act = act;
-    up.residual = residual;
+    dora_work rows = {.kn = cx->kn, .out = g->n, .bias = g->bias, .residual = g->residual, .act = g->act, .y = g->c};
+    if (lo->m) {
+        g->c = up.c = rows.z = k->z ? k->z : g->c;
+        g->bias = NULL;
+    } else {
+        up.act = g->act;
+        up.residual = g->residual;
+    }
+    g->act = KN_NONE;
+    g->residual = NULL;
+    kn_gemm down = forward_gemm(cx, g->a, g->m, g->k, lo->a, lo->r, k->h);
+    kn_gemm_run(cx->work, g);
     kn_gemm_run(cx->work, &down);
     kn_gemm_run(cx->work, &up);
+    if (!lo->m)
+        return;
+    rows.f = dora_factors(cx, l, lo, k);
+    tn_each(cx, g->m, g->n, dora_rows, &rows);
 }
 
 static bool takes_gradient(tn_ctx *cx, tn_t x, tn_t residual, const tn_linear_w *l, const tn_lora *lo)
 {
     if (!cx->tape)
         return false;
-    return x.grad || residual.grad || tn_grad_of(cx, &l->weight) || tn_grad_of(cx, &l->bias) || (lo && (lo->ga || lo->gb));
+    return x.grad || residual.grad || tn_grad_of(cx, &l->weight) || tn_grad_of(cx, &l->bias) ||
+           (lo && (lo->ga || lo->gb || lo->gm));
 }
 
 static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t residual)
@@ -165,15 +270,15 @@ static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t resi
     if (residual.rank && tn_size(residual) != rows * out)
         return tn_fail(cx, "linear: the residual has %ld elements, the output %ld", tn_size(residual), rows * out);
     const tn_lora *lo = tn_lora_of(cx, &l->weight);
+    if (lo && lo->m && !lo->f && cx->mode != TN_PLAN && !l->weight.v)
+        return tn_fail(cx, "linear: DoRA takes lengths of a weight that is not in memory");
     bool grad = takes_gradient(cx, x, residual, l, lo);
     tn_t y = x;
     y.shape[y.rank - 1] = out;
     y = tn_like(cx, y, grad);
     cx->flops += 2.0 * (double)rows * (double)in * (double)out;
     size_t mark = cx->used;
-    float *h = lo ? tn_bytes(cx, (size_t)(rows * lo->r) * sizeof *h) : NULL;
-    if (lo)
-        tn_backward_needs(cx, (size_t)(rows * lo->r) * sizeof *h);
+    adapted kept = lo ? take_adapted(cx, lo, rows, out) : (adapted){0};
     const kn_packed *packed = tn_packed_of(cx, &l->weight);
     if (tn_live(cx)) {
         kn_gemm g = forward_gemm(cx, x.v, rows, in, l->weight.v, out, y.v);
@@ -186,7 +291,7 @@ static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t resi
         g.act = f;
         g.residual = residual.rank ? residual.v : NULL;
         if (lo)
-            forward_with_lora(cx, &g, lo, h);
+            forward_with_lora(cx, &g, l, lo, &kept);
         else
             kn_gemm_run(cx->work, &g);
     }
@@ -196,7 +301,7 @@ static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t resi
     }
     linear_record *r = tn_push(cx, sizeof *r, linear_backward);
     if (r)
-        *r = (linear_record){r->head, x, y, residual, l, lo, h};
+        *r = (linear_record){r->head, x, y, residual, l, lo, kept};
     return y;
 }
 

@@ -58,7 +58,7 @@ typedef struct tn_norm_w {
 /* TN_BUFFER: no gradient. TN_NO_DECAY: gains, biases, temperatures. TN_LINEAR: a linear layer's weight, where
  * LoRA goes. TN_KERNEL: a convolution's. Both are read by products alone, which may hold them packed. TN_SHAPE_OF_FILE: the shape is
  * whatever the checkpoint says (blocks by themselves). TN_IN_FIRST: of a linear layer's weight, [in, out]. TN_TABLE: rows are looked up in it, and
- * where it is tied products read it too. */
+ * where it is tied (TN_TIED) products read it too. */
 enum {
     TN_OPTIONAL = 1,
     TN_BUFFER = 2,
@@ -67,7 +67,8 @@ enum {
     TN_SHAPE_OF_FILE = 16,
     TN_KERNEL = 32,
     TN_IN_FIRST = 64,
-    TN_TABLE = 128
+    TN_TABLE = 128,
+    TN_TIED = 256
 };
 
 /* A model names each of its weights once, to a visitor: loading, checking, planning, saving, the optimiser and
@@ -89,13 +90,20 @@ void tn_visit_norm(tn_visitor *v, tn_norm_w *n, const char *name, long d, bool b
 
 /* ---- LoRA: held apart from the weights, applied by the linear op ------------------------------------------ */
 
-/* y += scale * (x A^T) B^T (Hu 2021). One for a parameter id, or r == 0. */
+/* y += scale * (x A^T) B^T (Hu 2021). With m, DoRA (Liu 2024): y = bias + f * (x W^T + scale * (x A^T) B^T), f = m / the length of each row of
+ * W + scale * B A, a length that counts as a constant for the gradient. One for a parameter id, or r == 0. */
 typedef struct tn_lora {
     int r;
     float scale;
-    const float *a, *b; /* [r, in], [out, r] */
-    float *ga, *gb;     /* their gradients; NULL: frozen */
+    const float *a, *b;  /* [r, in], [out, r], however W lies */
+    const float *m;      /* [out]; NULL: plain LoRA */
+    const float *f;      /* [out], known while nothing learns; NULL: every forward takes the lengths anew, of W in memory */
+    float *ga, *gb, *gm; /* their gradients; NULL: frozen */
 } tn_lora;
+
+/* length[o], for o < out: of row o of W + scale * B A, summed in double. w: [out, in], or [in, out] when in_first. pool NULL: serial. */
+void tn_row_lengths(bs_pool *pool, const kn_table *kn, const tn_lora *lo, const float *w, long out, long in, bool in_first,
+                    float *length);
 
 /* ---- context ------------------------------------------------------------------------------------------------ */
 
