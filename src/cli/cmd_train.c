@@ -94,7 +94,7 @@ static int open_model(job *j, oc_err *err)
         return bs_err(err, "--out '%s' is the model's own folder, which training would overwrite", j->out);
     const md_family *f = j->model->family;
     unsigned can = md_can(j->model), pairs = MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS;
-    j->reads = can & MD_GENERATES && !f->remember;
+    j->reads = can & MD_GENERATES;
     if (!j->reads && (!f->pair_loss || (can & pairs) != pairs))
         return bs_err(err, "'%s' is neither a model of picture-text pairs nor one that goes on with texts", j->model->folder);
     if (!j->common.batch)
@@ -352,7 +352,9 @@ static int run(const cl_command *self, int argc, char **argv)
     j.decay = j.finetune ? 0 : 0.1f;
     const cl_option options[] = {
         {"data", "FILE", CL_TEXT, &j.data,
-         "pairs: .jsonl of {\"image\",\"text\",\"group\"} or .tsv; texts: .txt, .jsonl of {\"text\"} or a folder", 0, 0},
+         "pairs: .jsonl of {\"image\",\"text\",\"group\"} or .tsv; texts: .txt, .jsonl of {\"text\"} or "
+         "{\"prompt\",\"answer\"}, or a folder",
+         0, 0},
         {"out", "DIR", CL_TEXT, &j.out, "where the checkpoint and the result go", 0, 0},
         {"config", "DIR", CL_TEXT, &j.config, "start from nothing: config.json, tokenizer and preprocessor_config.json", 0, 0},
         {"steps", "N", CL_INT, &j.steps, "updates in all", 1, 1e9},

@@ -311,5 +311,6 @@ const md_family md_t5 = {
     .forward = forward,
     .remember = remember,
     .logits = logits,
+    .lora_targets = "q,v",
     .init = init,
 };

@@ -3,27 +3,40 @@
 
 #include "trainer.h"
 
+/* Tokens of a row that are foretold. */
+static long written(const md_batch *b) { return b->decoder_ids ? b->decoder_length : b->length; }
+
 static md_batch part_of(const md_batch *b, long at, long n)
 {
     md_batch p = *b;
     p.texts = n;
     p.input_ids += at * b->length;
-    p.positions += at * b->length;
-    p.from += at * b->length;
-    p.target += at * b->length;
+    if (b->decoder_ids) {
+        p.attention_mask += at * b->length;
+        p.decoder_ids += at * b->decoder_length;
+    } else {
+        p.positions += at * b->length;
+        p.from += at * b->length;
+    }
+    p.target += at * written(b);
     return p;
 }
 
 static long count_targets(const md_batch *b)
 {
     long n = 0;
-    for (long i = 0; i < b->texts * b->length; i++)
+    for (long i = 0; i < b->texts * written(b); i++)
         n += b->target[i] != -100;
     return n;
 }
 
 static tn_t loss_of(tn_ctx *cx, const md_model *m, const md_batch *b)
 {
+    if (b->decoder_ids) {
+        md_outputs out = {0};
+        m->family->forward(cx, m->m, b, &out);
+        return out.loss;
+    }
     tn_t y = m->family->logits(cx, m->m, b);
     return tn_cross_entropy(cx, tn_reshape(cx, y, 2, (long[]){tn_rows(y), tn_last(y)}), b->target, 0);
 }
