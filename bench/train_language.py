@@ -1,6 +1,6 @@
 """The same training of a language model by Ocelli and by PyTorch, from the same weights and batches: loss by loss, and time by time.
 
-    language_training.py --engine build/ocelli --model DIR --data TEXT --work DIR [--steps 50] [--batch 4] [--context 64] [--threads 2] [--compile]
+    train_language.py --engine build/ocelli --model DIR --data TEXT --work DIR [--steps 50] [--batch 4] [--context 64] [--threads 2] [--compile]
 
 DIR is a folder of transformers' (config.json, model.safetensors, tokenizer.json) whose model type is gpt2 or llama. `ocelli train --dump` leaves the weights and each batch; PyTorch repeats them with
 the same AdamW (no decay on gains and biases), clipping and rates. Prints the largest relative difference of the losses and the medians of the times of a step. Needs torch, transformers,
