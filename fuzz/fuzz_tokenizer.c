@@ -149,6 +149,22 @@ static void fuzz_table(const char *base64, size_t base64_n, const char *s, size_
     tx_charsmap_close(m);
 }
 
+/* A sentencepiece model; what it says as JSON must be a tokenizer, or be refused. */
+static void fuzz_sentencepiece(const char *model, size_t model_n, const char *text, size_t n)
+{
+    oc_err err = {0};
+    json_t *o = tx_sentencepiece_json(model, model_n, NULL, &err);
+    demand(!o == (err.text[0] != 0));
+    if (!o)
+        return;
+    tx_tokenizer *t = tx_open_json(o, NULL, json_object_get(o, "special_tokens_map"), &err);
+    demand(!t == (err.text[0] != 0));
+    if (t)
+        use(t, text, n);
+    tx_close(t);
+    json_decref(o);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 1)
@@ -160,12 +176,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     demand(first && second);
     memcpy(first, data + 1, first_n);
     memcpy(second, data + size - second_n, second_n);
-    switch (data[0] % 8) {
+    switch (data[0] % 9) {
     case 0:
     case 1: fuzz_json(first, first_n, second, second_n); break;
     case 2: fuzz_pattern(first, first_n, second, second_n); break;
     case 3: fuzz_table(first, first_n, second, second_n); break;
-    default: fuzz_text(data[0] % 8, (const char *)data + 1, size - 1); break;
+    case 8: { /* the text's length is the second byte: a model holds 0 bytes */
+        size_t text_n = size > 2 && data[1] < size - 2 ? data[1] : 0;
+        char *copy = malloc(size - text_n);
+        demand(copy != NULL);
+        size_t model_n = size > 2 ? size - 2 - text_n : 0;
+        memcpy(copy, data + size - model_n, model_n);
+        fuzz_sentencepiece(copy, model_n, (const char *)data + 2, text_n);
+        free(copy);
+        break;
+    }
+    default: fuzz_text(data[0] % 9, (const char *)data + 1, size - 1); break;
     }
     free(first);
     free(second);

@@ -73,7 +73,8 @@ static char *get_file(const folder *d, const char *name)
 static void drop_folder(const folder *d)
 {
     static const char *const names[] = {
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "a.txt", "vocab.txt"};
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "a.txt",
+        "vocab.txt",      "tokenizer.model"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char *path = bs_join(d->path, names[i]);
         unlink(path);
@@ -914,6 +915,165 @@ static void test_bert_folder(void **state)
     drop_folder(&d);
 }
 
+/* ---- sentencepiece models ---------------------------------------------------------------------------- */
+
+static void put_number(bs_buf *b, int number, unsigned value)
+{
+    unsigned char bytes[8] = {(unsigned char)(number << 3 & 0x7f), 0};
+    size_t n = 1;
+    if (number >= 16) {
+        bytes[0] |= 0x80;
+        bytes[n++] = (unsigned char)(number >> 4);
+    }
+    for (; value >= 0x80; value >>= 7)
+        bytes[n++] = (unsigned char)(value | 0x80);
+    bytes[n++] = (unsigned char)value;
+    assert_int_equal(bs_buf_put(b, bytes, n, NULL), 0);
+}
+
+static void put_message(bs_buf *b, int number, const bs_buf *inner)
+{
+    char head[2] = {(char)(number << 3 | 2), (char)inner->n};
+    assert_true(inner->n < 128);
+    assert_int_equal(bs_buf_put(b, head, 2, NULL) || bs_buf_put(b, inner->p, inner->n, NULL), 0);
+}
+
+/* types: 1 normal, 2 unknown, 3 control, 4 user's, 6 byte */
+static void put_piece(bs_buf *b, const char *name, float score, unsigned type)
+{
+    bs_buf p = {0};
+    char head[2] = {1 << 3 | 2, (char)strlen(name)}, tag = 2 << 3 | 5;
+    assert_int_equal(bs_buf_put(&p, head, 2, NULL) || bs_buf_put(&p, name, strlen(name), NULL) || bs_buf_put(&p, &tag, 1, NULL) ||
+                         bs_buf_put(&p, &score, sizeof score, NULL),
+                     0);
+    put_number(&p, 3, type);
+    put_message(b, 1, &p);
+    bs_buf_clear(&p);
+}
+
+/* kind: 1 unigram, 2 BPE; tidy: no runs of spaces, none at the ends */
+static void put_specs(bs_buf *b, unsigned kind, bool bytes, bool tidy)
+{
+    bs_buf trainer = {0}, normalizer = {0};
+    put_number(&trainer, 3, kind);
+    put_number(&trainer, 35, bytes);
+    put_message(b, 2, &trainer);
+    put_number(&normalizer, 3, 1);
+    put_number(&normalizer, 4, tidy);
+    put_message(b, 3, &normalizer);
+    bs_buf_clear(&trainer);
+    bs_buf_clear(&normalizer);
+}
+
+static void put_model(const folder *d, const bs_buf *b)
+{
+    char *path = bs_join(d->path, "tokenizer.model");
+    assert_int_equal(bs_write_file(path, b->p, b->n, NULL), 0);
+    free(path);
+}
+
+static bs_buf small_bpe(void)
+{
+    static const char *const merged[] = {"ab", "aa", "aaa", "\u2581a"};
+    static const char *const letters[] = {"\u2581", "a", "b", "c"};
+    bs_buf b = {0};
+    put_piece(&b, "<unk>", 0, 2);
+    put_piece(&b, "<s>", 0, 3);
+    put_piece(&b, "</s>", 0, 3);
+    put_piece(&b, "<0xC3>", 0, 6);
+    put_piece(&b, "<0xA9>", 0, 6);
+    put_piece(&b, "xyz", 0, 4);
+    for (int i = 0; i < 4; i++) /* 6 to 9 */
+        put_piece(&b, merged[i], -(float)i, 1);
+    for (int i = 0; i < 4; i++) /* 10 to 13 */
+        put_piece(&b, letters[i], -10 - (float)i, 1);
+    put_specs(&b, 2, true, false);
+    return b;
+}
+
+static void test_sentencepiece_bpe(void **state)
+{
+    (void)state;
+    oc_err err = {0};
+    folder d = make_folder();
+    bs_buf b = small_bpe(), text = {0};
+    put_model(&d, &b);
+    tx_tokenizer *t = tx_open(d.path, &err);
+    if (!t)
+        fail_msg("%s", err.text);
+    assert_string_equal(encode(t, "ab", true), "1 10 6"); /* "ab" is merged before "_a" */
+    assert_string_equal(encode(t, "a  b", true), "1 9 10 10 12");
+    assert_string_equal(encode(t, "caaaa", false), "10 13 7 7");
+    assert_string_equal(encode(t, "aaa", false), "10 8");
+    assert_string_equal(encode(t, "cxyzc é!", false), "10 13 5 13 10 3 4 0"); /* a symbol of the user; bytes; unknown */
+    assert_string_equal(encode(t, "", true), "1");
+    assert_string_equal(encode(t, "<s>", false), "1");
+    assert_int_equal(tx_roles_of(t)->eos, 2);
+    assert_int_equal(tx_decode(t, (int32_t[]){1, 9, 10, 3, 4, 5, 2}, 7, true, &text, &err), 0);
+    assert_text(&text, "a \u00e9xyz");
+    tx_close(t);
+    put_file(&d, "tokenizer_config.json",
+             "{\"tokenizer_class\":\"LlamaTokenizer\",\"add_bos_token\":false,\"add_eos_token\":true,\"legacy\":false}");
+    t = tx_open(d.path, &err);
+    assert_non_null(t);
+    assert_string_equal(encode(t, "ab<s>ab", true), "10 6 1 6 2"); /* nothing in front of the second part */
+    tx_close(t);
+    put_file(&d, "tokenizer_config.json", "{\"tokenizer_class\":\"SiglipTokenizer\"}");
+    assert_null(tx_open(d.path, &err));
+    assert_has(err.text, "SiglipTokenizer");
+    bs_buf_clear(&b);
+    bs_buf_clear(&text);
+    drop_folder(&d);
+}
+
+static void test_sentencepiece_unigram(void **state)
+{
+    (void)state;
+    oc_err err = {0};
+    folder d = make_folder();
+    bs_buf b = {0};
+    put_piece(&b, "<unk>", 0, 2);
+    put_piece(&b, "<s>", 0, 3);
+    put_piece(&b, "</s>", 0, 3);
+    put_piece(&b, "\u2581a", -1, 1);
+    put_piece(&b, "b", -2, 1);
+    put_piece(&b, "\u2581", -3, 1);
+    put_piece(&b, "ab", -2.5f, 1);
+    put_specs(&b, 1, false, true);
+    put_model(&d, &b);
+    tx_tokenizer *t = tx_open(d.path, &err);
+    if (!t)
+        fail_msg("%s", err.text);
+    assert_string_equal(encode(t, "  ab   zzab ", true), "3 4 5 0 6 2"); /* spaces tidied, what is unknown is one */
+    assert_string_equal(encode(t, " \u2581 ", true), "2");
+    assert_int_equal(tx_token_id(t, "<extra_id_99>"), 7); /* T5's sentinels, counted down */
+    assert_int_equal(tx_token_id(t, "<extra_id_0>"), 106);
+    tx_close(t);
+    bs_buf_clear(&b);
+    drop_folder(&d);
+}
+
+/* Cut off anywhere, or with a bit turned, a file is refused by a line, or is a model. */
+static void test_sentencepiece_faults(void **state)
+{
+    (void)state;
+    bs_buf b = small_bpe();
+    for (size_t n = 0; n < 9 * b.n; n++) {
+        oc_err err = {0};
+        bs_buf copy = {0};
+        assert_int_equal(bs_buf_put(&copy, b.p, b.n, NULL), 0);
+        if (n >= b.n)
+            copy.p[(n - b.n) / 8] ^= (char)(1 << (n - b.n) % 8);
+        json_t *o = tx_sentencepiece_json(copy.p, n < b.n ? n : b.n, NULL, &err);
+        tx_tokenizer *t = o ? tx_open_json(o, NULL, NULL, &err) : NULL;
+        assert_int_equal(t == NULL, err.text[0] != 0);
+        tx_close(t);
+        json_decref(o);
+        bs_buf_clear(&copy);
+    }
+    bs_buf_clear(&b);
+}
+
 static void test_unknown_pieces_are_refused_by_name(void **state)
 {
     (void)state;
@@ -1160,6 +1320,9 @@ int main(void)
         cmocka_unit_test(test_roles),
         cmocka_unit_test(test_classic_folder),
         cmocka_unit_test(test_bert_folder),
+        cmocka_unit_test(test_sentencepiece_bpe),
+        cmocka_unit_test(test_sentencepiece_unigram),
+        cmocka_unit_test(test_sentencepiece_faults),
         cmocka_unit_test(test_unknown_pieces_are_refused_by_name),
         cmocka_unit_test(test_faulty_files_are_refused),
         cmocka_unit_test(test_encode_appends_and_takes_any_bytes),

@@ -20,6 +20,8 @@ typedef struct bpe {
     size_t prefix_n, suffix_n;
     int32_t byte_ids[256]; /* byte fallback; -1: the vocabulary lacks it */
     bool fuse_unk, byte_fallback, ignore_merges;
+    tx_vocab frozen; /* sentencepiece's symbols of the user: found before anything is merged */
+    size_t longest_frozen;
 } bpe;
 
 /* ---- merges ------------------------------------------------------------------------------------------ */
@@ -72,11 +74,13 @@ done:
     return result;
 }
 
-/* A merge is ["a", "b"] or, in older files, "a b". */
+/* A merge is ["a", "b"] or, in older files, "a b"; of sentencepiece ["a", "b", rank]. */
 static int read_merge(tx_model *m, size_t rank, const json_t *o, oc_err *err)
 {
-    const json_t *a = json_array_get(o, 0), *b = json_array_get(o, 1);
-    if (json_array_size(o) == 2 && json_is_string(a) && json_is_string(b))
+    const json_t *a = json_array_get(o, 0), *b = json_array_get(o, 1), *own = json_array_get(o, 2);
+    if (json_is_integer(own) && json_integer_value(own) >= 0 && json_integer_value(own) < UINT32_MAX)
+        rank = (size_t)json_integer_value(own);
+    if (json_array_size(o) == (own ? 3 : 2) && json_is_string(a) && json_is_string(b))
         return put_merge(m, rank, json_string_value(a), json_string_length(a), json_string_value(b), json_string_length(b), err);
     const char *s = json_string_value(o), *space = s ? memchr(s, ' ', json_string_length(o)) : NULL;
     size_t n = s ? json_string_length(o) : 0;
@@ -140,6 +144,20 @@ static int read_options(tx_model *m, const json_t *o, oc_err *err)
     return 0;
 }
 
+static int read_frozen(bpe *b, const json_t *list, oc_err *err)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *o = json_array_get(list, i);
+        if (!json_is_string(o) || !json_string_length(o))
+            return bs_err(err, "model BPE: symbol %zu of 'frozen' must be a text", i);
+        if (tx_vocab_get(&b->frozen, json_string_value(o), json_string_length(o)) < 0 &&
+            tx_vocab_put(&b->frozen, json_string_value(o), json_string_length(o), (json_int_t)i, err))
+            return -1;
+        b->longest_frozen = json_string_length(o) > b->longest_frozen ? json_string_length(o) : b->longest_frozen;
+    }
+    return 0;
+}
+
 static int bpe_open(tx_model *m, const json_t *o, oc_err *err)
 {
     bpe *b = m->own = calloc(1, sizeof *b);
@@ -148,7 +166,8 @@ static int bpe_open(tx_model *m, const json_t *o, oc_err *err)
     if (keep(o, "continuing_subword_prefix", &b->prefix, &b->prefix_n, err) ||
         keep(o, "end_of_word_suffix", &b->suffix, &b->suffix_n, err))
         return -1;
-    if (tx_vocab_read(&m->vocab, json_object_get(o, "vocab"), err) || read_options(m, o, err))
+    if (tx_vocab_read(&m->vocab, json_object_get(o, "vocab"), err) || read_options(m, o, err) ||
+        read_frozen(b, json_object_get(o, "frozen"), err))
         return -1;
     return read_merges(m, json_object_get(o, "merges"), err);
 }
@@ -161,6 +180,7 @@ static void bpe_close(tx_model *m)
     free(b->merges);
     free(b->prefix);
     free(b->suffix);
+    tx_vocab_clear(&b->frozen);
     free(b);
 }
 
@@ -280,6 +300,16 @@ static bool put_byte_symbols(const bpe *b, const char *s, size_t n, symbols *out
     return true;
 }
 
+/* Length of the character that s begins with, or of the longest symbol of the user. */
+static size_t symbol_length(const bpe *b, const char *s, size_t n)
+{
+    uint32_t c;
+    size_t length = b->longest_frozen < n ? b->longest_frozen : n;
+    while (length && tx_vocab_get(&b->frozen, s, length) < 0)
+        length--;
+    return length ? length : tx_utf8_get(s, n, &c);
+}
+
 /* The characters of a word as symbols. Unknown ones are kept back and put when a known one follows, which is
  * the order in which `tokenizers` does it. */
 static int split_chars(const tx_model *m, const char *s, size_t n, bs_buf *text, symbols *out, oc_err *err)
@@ -287,8 +317,7 @@ static int split_chars(const tx_model *m, const char *s, size_t n, bs_buf *text,
     const bpe *b = m->own;
     bool pending = false;
     for (size_t i = 0; i < n;) {
-        uint32_t c;
-        size_t length = tx_utf8_get(s + i, n - i, &c);
+        size_t length = symbol_length(b, s + i, n - i);
         if (spell(b, s + i, length, i == 0, i + length == n, text, err))
             return -1;
         i += length;

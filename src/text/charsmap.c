@@ -104,24 +104,28 @@ void tx_charsmap_close(tx_charsmap *m)
 
 static uint32_t offset_of(uint32_t unit) { return (unit >> 10) << ((unit & 1u << 9) >> 6); }
 
-/* The replacement of the shortest key that s begins with; NULL: none. The shortest is what `tokenizers`
+/* The replacement of the shortest (or longest) key that s begins with, and the key's length; NULL: none. The shortest is what `tokenizers`
  * takes. */
-static const char *replacement(const tx_charsmap *m, const char *s, size_t n)
+static const char *replacement(const tx_charsmap *m, const char *s, size_t n, bool longest, size_t *key)
 {
     size_t at = offset_of(m->units[0]);
+    const char *found = NULL;
     for (size_t i = 0; i < n && s[i]; i++) {
         unsigned char byte = (unsigned char)s[i];
         at ^= byte;
         if (at >= m->n_units || (m->units[at] & (1u << 31 | 0xff)) != byte)
-            return NULL;
+            break;
         bool leaf = m->units[at] >> 8 & 1;
         at ^= offset_of(m->units[at]);
         if (!leaf)
             continue;
         size_t value = at < m->n_units ? m->units[at] & ~(1u << 31) : SIZE_MAX;
-        return value < m->n_texts ? m->texts + value : NULL;
+        found = value < m->n_texts ? m->texts + value : NULL;
+        *key = i + 1;
+        if (!longest)
+            break;
     }
-    return NULL;
+    return found;
 }
 
 /* End of the grapheme cluster that begins at s. */
@@ -142,10 +146,10 @@ static size_t grapheme_end(const char *s, size_t n)
 
 static int put_chars(const tx_charsmap *m, const char *s, size_t n, bs_buf *out, oc_err *err)
 {
-    for (size_t i = 0, length; i < n; i += length) {
+    for (size_t i = 0, length, key; i < n; i += length) {
         uint32_t c;
         length = tx_utf8_get(s + i, n - i, &c);
-        const char *with = replacement(m, s + i, length);
+        const char *with = replacement(m, s + i, length, false, &key);
         if (with ? bs_buf_put(out, with, strlen(with), err) : bs_buf_put(out, s + i, length, err))
             return -1;
     }
@@ -155,10 +159,23 @@ static int put_chars(const tx_charsmap *m, const char *s, size_t n, bs_buf *out,
 int tx_charsmap_apply(const tx_charsmap *m, const char *s, size_t n, bs_buf *out, oc_err *err)
 {
     enum { LONGEST_KEY = 5 }; /* bytes of a cluster that is looked up whole */
-    for (size_t i = 0, length; i < n; i += length) {
+    for (size_t i = 0, length, key; i < n; i += length) {
         length = grapheme_end(s + i, n - i);
-        const char *with = length <= LONGEST_KEY ? replacement(m, s + i, length) : NULL;
+        const char *with = length <= LONGEST_KEY ? replacement(m, s + i, length, false, &key) : NULL;
         if (with ? bs_buf_put(out, with, strlen(with), err) : put_chars(m, s + i, length, out, err))
+            return -1;
+    }
+    return 0;
+}
+
+int tx_charsmap_longest(const tx_charsmap *m, const char *s, size_t n, bs_buf *out, oc_err *err)
+{
+    for (size_t i = 0, length; i < n; i += length) {
+        uint32_t c;
+        const char *with = replacement(m, s + i, n - i, true, &length);
+        if (!with)
+            length = tx_utf8_get(s + i, n - i, &c);
+        if (with ? bs_buf_put(out, with, strlen(with), err) : bs_buf_put(out, s + i, length, err))
             return -1;
     }
     return 0;

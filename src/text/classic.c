@@ -257,7 +257,7 @@ json_t *tx_classic_json(const char *dir, const json_t *config, oc_err *err)
         o = read_bert(lines, config, err);
     else
         bs_err(err,
-               "cannot open the tokenizer of '%s': it has no tokenizer.json, no vocab.json with merges.txt, "
+               "cannot open the tokenizer of '%s': it has no tokenizer.json, no tokenizer.model, no vocab.json with merges.txt, "
                "no vocab.txt",
                dir);
     free(vocab);

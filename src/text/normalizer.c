@@ -16,6 +16,7 @@ struct step {
     char *text;        /* Replace's content, Prepend's prefix; owned */
     size_t n;
     tx_charsmap *map;                    /* Precompiled */
+    bool longest;                        /* likewise, as sentencepiece itself looks things up */
     bool left, right;                    /* Strip */
     bool clean, chinese, accents, lower; /* BertNormalizer */
 };
@@ -117,7 +118,7 @@ static int strip_accents(const step *z, const char *s, size_t n, bs_buf *out, bo
 static int precompiled(const step *z, const char *s, size_t n, bs_buf *out, bool *moved, oc_err *err)
 {
     (void)moved;
-    return tx_charsmap_apply(z->map, s, n, out, err);
+    return z->longest ? tx_charsmap_longest(z->map, s, n, out, err) : tx_charsmap_apply(z->map, s, n, out, err);
 }
 
 /* sentencepiece's nmt rules without its table. */
@@ -247,7 +248,7 @@ static int read_precompiled(step *z, const json_t *o, oc_err *err)
     if (tx_json_need_text(o, "normalizer Precompiled", "precompiled_charsmap", &s, &n, err))
         return -1;
     z->map = tx_charsmap_open(s, n, err);
-    return z->map ? 0 : -1;
+    return z->map ? tx_json_bool(o, "normalizer Precompiled", "longest", false, &z->longest, err) : -1;
 }
 
 static const struct {

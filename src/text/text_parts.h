@@ -187,6 +187,8 @@ typedef struct tx_charsmap tx_charsmap;
 tx_charsmap *tx_charsmap_open(const char *base64, size_t n, oc_err *err);
 void tx_charsmap_close(tx_charsmap *m);
 int tx_charsmap_apply(const tx_charsmap *m, const char *s, size_t n, bs_buf *out, oc_err *err);
+/* As sentencepiece itself does it: the longest key that fits, wherever it begins. */
+int tx_charsmap_longest(const tx_charsmap *m, const char *s, size_t n, bs_buf *out, oc_err *err);
 
 /* ---- pre-tokenizer ----------------------------------------------------------------------------------- */
 
@@ -254,6 +256,9 @@ tx_tokenizer *tx_open_json(const json_t *o, const json_t *config, const json_t *
 
 /* vocab.json + merges.txt, or vocab.txt, as the tokenizer.json they stand for. */
 json_t *tx_classic_json(const char *dir, const json_t *config, oc_err *err);
+/* sentencepiece's own file likewise, with what tokenizer_config.json says beside it (NULL: nothing). What tokenizer.json has no words for is added to
+ * them: a merge's own rank, pieces that no text spells, symbols of the user, the longest key of a table. */
+json_t *tx_sentencepiece_json(const void *bytes, size_t n, const json_t *config, oc_err *err);
 /* An entry of added_tokens: special, taken as it stands. */
 json_t *tx_added_token_json(const char *name, int32_t id);
 /* "model" of a byte-level BPE; takes vocab and merges. unk may be NULL. */

@@ -147,6 +147,24 @@ tx_tokenizer *tx_open_json(const json_t *o, const json_t *config, const json_t *
     return t;
 }
 
+static const char *const models[] = {"tokenizer.model", "spiece.model"};
+
+/* A sentencepiece model of the folder, if there is one. */
+static int read_sentencepiece(const char *dir, const char *name, const json_t *config, json_t **out, oc_err *err)
+{
+    char *path = bs_join(dir, name);
+    bs_map map = {0};
+    int result = path ? 0 : bs_err(err, "out of memory: the name of '%s'", name);
+    if (path && bs_is_file(path)) {
+        result = bs_map_open(&map, path, err);
+        if (!result && !(*out = tx_sentencepiece_json(map.p, map.n, config, err)))
+            result = bs_err_prefix(err, "cannot read '%s': ", path);
+        bs_map_close(&map);
+    }
+    free(path);
+    return result;
+}
+
 tx_tokenizer *tx_open(const char *model_dir, oc_err *err)
 {
     json_t *o = NULL, *config = NULL, *map = NULL;
@@ -156,6 +174,13 @@ tx_tokenizer *tx_open(const char *model_dir, oc_err *err)
         read_beside(model_dir, "special_tokens_map.json", true, &map, err))
         goto done;
     const char *file = o ? "tokenizer.json" : "vocab.*";
+    for (size_t i = 0; !o && i < sizeof models / sizeof models[0]; i++) {
+        if (read_sentencepiece(model_dir, models[i], config, &o, err))
+            goto done;
+        file = o ? models[i] : file;
+    }
+    if (!map)
+        map = json_incref(json_object_get(o, "special_tokens_map"));
     if (!o && !(o = tx_classic_json(model_dir, config, err)))
         goto done;
     t = tx_open_json(o, config, map, err);

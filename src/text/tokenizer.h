@@ -2,7 +2,8 @@
  *
  *     text -> added tokens -> normalizer -> pre-tokenizer -> model -> post-processor -> ids
  *
- * A tokenizer is read from a model folder: `tokenizer.json`, else `vocab.json` + `merges.txt` in CLIP's or
+ * A tokenizer is read from a model folder: `tokenizer.json`, else sentencepiece's `tokenizer.model` or `spiece.model` as LLaMA and T5
+ * use them, else `vocab.json` + `merges.txt` in CLIP's or
  * GPT-2's form, else BERT's `vocab.txt`. A piece of the file that is not known is refused by its name, never
  * guessed. Once open it is immutable: any number of threads may use it at once. */
 #ifndef TX_TOKENIZER_H

@@ -21,6 +21,7 @@ typedef struct unigram {
     int32_t first[256]; /* children of the root */
     int32_t byte_ids[256];
     bool byte_fallback;
+    bool floats; /* sums are rounded as sentencepiece's are, which decides where two ways are all but equal */
 } unigram;
 
 static int32_t child_of(const unigram *u, int32_t from, unsigned char byte)
@@ -52,10 +53,20 @@ static int put_path(unigram *u, const char *s, size_t n, int32_t id, oc_err *err
     return 0;
 }
 
+/* Symbols of sentencepiece's user nearly always win, the longest of them first. */
+static void favour_symbols(unigram *u, const json_t *list, double most)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *pair = json_array_get(list, i);
+        if (json_is_true(json_array_get(pair, 2)))
+            u->scores[i] = (double)json_string_length(json_array_get(pair, 0)) * most - 0.1;
+    }
+}
+
 static int read_pieces(tx_model *m, const json_t *list, oc_err *err)
 {
     unigram *u = m->own;
-    double least = INFINITY;
+    double least = INFINITY, most = -INFINITY;
     if (!json_is_array(list) || json_array_size(list) == 0 || json_array_size(list) > TX_MAX_ID)
         return bs_err(err, "model Unigram: 'vocab' must be a list of pieces with scores");
     u->scores = malloc(json_array_size(list) * sizeof *u->scores);
@@ -63,14 +74,19 @@ static int read_pieces(tx_model *m, const json_t *list, oc_err *err)
         return bs_err(err, "out of memory: %zu pieces", json_array_size(list));
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *pair = json_array_get(list, i), *name = json_array_get(pair, 0), *score = json_array_get(pair, 1);
-        if (!json_is_string(name) || !json_is_number(score))
+        if (!json_is_string(name) || (!json_is_number(score) && !json_is_null(score)))
             return bs_err(err, "model Unigram: piece %zu must be [name, score]", i);
+        if (tx_vocab_put(&m->vocab, json_string_value(name), json_string_length(name), (json_int_t)i, err))
+            return -1;
         u->scores[i] = json_number_value(score);
+        if (json_is_null(score)) /* of sentencepiece: no text spells it */
+            continue;
         least = u->scores[i] < least ? u->scores[i] : least;
-        if (tx_vocab_put(&m->vocab, json_string_value(name), json_string_length(name), (json_int_t)i, err) ||
-            put_path(u, json_string_value(name), json_string_length(name), (int32_t)i, err))
+        most = u->scores[i] > most ? u->scores[i] : most;
+        if (put_path(u, json_string_value(name), json_string_length(name), (int32_t)i, err))
             return -1;
     }
+    favour_symbols(u, list, most);
     u->unknown = least - 10; /* sentencepiece's kUnkPenalty */
     return 0;
 }
@@ -83,7 +99,8 @@ static int unigram_open(tx_model *m, const json_t *o, oc_err *err)
         return bs_err(err, "out of memory: a Unigram model");
     memset(u->first, 0xff, sizeof u->first);
     if (read_pieces(m, json_object_get(o, "vocab"), err) || tx_json_int(o, "model Unigram", "unk_id", -1, &unk, err) ||
-        tx_json_bool(o, "model Unigram", "byte_fallback", false, &u->byte_fallback, err))
+        tx_json_bool(o, "model Unigram", "byte_fallback", false, &u->byte_fallback, err) ||
+        tx_json_bool(o, "model Unigram", "floats", false, &u->floats, err))
         return -1;
     if (unk < -1 || unk >= m->vocab.size)
         return bs_err(err, "model Unigram: unk_id %lld is not in 0..%d", (long long)unk, m->vocab.size - 1);
@@ -116,6 +133,8 @@ static void reach(best *b, size_t from, size_t to, double score, int32_t id)
         b[to] = (best){.score = score, .from = from, .id = id};
 }
 
+static double sum_of(const unigram *u, double a, double b) { return u->floats ? (double)((float)a + (float)b) : a + b; }
+
 static int find_best(const tx_model *m, const char *s, size_t n, best *b, oc_err *err)
 {
     const unigram *u = m->own;
@@ -129,14 +148,14 @@ static int find_best(const tx_model *m, const char *s, size_t n, best *b, oc_err
         for (size_t k = i; k < n && (at = child_of(u, at, (unsigned char)s[k])) >= 0; k++) {
             if (u->nodes[at].id < 0)
                 continue;
-            reach(b, i, k + 1, b[i].score + u->scores[u->nodes[at].id], u->nodes[at].id);
+            reach(b, i, k + 1, sum_of(u, b[i].score, u->scores[u->nodes[at].id]), u->nodes[at].id);
             single = single || k + 1 == i + length;
         }
         if (single)
             continue;
         if (m->unk < 0)
             return bs_err(err, "the text has the character U+%04X, and the tokenizer has no unknown token for it", c);
-        reach(b, i, i + length, b[i].score + u->unknown, m->unk);
+        reach(b, i, i + length, sum_of(u, b[i].score, u->unknown), m->unk);
     }
     return 0;
 }
