@@ -29,7 +29,7 @@ oc_generator *rn_generator_open(oc_engine *e, int context, int batch, kn_kv_type
     if (!g->chooser || rn_speaker_open(&g->speaker, e, context, batch, type, err))
         goto failed;
     for (int i = 0; i < batch; i++)
-        if (rn_chooser_open(&g->chooser[i], e->sizes.vocab, 0, err))
+        if (rn_chooser_open(&g->chooser[i], e->kn, e->sizes.vocab, 0, err))
             goto failed;
     return g;
 failed:
@@ -53,6 +53,15 @@ void oc_generator_close(oc_generator *g)
     bs_free(g);
 }
 
+static int check_ids(const oc_engine *e, const tx_ids *ids, oc_err *err)
+{
+    for (size_t i = 0; i < ids->n; i++)
+        if (ids->p[i] < 0 || ids->p[i] >= e->sizes.vocab)
+            return bs_err(err, "the tokenizer of '%s' gives id %d, the model knows %ld", e->model->folder, ids->p[i],
+                          e->sizes.vocab);
+    return 0;
+}
+
 int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids *ids, oc_err *err)
 {
     const oc_engine *e = g->speaker.engine;
@@ -72,26 +81,23 @@ int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids
         memmove(ids->p, ids->p + (long)ids->n - most, (size_t)most * sizeof *ids->p);
         ids->n = (size_t)most;
     }
-    for (size_t i = 0; i < ids->n; i++)
-        if (ids->p[i] >= e->sizes.vocab)
-            return bs_err(err, "the tokenizer of '%s' gives id %d, the model knows %ld", e->model->folder, ids->p[i],
-                          e->sizes.vocab);
-    return 0;
+    return check_ids(e, ids, err);
 }
 
 /* ---- one answer ------------------------------------------------------------------------------------------- */
 
 /* A prompt and what has followed it so far. */
 typedef struct line {
-    int number;    /* of the prompt; -1: free */
+    int number;    /* of the prompt in this call; -1: free */
     int sequence;  /* -1: none */
     tx_ids ids;    /* prompt, then answer */
     size_t prompt; /* of them */
     long fed;      /* of them are in the cache */
     tx_stream *stream;
     bs_buf text;
-    size_t said; /* bytes of the text that were heard */
-    bool done, stopped; /* by a stop text */
+    size_t said;        /* bytes of the text that were heard */
+    bool done, stopped; /* stopped: by a stop text */
+    bool deaf;          /* who listens wants no more */
 } line;
 
 typedef struct job {
@@ -100,6 +106,7 @@ typedef struct job {
     oc_heard *heard;
     void *arg;
     oc_answer *answers;
+    int first; /* what the first prompt of this call counts as */
     size_t longest_stop;
     line *line; /* [batch] */
     rn_feed *feed;
@@ -124,10 +131,10 @@ static int begin_line(job *j, line *l, int number, const char *prompt)
     l->number = number;
     l->stream = tx_stream_open(s->engine->tokenizer, true, j->err);
     if (!l->stream || rn_encode_prompt(j->g, prompt, j->how->cut, &l->ids, j->err))
-        return bs_err_prefix(j->err, "prompt %d: ", number + 1);
+        return bs_err_prefix(j->err, "prompt %d: ", j->first + number + 1);
     l->prompt = l->ids.n;
     l->sequence = rn_begin(s, &l->ids, &l->fed, j->err);
-    bs_rng_seed(&j->g->chooser[l - j->line].rng, j->how->seed, (uint64_t)number);
+    bs_rng_seed(&j->g->chooser[l - j->line].rng, j->how->seed, (uint64_t)(j->first + number));
     return l->sequence < 0 ? -1 : 0;
 }
 
@@ -154,8 +161,8 @@ static size_t certain(const job *j, const line *l)
 
 static void say(job *j, line *l, size_t to)
 {
-    if (to > l->said && j->heard && !j->heard(j->arg, l->number, l->text.p + l->said, to - l->said))
-        l->done = true;
+    if (to > l->said && j->heard && !l->deaf && !j->heard(j->arg, l->number, l->text.p + l->said, to - l->said))
+        l->done = l->deaf = true;
     l->said = to > l->said ? to : l->said;
 }
 
@@ -235,6 +242,7 @@ static int advance(job *j, bool *any)
         line *l = &j->line[i];
         if (l->number < 0)
             continue;
+        l->fed = rn_still(&j->g->speaker, l->sequence, (long)l->ids.n);
         j->feed[n] = (rn_feed){l->sequence, l->ids.p + l->fed, (long)l->ids.n - l->fed, 1};
         j->at[n++] = i;
         l->fed = (long)l->ids.n;
@@ -270,7 +278,7 @@ static int answer_by_beams(job *j, int number, const char *prompt)
     bs_buf text = {0};
     int result = -1;
     if (rn_encode_prompt(j->g, prompt, j->how->cut, &ids, j->err)) {
-        bs_err_prefix(j->err, "prompt %d: ", number + 1);
+        bs_err_prefix(j->err, "prompt %d: ", j->first + number + 1);
         goto done;
     }
     if (rn_beam_search(j->g, &ids, j->how, &best, &a->logprob, &a->ended, j->err) ||
@@ -301,7 +309,8 @@ static int check(const oc_generator *g, const oc_generation *how, oc_err *err)
 {
     if (how->max_new_tokens < 1)
         return bs_err(err, "max_new_tokens is %d, expected 1 or more", how->max_new_tokens);
-    if (!(how->temperature >= 0) || !(how->top_p > 0) || !(how->min_p >= 0) || how->min_p > 1 || !(how->repetition_penalty > 0))
+    if (!(how->temperature >= 0) || !isfinite(how->temperature) || !(how->top_p > 0) || !(how->min_p >= 0) || how->min_p > 1 ||
+        !(how->repetition_penalty > 0))
         return bs_err(err, "expected temperature >= 0, top_p > 0, min_p from 0 to 1, repetition_penalty > 0");
     if (how->num_beams > 1 && how->temperature > 0)
         return bs_err(err, "a beam search takes the likeliest: no temperature goes with it");
@@ -313,7 +322,13 @@ static int check(const oc_generator *g, const oc_generation *how, oc_err *err)
 int oc_generate(oc_generator *g, const char *const *prompts, int n, const oc_generation *how, oc_heard *heard, void *arg,
                 oc_answer *answers, oc_err *err)
 {
-    job j = {.g = g, .how = how, .heard = heard, .arg = arg, .answers = answers, .err = err};
+    return rn_generate(g, prompts, n, 0, how, heard, arg, answers, err);
+}
+
+int rn_generate(oc_generator *g, const char *const *prompts, int n, int first, const oc_generation *how, oc_heard *heard,
+                void *arg, oc_answer *answers, oc_err *err)
+{
+    job j = {.g = g, .how = how, .heard = heard, .arg = arg, .answers = answers, .first = first, .err = err};
     int result = -1;
     memset(answers, 0, (size_t)n * sizeof *answers);
     if (check(g, how, err))
@@ -348,7 +363,7 @@ done:
 typedef struct scoring {
     const tx_ids *ids;
     long first; /* id that the feed begins with */
-    long vocab;
+    rn_chooser *chooser;
     double sum;
 } scoring;
 
@@ -357,7 +372,7 @@ static void score_next(void *arg, int feed, long index, float *logits)
     (void)feed;
     scoring *s = arg;
     int32_t next = s->ids->p[s->first + index + 1];
-    s->sum += (double)logits[next] - rn_log_sum(logits, s->vocab);
+    s->sum += (double)logits[next] - rn_log_sum(s->chooser, logits);
 }
 
 int oc_score(oc_generator *g, const char *prompt, const char *answer, double *logprob, int *tokens, oc_err *err)
@@ -369,7 +384,7 @@ int oc_score(oc_generator *g, const char *prompt, const char *answer, double *lo
     if (rn_encode_prompt(g, prompt, false, &ids, err))
         goto done;
     size_t first = ids.n;
-    if (tx_encode(s->engine->tokenizer, answer, strlen(answer), false, &ids, err))
+    if (tx_encode(s->engine->tokenizer, answer, strlen(answer), false, &ids, err) || check_ids(s->engine, &ids, err))
         goto done;
     if ((long)ids.n > s->context) {
         bs_err(err, "prompt and answer have %zu tokens, the context is %ld", ids.n, s->context);
@@ -379,15 +394,18 @@ int oc_score(oc_generator *g, const char *prompt, const char *answer, double *lo
     int sequence = rn_begin(s, &begin, &have, err);
     if (sequence < 0)
         goto done;
-    scoring k = {&ids, have, s->engine->sizes.vocab, 0};
+    scoring k = {&ids, have, &g->chooser[0], 0};
     long n = (long)ids.n - have - 1; /* behind the last id nothing is asked */
     rn_feed feed = {sequence, ids.p + have, n, (long)(ids.n - first)};
     result = ids.n > first ? rn_run_feeds(s, &feed, 1, score_next, &k, err) : 0;
     *logprob = k.sum;
     if (tokens)
         *tokens = (int)(ids.n - first);
-    ids.n = (size_t)tn_sequence_length(s->cache, sequence);
-    rn_keep(s, sequence, &ids);
+    ids.n = result ? 0 : (size_t)tn_sequence_length(s->cache, sequence);
+    if (ids.n)
+        rn_keep(s, sequence, &ids);
+    else /* what a pass that failed left there is not to be read */
+        tn_sequence_close(s->cache, sequence);
 done:
     tx_ids_clear(&ids);
     return result;
