@@ -10,11 +10,13 @@ typedef struct job {
     cl_common common;
     cl_texts prompts, stops, answers;
     const char *kv;
+    kn_kv_type type;
     bool from_stdin;
     int context;
     oc_generation how;
     oc_generator *generator;
-    bool shown; /* tokens go to stdout as they come */
+    bool shown;  /* tokens go to stdout as they come */
+    bool missed; /* some prompt has no answer, and it was said why */
 } job;
 
 static void print_ids(const int32_t *ids, int n)
@@ -55,6 +57,23 @@ static bool show(void *arg, int i, const char *bytes, size_t n)
     return !ferror(stdout);
 }
 
+/* How many prompts from `from` on can be answered together; a first one that cannot be is told of, and 0. */
+static int good_ones(job *j, int from, int most)
+{
+    tx_ids ids = {0};
+    oc_err err = {0};
+    int n = 0;
+    while (n < most && from + n < j->prompts.n && !rn_encode_prompt(j->generator, j->prompts.p[from + n], j->how.cut, &ids, &err))
+        n++;
+    if (!n) {
+        bs_err_prefix(&err, "prompt %d: ", from + 1);
+        cl_fail(j->self, &err);
+        j->missed = true;
+    }
+    tx_ids_clear(&ids);
+    return n;
+}
+
 /* Answers come in the order of the prompts, as many at a time as the generator takes. */
 static int answer_prompts(job *j, oc_err *err)
 {
@@ -65,9 +84,9 @@ static int answer_prompts(job *j, oc_err *err)
         return -1;
     j->shown = !j->common.json && j->prompts.n == 1;
     cl_progress_start(&progress, &j->common, "answering");
-    for (int i = 0; !result && i < j->prompts.n; i += batch) {
-        int n = j->prompts.n - i < batch ? j->prompts.n - i : batch;
-        result = oc_generate(j->generator, j->prompts.p + i, n, &j->how, j->shown ? show : NULL, j, a, err);
+    for (int i = 0, n; !result && i < j->prompts.n; i += n ? n : 1) {
+        n = good_ones(j, i, batch);
+        result = n ? rn_generate(j->generator, j->prompts.p + i, n, i, &j->how, j->shown ? show : NULL, j, a, err) : 0;
         for (int k = 0; k < n; k++) {
             if (!result)
                 print_answer(j, i + k, &a[k]);
@@ -103,20 +122,26 @@ static int score_answers(job *j, oc_err *err)
     return 0;
 }
 
-static int run_job(job *j, oc_err *err)
+static bool read_type(job *j)
 {
     static const char *const kinds[] = {"fp32", "fp16", "bf16", "int8"};
     static const kn_kv_type types[] = {KN_KV_F32, KN_KV_F16, KN_KV_BF16, KN_KV_I8};
-    int result = -1, type = 0;
+    for (int i = 0; i < 4; i++)
+        if (!j->kv || !strcmp(j->kv, kinds[i])) {
+            j->type = types[i];
+            return true;
+        }
+    return false;
+}
+
+static int run_job(job *j, oc_err *err)
+{
+    int result = -1;
     bs_buf hold = {0};
-    while (j->kv && type < 4 && strcmp(j->kv, kinds[type]) != 0)
-        type++;
-    if (type == 4)
-        return bs_err(err, "--kv-dtype is '%s', expected fp32, fp16, bf16 or int8", j->kv);
     oc_engine *e = cl_open(&j->common, err);
     if (!e || (j->from_stdin && cl_read_lines(&j->prompts, &hold, "-", true, err)))
         goto done;
-    if (!j->prompts.n && cl_texts_add(&j->prompts, "")) {
+    if (!j->prompts.n && !j->from_stdin && cl_texts_add(&j->prompts, "")) {
         bs_err(err, "out of memory: a prompt");
         goto done;
     }
@@ -125,7 +150,7 @@ static int run_job(job *j, oc_err *err)
     j->how.seed = j->common.seed;
     j->how.stop = j->stops.p;
     j->how.stops = j->stops.n;
-    j->generator = rn_generator_open(e, j->context, batch, types[type], err);
+    j->generator = rn_generator_open(e, j->context, batch, j->type, err);
     result = !j->generator ? -1 : j->answers.n ? score_answers(j, err) : answer_prompts(j, err);
 done:
     bs_buf_clear(&hold);
@@ -164,8 +189,10 @@ static int run(const cl_command *self, int argc, char **argv)
         goto done;
     if (rest.n)
         code = cl_usage(self, "'%s' is no switch: prompts come by --prompt or --stdin", rest.p[0]);
+    else if (!read_type(&j))
+        code = cl_usage(self, "--kv-dtype is '%s', expected fp32, fp16, bf16 or int8", j.kv);
     else
-        code = cl_done(self, run_job(&j, &err) ? cl_fail(self, &err) : CL_OK);
+        code = cl_done(self, run_job(&j, &err) ? cl_fail(self, &err) : j.missed ? CL_FAILED : CL_OK);
 done:
     cl_texts_clear(&rest);
     cl_texts_clear(&j.prompts);

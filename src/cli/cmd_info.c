@@ -8,6 +8,7 @@ typedef struct facts {
     const md_model *m;
     md_sizes sizes;
     size_t arena;
+    size_t per_position; /* bytes that fp32 keys and values of a position take; 0: none are kept */
     long by_dtype[CK_DTYPES];
 } facts;
 
@@ -23,6 +24,11 @@ static int collect(facts *f, const md_model *m, const cl_common *common, oc_err 
     size_t images = rn_plan_images(m, NULL, kn, common->threads ? common->threads : 1, rows, side, side, false);
     size_t texts = rn_plan_texts(m, NULL, kn, common->threads ? common->threads : 1, rows, (int)f->sizes.max_tokens, false);
     f->arena = images > texts ? images : texts;
+    if (md_can(m) & MD_GENERATES) {
+        tn_cache_shape s = {0};
+        m->family->cache(m->m, &s);
+        f->per_position = (size_t)(s.layers * s.kv_heads * (s.key + s.value)) * sizeof(float);
+    }
     for (size_t i = 0; m->store && i < ck_count(m->store); i++)
         f->by_dtype[ck_at(m->store, i)->dtype] += (long)ck_at(m->store, i)->count;
     return 0;
@@ -35,12 +41,17 @@ static void print_json(const facts *f)
         if (f->by_dtype[i])
             printf("%s\"%s\":%ld", n++ ? "," : "", ck_dtype_name(i), f->by_dtype[i]);
     printf("},\"capabilities\":[");
-    unsigned can = md_can(f->m);
-    printf("%s%s%s", can & MD_EMBEDS_IMAGES ? "\"embed_images\"" : "", can == (MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS) ? "," : "",
-           can & MD_EMBEDS_TEXTS ? "\"embed_texts\"" : "");
+    static const char *const names[] = {"embed_images", "embed_texts", "generate"};
+    static const unsigned bits[] = {MD_EMBEDS_IMAGES, MD_EMBEDS_TEXTS, MD_GENERATES};
+    for (int i = 0, n = 0; i < 3; i++)
+        if (md_can(f->m) & bits[i])
+            printf("%s\"%s\"", n++ ? "," : "", names[i]);
     printf("],\"weights_bytes\":%zu,\"arena_bytes\":%zu,\"image_size\":%ld,\"max_tokens\":%ld,\"vocab_size\":%ld,\"embedding\":%"
-           "ld}\n",
+           "ld",
            f->m->weights_bytes, f->arena, f->sizes.image_size, f->sizes.max_tokens, f->sizes.vocab, f->sizes.embedding);
+    if (f->per_position)
+        printf(",\"context\":%ld,\"cache_bytes_per_position\":%zu", f->sizes.context, f->per_position);
+    printf("}\n");
 }
 
 static void print_text(const facts *f, int rows)
@@ -51,6 +62,9 @@ static void print_text(const facts *f, int rows)
         printf("pictures      %ld x %ld\n", f->sizes.image_size, f->sizes.image_size);
     if (f->sizes.max_tokens)
         printf("texts         up to %ld tokens of %ld\n", f->sizes.max_tokens, f->sizes.vocab);
+    if (f->per_position)
+        printf("generates     up to %ld tokens of %ld, %.1f KB of cache each\n", f->sizes.context, f->sizes.vocab,
+               (double)f->per_position / 1e3);
     if (f->sizes.embedding)
         printf("embedding     %ld\n", f->sizes.embedding);
 }
@@ -95,5 +109,6 @@ done:
 const cl_command cmd_info = {
     "info", "what a model is, can, weighs and needs", "MODEL",
     "  ocelli info starter\n  ocelli info --json --batch 8 ./clip-vit-large-patch14\n  ocelli info --weights starter\n\n"
-    "families: clip (CLIPModel, its towers alone, open_clip's own layout), chinese_clip, siglip, bert, llama, mistral, phi3, gpt2, opt, t5\n",
+    "families: clip (CLIPModel, its towers alone, open_clip's own layout), chinese_clip, siglip, bert, llama, mistral, phi3, "
+    "gpt2, opt, t5\n",
     run};

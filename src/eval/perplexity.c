@@ -3,8 +3,6 @@
 
 #include <math.h>
 
-#include "../run/sampling.h"
-
 typedef struct window {
     const int32_t *ids;
     long n, counted; /* the last tokens, that no window had before */
@@ -22,7 +20,9 @@ typedef struct reading {
 static void hear(void *arg, int feed, long index, float *logits)
 {
     reading *r = arg;
-    r->sum -= (double)logits[r->w[feed].ids[index + 1]] - rn_log_sum(logits, r->s->engine->sizes.vocab);
+    const oc_engine *e = r->s->engine;
+    double next = (double)logits[r->w[feed].ids[index + 1]];
+    r->sum += (double)e->kn->softmax(e->sizes.vocab, logits, logits) - next;
     r->tokens++;
 }
 

@@ -96,7 +96,8 @@ failed:
 static void sizes(const void *p, md_sizes *s)
 {
     const gpt2 *m = p;
-    *s = (md_sizes){.context = m->positions, .vocab = m->vocab, .bos = m->bos, .eos = m->eos, .pad = -1};
+    long context = m->has_head ? m->positions : 0; /* without a head nothing is generated */
+    *s = (md_sizes){.context = context, .vocab = m->vocab, .bos = m->bos, .eos = m->eos, .pad = -1};
 }
 
 static void cache(const void *p, tn_cache_shape *s)

@@ -86,7 +86,9 @@ enum { WIDEST = 1 << 20, DEEPEST = 1024 };
 
 static int read_shape(const ck_config *c, const md_lm_defaults *f, bl_decoder *d, int *context, oc_err *err)
 {
-    int vocab = f->vocab, width = f->width, hidden = f->hidden, heads = f->heads, kv = 0, head = 0, window = 0;
+    int vocab = f->vocab, width = f->width, hidden = f->hidden, heads = f->heads, head = 0;
+    int kv = ck_get(c, "num_key_value_heads") ? 0 : f->kv_heads; /* null: as many as heads */
+    int window = f->windowed && !ck_get(c, "sliding_window") ? f->window : 0;
     const char *act = "silu";
     d->layers = f->layers;
     d->eps = f->eps;
@@ -101,7 +103,7 @@ static int read_shape(const ck_config *c, const md_lm_defaults *f, bl_decoder *d
         ck_bool(c, "tie_word_embeddings", &d->tied, err) ||
         (f->windowed && ck_int(c, "sliding_window", &window, 1, 1 << 28, err)))
         return -1;
-    kv = kv ? kv : f->kv_heads && !ck_has(c, "num_attention_heads") ? f->kv_heads : heads;
+    kv = kv ? kv : heads;
     if (heads % kv)
         return ck_config_wrong(c, "num_key_value_heads", err, "a divisor of the %d heads", heads);
     if (!head && width % heads)

@@ -40,6 +40,7 @@ typedef struct md_lm {
 } md_lm;
 typedef struct md_lm_defaults {
     int vocab, width, hidden, layers, heads, kv_heads, context; /* kv_heads 0: as many as heads */
+    int window;                                                 /* of a config without sliding_window; null there means none */
     float eps;
     double theta;
     bool fused, windowed; /* Phi-3's layout; does sliding_window count? */

@@ -14,7 +14,8 @@ static void *create(const ck_config *c, oc_err *err)
                                             .context = 131072,
                                             .eps = 1e-6f,
                                             .theta = 10000,
-                                            .windowed = true};
+                                            .windowed = true,
+                                            .window = 4096};
     return md_lm_create(c, &defaults, err);
 }
 

@@ -24,6 +24,15 @@ static int number(const source *s, const char *key, double *value, double lo, do
     return ck_double(s->root, key, value, lo, hi, err);
 }
 
+/* The config's own comes first, as Phi-3 says it there. */
+static int original_of(const source *s, double *original, oc_err *err)
+{
+    static const char key[] = "original_max_position_embeddings";
+    *original = (double)s->context;
+    return ck_has(s->root, key) ? ck_double(s->root, key, original, 1, 1e9, err)
+                                : ck_double(s->scaling, key, original, 1, 1e9, err);
+}
+
 static int read_source(const ck_config *c, long head, long context, double theta, source *s, oc_err *err)
 {
     double part = 1;
@@ -46,9 +55,9 @@ static int read_source(const ck_config *c, long head, long context, double theta
 /* Long waves are stretched, short ones kept, those between blended (Llama 3.1). */
 static int scale_llama3(const source *s, md_rotary *r, oc_err *err)
 {
-    double low = 1, high = 4, original = 8192;
+    double low = 1, high = 4, original;
     if (number(s, "low_freq_factor", &low, 1e-6, 1e6, err) || number(s, "high_freq_factor", &high, 1e-6, 1e6, err) ||
-        number(s, "original_max_position_embeddings", &original, 1, 1e9, err))
+        original_of(s, &original, err))
         return -1;
     for (long i = 0; i < r->half; i++) {
         double wave = 2 * 3.14159265358979323846 / r->frequency[i], smooth = (original / wave - low) / (high - low);
@@ -68,12 +77,12 @@ static double dimension_of(const source *s, double turns, double original)
 
 static int scale_yarn(const source *s, md_rotary *r, oc_err *err)
 {
-    double fast = 32, slow = 1, original = (double)s->context, attention = 0, all = 0, some = 0;
+    double fast = 32, slow = 1, original, attention = 0, all = 0, some = 0;
     bool whole = true;
     if (number(s, "beta_fast", &fast, 1e-6, 1e6, err) || number(s, "beta_slow", &slow, 1e-6, 1e6, err) ||
-        number(s, "original_max_position_embeddings", &original, 1, 1e9, err) ||
-        number(s, "attention_factor", &attention, 0, 1e6, err) || number(s, "mscale", &some, 0, 1e6, err) ||
-        number(s, "mscale_all_dim", &all, 0, 1e6, err) || ck_bool(s->scaling, "truncate", &whole, err))
+        original_of(s, &original, err) || number(s, "attention_factor", &attention, 0, 1e6, err) ||
+        number(s, "mscale", &some, 0, 1e6, err) || number(s, "mscale_all_dim", &all, 0, 1e6, err) ||
+        ck_bool(s->scaling, "truncate", &whole, err))
         return -1;
     double low = dimension_of(s, fast, original), high = dimension_of(s, slow, original);
     low = fmax(whole ? floor(low) : low, 0);
@@ -109,8 +118,8 @@ static int divide(const ck_config *scaling, const char *key, long half, const do
 
 static int scale_long(const source *s, md_rotary *r, oc_err *err)
 {
-    double original = (double)s->context, stretch = 0, attention = 0;
-    if (number(s, "original_max_position_embeddings", &original, 1, 1e9, err) || number(s, "factor", &stretch, 0, 1e6, err) ||
+    double original, stretch = 0, attention = 0;
+    if (original_of(s, &original, err) || number(s, "factor", &stretch, 0, 1e6, err) ||
         number(s, "attention_factor", &attention, 0, 1e6, err))
         return -1;
     if (ck_has(s->root, "original_max_position_embeddings") || stretch <= 0)

@@ -37,8 +37,8 @@ typedef struct search {
     finished *end;
     candidate *best; /* [wide], falling */
     int candidates;
-    tx_ids all; /* of the beam at hand, for penalties */
-    int *at;    /* which beam a feed is of */
+    tx_ids *all; /* [beams] the prompt with what followed, where all of it is needed */
+    int *at;     /* which beam a feed is of */
     oc_err *err;
     bool failed;
 } search;
@@ -58,20 +58,29 @@ static void offer(search *s, candidate c)
     s->best[i] = c;
 }
 
+/* Prompt and beam, one behind the other. */
+static int whole(const search *s, const beam *b, tx_ids *to)
+{
+    to->n = 0;
+    for (size_t i = 0; i < s->prompt->n + b->ids.n; i++)
+        if (tx_ids_put(to, i < s->prompt->n ? s->prompt->p[i] : b->ids.p[i - s->prompt->n], s->err))
+            return -1;
+    return 0;
+}
+
 static void hear(void *arg, int feed, long index, float *logits)
 {
     (void)index;
     search *s = arg;
     const beam *b = &s->run[s->at[feed]];
     rn_chooser *c = &s->g->chooser[0];
-    double log_sum = rn_log_sum(logits, c->vocab);
+    double log_sum = rn_log_sum(c, logits);
     for (long i = 0; i < c->vocab; i++)
         logits[i] = (float)((double)logits[i] - log_sum);
     if (s->how->repetition_penalty != 1) {
-        s->all.n = 0;
-        for (size_t i = 0; i < s->prompt->n + b->ids.n; i++)
-            s->failed |= tx_ids_put(&s->all, i < s->prompt->n ? s->prompt->p[i] : b->ids.p[i - s->prompt->n], s->err) != 0;
-        rn_penalise(c, logits, s->all.p, s->all.n, s->how->repetition_penalty);
+        tx_ids *all = &s->all[s->at[feed]];
+        s->failed |= whole(s, b, all) != 0;
+        rn_penalise(c, logits, all->p, all->n, s->how->repetition_penalty);
     }
     for (long i = 0; i < c->vocab; i++)
         offer(s, (candidate){b->sum + (double)logits[i], s->at[feed], (int32_t)i});
@@ -92,13 +101,14 @@ static int finish(search *s, const candidate *c, bool ended)
     double length = (double)s->run[c->beam].ids.n + 1, score = c->sum / pow(length, (double)s->how->length_penalty);
     if (score <= s->end[s->beams - 1].score)
         return 0;
-    finished last = s->end[s->beams - 1];
+    finished *last = &s->end[s->beams - 1];
     int i = s->beams - 1;
-    if (copy(&last.ids, &s->run[c->beam].ids, c->id, s->err))
+    if (copy(&last->ids, &s->run[c->beam].ids, c->id, s->err))
         return -1;
+    tx_ids ids = last->ids;
     for (; i > 0 && score > s->end[i - 1].score; i--)
         s->end[i] = s->end[i - 1];
-    s->end[i] = (finished){last.ids, c->sum, score, true, ended};
+    s->end[i] = (finished){ids, c->sum, score, true, ended};
     return 0;
 }
 
@@ -166,6 +176,20 @@ static int step(search *s, const rn_feed *feed, int n, bool *more)
     return choose(s, more);
 }
 
+/* The newest token of beam i, or all of it where nothing that was computed holds any longer. */
+static int feed_beam(search *s, int i, rn_feed *to)
+{
+    const beam *b = &s->run[i];
+    long n = (long)(s->prompt->n + b->ids.n);
+    *to = (rn_feed){b->sequence, b->ids.p + b->ids.n - 1, 1, 1, s->memory};
+    if (rn_still(&s->g->speaker, b->sequence, n) == n - 1)
+        return 0;
+    if (whole(s, b, &s->all[i]))
+        return -1;
+    *to = (rn_feed){b->sequence, s->all[i].p, n, 1, s->memory};
+    return 0;
+}
+
 static int run(search *s, rn_feed *feed)
 {
     long have = 0;
@@ -181,7 +205,8 @@ static int run(search *s, rn_feed *feed)
         int n = 0;
         for (int i = 0; i < s->beams; i++)
             if (s->run[i].sequence >= 0) {
-                feed[n] = (rn_feed){s->run[i].sequence, s->run[i].ids.p + s->run[i].ids.n - 1, 1, 1, s->memory};
+                if (feed_beam(s, i, &feed[n]))
+                    return -1;
                 s->at[n++] = i;
             }
         if (step(s, feed, n, &more))
@@ -198,7 +223,8 @@ static int open_search(search *s)
     s->end = bs_calloc(n, sizeof *s->end, "beams", s->err);
     s->best = bs_calloc((size_t)s->wide, sizeof *s->best, "beams", s->err);
     s->at = bs_calloc(n, sizeof *s->at, "beams", s->err);
-    if (!s->run || !s->next || !s->end || !s->best || !s->at)
+    s->all = bs_calloc(n, sizeof *s->all, "beams", s->err);
+    if (!s->run || !s->next || !s->end || !s->best || !s->at || !s->all)
         return -1;
     for (int i = 0; i < s->beams; i++) {
         s->run[i] = s->next[i] = (beam){.sequence = -1, .sum = NEVER};
@@ -216,6 +242,8 @@ static void close_search(search *s)
             tx_ids_clear(&s->run[i].ids);
             tx_ids_clear(&s->next[i].ids);
         }
+        if (s->all)
+            tx_ids_clear(&s->all[i]);
     }
     if (s->run && s->next) {
         close_beams(s, s->run);
@@ -223,12 +251,12 @@ static void close_search(search *s)
     }
     if (s->memory >= 0)
         tn_sequence_close(s->g->speaker.memory, s->memory);
-    tx_ids_clear(&s->all);
     bs_free(s->run);
     bs_free(s->next);
     bs_free(s->end);
     bs_free(s->best);
     bs_free(s->at);
+    bs_free(s->all);
 }
 
 int rn_beam_search(oc_generator *g, tx_ids *prompt, const oc_generation *how, tx_ids *best, double *logprob, bool *ended,
@@ -247,8 +275,7 @@ int rn_beam_search(oc_generator *g, tx_ids *prompt, const oc_generation *how, tx
         *ended = s.end[0].ended;
         s.end[0].ids = (tx_ids){0};
     }
-    if (s.run && s.next && s.end)
-        close_search(&s);
+    close_search(&s);
     bs_free(feed);
     return result;
 }

@@ -30,7 +30,7 @@ oc_generator *rn_generator_open(oc_engine *e, int context, int batch, kn_kv_type
     if (!g->tokenizer || rn_speaker_open(&g->speaker, e, context, batch, 0, type, err))
         goto failed;
     for (int i = 0; i < batch; i++)
-        if (rn_chooser_open(&g->chooser[i], e->sizes.vocab, 0, err))
+        if (rn_chooser_open(&g->chooser[i], e->kn, e->sizes.vocab, 0, err))
             goto failed;
     return g;
 failed:
@@ -54,6 +54,15 @@ void oc_generator_close(oc_generator *g)
     bs_free(g);
 }
 
+static int check_ids(const oc_engine *e, const tx_ids *ids, oc_err *err)
+{
+    for (size_t i = 0; i < ids->n; i++)
+        if (ids->p[i] < 0 || ids->p[i] >= e->sizes.vocab)
+            return bs_err(err, "the tokenizer of '%s' gives id %d, the model knows %ld", e->model->folder, ids->p[i],
+                          e->sizes.vocab);
+    return 0;
+}
+
 int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids *ids, oc_err *err)
 {
     const oc_engine *e = g->speaker.engine;
@@ -71,11 +80,7 @@ int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids
         memmove(ids->p, ids->p + (long)ids->n - most, (size_t)most * sizeof *ids->p);
         ids->n = (size_t)most;
     }
-    for (size_t i = 0; i < ids->n; i++)
-        if (ids->p[i] >= e->sizes.vocab)
-            return bs_err(err, "the tokenizer of '%s' gives id %d, the model knows %ld", e->model->folder, ids->p[i],
-                          e->sizes.vocab);
-    return 0;
+    return check_ids(e, ids, err);
 }
 
 int rn_start(oc_generator *g, tx_ids *ids, int *memory, long *have, oc_err *err)
@@ -94,7 +99,7 @@ int rn_start(oc_generator *g, tx_ids *ids, int *memory, long *have, oc_err *err)
 
 /* A prompt and what has followed it so far. */
 typedef struct line {
-    int number;   /* of the prompt; -1: free */
+    int number;   /* of the prompt in this call; -1: free */
     int sequence; /* -1: none; likewise memory */
     int memory;
     tx_ids ids;    /* prompt, then answer */
@@ -103,7 +108,8 @@ typedef struct line {
     tx_stream *stream;
     bs_buf text;
     size_t said;        /* bytes of the text that were heard */
-    bool done, stopped; /* by a stop text */
+    bool done, stopped; /* stopped: by a stop text */
+    bool deaf;          /* who listens wants no more */
 } line;
 
 typedef struct job {
@@ -112,6 +118,7 @@ typedef struct job {
     oc_heard *heard;
     void *arg;
     oc_answer *answers;
+    int first; /* what the first prompt of this call counts as */
     size_t longest_stop;
     line *line; /* [batch] */
     rn_feed *feed;
@@ -137,10 +144,10 @@ static int begin_line(job *j, line *l, int number, const char *prompt)
     l->number = number;
     l->stream = tx_stream_open(j->g->tokenizer, true, j->err);
     if (!l->stream || rn_encode_prompt(j->g, prompt, j->how->cut, &l->ids, j->err))
-        return bs_err_prefix(j->err, "prompt %d: ", number + 1);
+        return bs_err_prefix(j->err, "prompt %d: ", j->first + number + 1);
     l->sequence = rn_start(j->g, &l->ids, &l->memory, &l->fed, j->err);
     l->prompt = l->ids.n;
-    bs_rng_seed(&j->g->chooser[l - j->line].rng, j->how->seed, (uint64_t)number);
+    bs_rng_seed(&j->g->chooser[l - j->line].rng, j->how->seed, (uint64_t)(j->first + number));
     return l->sequence < 0 ? -1 : 0;
 }
 
@@ -167,8 +174,8 @@ static size_t certain(const job *j, const line *l)
 
 static void say(job *j, line *l, size_t to)
 {
-    if (to > l->said && j->heard && !j->heard(j->arg, l->number, l->text.p + l->said, to - l->said))
-        l->done = true;
+    if (to > l->said && j->heard && !l->deaf && !j->heard(j->arg, l->number, l->text.p + l->said, to - l->said))
+        l->done = l->deaf = true;
     l->said = to > l->said ? to : l->said;
 }
 
@@ -250,6 +257,7 @@ static int advance(job *j, bool *any)
         line *l = &j->line[i];
         if (l->number < 0)
             continue;
+        l->fed = rn_still(&j->g->speaker, l->sequence, (long)l->ids.n);
         j->feed[n] = (rn_feed){l->sequence, l->ids.p + l->fed, (long)l->ids.n - l->fed, 1, l->memory};
         j->at[n++] = i;
         l->fed = (long)l->ids.n;
@@ -285,7 +293,7 @@ static int answer_by_beams(job *j, int number, const char *prompt)
     bs_buf text = {0};
     int result = -1;
     if (rn_encode_prompt(j->g, prompt, j->how->cut, &ids, j->err)) {
-        bs_err_prefix(j->err, "prompt %d: ", number + 1);
+        bs_err_prefix(j->err, "prompt %d: ", j->first + number + 1);
         goto done;
     }
     if (rn_beam_search(j->g, &ids, j->how, &best, &a->logprob, &a->ended, j->err) ||
@@ -316,7 +324,8 @@ static int check(const oc_generator *g, const oc_generation *how, oc_err *err)
 {
     if (how->max_new_tokens < 1)
         return bs_err(err, "max_new_tokens is %d, expected 1 or more", how->max_new_tokens);
-    if (!(how->temperature >= 0) || !(how->top_p > 0) || !(how->min_p >= 0) || how->min_p > 1 || !(how->repetition_penalty > 0))
+    if (!(how->temperature >= 0) || !isfinite(how->temperature) || !(how->top_p > 0) || !(how->min_p >= 0) || how->min_p > 1 ||
+        !(how->repetition_penalty > 0))
         return bs_err(err, "expected temperature >= 0, top_p > 0, min_p from 0 to 1, repetition_penalty > 0");
     if (how->num_beams > 1 && how->temperature > 0)
         return bs_err(err, "a beam search takes the likeliest: no temperature goes with it");
@@ -328,7 +337,13 @@ static int check(const oc_generator *g, const oc_generation *how, oc_err *err)
 int oc_generate(oc_generator *g, const char *const *prompts, int n, const oc_generation *how, oc_heard *heard, void *arg,
                 oc_answer *answers, oc_err *err)
 {
-    job j = {.g = g, .how = how, .heard = heard, .arg = arg, .answers = answers, .err = err};
+    return rn_generate(g, prompts, n, 0, how, heard, arg, answers, err);
+}
+
+int rn_generate(oc_generator *g, const char *const *prompts, int n, int first, const oc_generation *how, oc_heard *heard,
+                void *arg, oc_answer *answers, oc_err *err)
+{
+    job j = {.g = g, .how = how, .heard = heard, .arg = arg, .answers = answers, .first = first, .err = err};
     int result = -1;
     memset(answers, 0, (size_t)n * sizeof *answers);
     if (check(g, how, err))
@@ -363,7 +378,7 @@ done:
 typedef struct scoring {
     const tx_ids *ids;
     long first; /* id that the feed begins with */
-    long vocab;
+    rn_chooser *chooser;
     double sum;
 } scoring;
 
@@ -372,7 +387,7 @@ static void score_next(void *arg, int feed, long index, float *logits)
     (void)feed;
     scoring *s = arg;
     int32_t next = s->ids->p[s->first + index + 1];
-    s->sum += (double)logits[next] - rn_log_sum(logits, s->vocab);
+    s->sum += (double)logits[next] - rn_log_sum(s->chooser, logits);
 }
 
 int oc_score(oc_generator *g, const char *prompt, const char *answer, double *logprob, int *tokens, oc_err *err)
@@ -386,21 +401,21 @@ int oc_score(oc_generator *g, const char *prompt, const char *answer, double *lo
         goto done;
     sequence = rn_start(g, &ids, &memory, &have, err);
     size_t first = ids.n;
-    if (sequence < 0 || tx_encode(g->tokenizer, answer, strlen(answer), false, &ids, err))
+    if (sequence < 0 || tx_encode(g->tokenizer, answer, strlen(answer), false, &ids, err) || check_ids(s->engine, &ids, err))
         goto done;
     if ((long)ids.n > s->context) {
         bs_err(err, "prompt and answer have %zu tokens, the context is %ld", ids.n, s->context);
         goto done;
     }
-    scoring k = {&ids, have, s->engine->sizes.vocab, 0};
+    scoring k = {&ids, have, &g->chooser[0], 0};
     long n = (long)ids.n - have - 1; /* behind the last id nothing is asked */
     rn_feed feed = {sequence, ids.p + have, n, (long)(ids.n - first), memory};
     result = ids.n > first ? rn_run_feeds(s, &feed, 1, score_next, &k, err) : 0;
     *logprob = k.sum;
     if (tokens)
         *tokens = (int)(ids.n - first);
-    ids.n = (size_t)tn_sequence_length(s->cache, sequence);
-    if (memory < 0) {
+    ids.n = result ? 0 : (size_t)tn_sequence_length(s->cache, sequence);
+    if (memory < 0 && ids.n) { /* what a pass that failed left there is not to be read */
         rn_keep(s, sequence, &ids);
         sequence = -1;
     }

@@ -14,6 +14,9 @@ struct oc_generator {
 
 /* As oc_generator_open, with a cache of another type. */
 oc_generator *rn_generator_open(oc_engine *e, int context, int batch, kn_kv_type type, oc_err *err);
+/* As oc_generate, of prompts that are some of many: the first counts as number `first`, for its draws and in what errors say. */
+int rn_generate(oc_generator *g, const char *const *prompts, int n, int first, const oc_generation *how, oc_heard *heard,
+                void *arg, oc_answer *answers, oc_err *err);
 /* A prompt's ids as the model takes them: with the tokenizer's own special tokens, and room for one more; `cut` leaves out the beginning. */
 int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids *ids, oc_err *err);
 /* A sequence that begins with the prompt. For an encoder-decoder *memory is what it remembers of the prompt, and ids become the token that begins an answer;

@@ -4,13 +4,15 @@
 #include <math.h>
 #include <string.h>
 
-int rn_chooser_open(rn_chooser *c, long vocab, uint64_t seed, oc_err *err)
+int rn_chooser_open(rn_chooser *c, const kn_table *kn, long vocab, uint64_t seed, oc_err *err)
 {
-    *c = (rn_chooser){.vocab = vocab};
-    c->heap = bs_alloc((size_t)vocab * sizeof *c->heap, "room to choose a token", err);
-    c->stamp = bs_calloc((size_t)vocab, sizeof *c->stamp, "room to choose a token", err);
+    static const char what[] = "room to choose a token";
+    *c = (rn_chooser){.kn = kn, .vocab = vocab};
+    c->share = bs_alloc((size_t)vocab * sizeof *c->share, what, err);
+    c->heap = bs_alloc((size_t)vocab * sizeof *c->heap, what, err);
+    c->stamp = bs_calloc((size_t)vocab, sizeof *c->stamp, what, err);
     bs_rng_seed(&c->rng, seed, 0);
-    if (c->heap && c->stamp)
+    if (c->share && c->heap && c->stamp)
         return 0;
     rn_chooser_close(c);
     return -1;
@@ -18,6 +20,7 @@ int rn_chooser_open(rn_chooser *c, long vocab, uint64_t seed, oc_err *err)
 
 void rn_chooser_close(rn_chooser *c)
 {
+    bs_free(c->share);
     bs_free(c->heap);
     bs_free(c->stamp);
     *c = (rn_chooser){0};
@@ -37,22 +40,17 @@ void rn_penalise(rn_chooser *c, float *logits, const int32_t *seen, size_t n, fl
     }
 }
 
-static long largest(const float *x, long n)
+/* The first of the largest. */
+static long largest(const rn_chooser *c, const float *x)
 {
-    long best = 0;
-    for (long i = 1; i < n; i++)
-        if (x[i] > x[best])
-            best = i;
-    return best;
+    float most = c->kn->max(c->vocab, x);
+    long i = 0;
+    while (i < c->vocab - 1 && x[i] != most)
+        i++;
+    return i;
 }
 
-double rn_log_sum(const float *x, long n)
-{
-    double most = x[largest(x, n)], sum = 0;
-    for (long i = 0; i < n; i++)
-        sum += exp((double)x[i] - most);
-    return most + log(sum);
-}
+double rn_log_sum(rn_chooser *c, const float *x) { return (double)c->kn->softmax(c->vocab, x, c->share); }
 
 /* ---- a heap of tokens, the likeliest on top; of equals the smaller id ---------------------------------------- */
 
@@ -85,32 +83,22 @@ static int pop(const float *x, int *heap, long n)
     return top;
 }
 
-/* Tokens stay as long as those before them have less than top_p together, and have min_p of the first's own chance. Of the heap's n they end up as its last ones,
- * the likeliest at the very end; their number. */
-static long keep(const float *x, int *heap, long n, const oc_generation *g, double log_sum)
+/* Tokens stay as long as those before them have less than top_p together, and have min_p of the first one's chance. Of the heap's n they end up as its
+ * last ones, the likeliest at the very end; their number. p are shares of all tokens; top_p counts those of the top_k. */
+static long keep(const float *x, const float *p, int *heap, long n, const oc_generation *g)
 {
-    long most = g->top_k > 0 && g->top_k < n ? g->top_k : n, kept = 0;
-    double before = 0, first = 0;
-    if (g->top_k > 0 && g->top_k < n && g->top_p < 1) { /* what top_p counts is what top_k left */
-        double sum = 0;
-        for (long k = 0; k < most; k++)
-            sum += exp((double)x[pop(x, heap, n - k)] - log_sum);
-        for (long k = 0; k < most; k++, kept++) {
-            double p = exp((double)x[heap[n - 1 - k]] - log_sum) / sum;
-            first = k ? first : p;
-            if (k && (before >= g->top_p || p < g->min_p * first))
-                break;
-            before += p;
-        }
-        return kept;
-    }
+    bool few = g->top_k > 0 && g->top_k < n;
+    long most = few ? g->top_k : n, popped = 0, kept = 0;
+    double sum = few ? 0 : 1, before = 0, first = (double)p[heap[0]];
+    while (few && popped < most)
+        sum += (double)p[pop(x, heap, n - popped++)];
     for (; kept < most; kept++) {
-        double p = exp((double)x[heap[0]] - log_sum);
-        first = kept ? first : p;
-        if (kept && (before >= g->top_p || p < g->min_p * first))
+        double share = (double)p[kept < popped ? heap[n - 1 - kept] : heap[0]];
+        if (kept && ((g->top_p < 1 && before >= (double)g->top_p * sum) || share < (double)g->min_p * first))
             break;
-        pop(x, heap, n - kept);
-        before += p;
+        if (kept == popped)
+            pop(x, heap, n - popped++);
+        before += share;
     }
     return kept;
 }
@@ -122,39 +110,58 @@ static double random_share(bs_rng *r)
     return (double)((high << 32 | low) >> 11) * 0x1p-53;
 }
 
-static int32_t draw(rn_chooser *c, const float *x, const oc_generation *g)
+/* Puts those into the heap that may be kept: of so little a share that all like it have less than 1 - top_p together, or less than min_p of the
+ * largest's, none is. */
+static long candidates(rn_chooser *c, const float *x, const oc_generation *g)
 {
-    long n = c->vocab;
-    double log_sum = rn_log_sum(x, n), sum = 0, at;
-    for (long i = 0; i < n; i++)
-        c->heap[i] = (int)i;
+    const float *p = c->share;
+    float least = g->min_p * c->kn->max(c->vocab, p), rare = g->top_k > 0 ? 0 : (1 - g->top_p) / (float)c->vocab;
+    long n = 0;
+    least = 0.999f * (least > rare ? least : rare);
+    for (int i = 0; i < c->vocab; i++)
+        if (p[i] >= least)
+            c->heap[n++] = i;
     for (long i = n / 2 - 1; i >= 0; i--)
         sink(x, c->heap, n, i);
-    bool all = g->top_k <= 0 && g->top_p >= 1 && g->min_p <= 0;
-    long kept = all ? n : keep(x, c->heap, n, g, log_sum);
-    const int *last = c->heap + n - kept;
-    for (long i = 0; i < kept; i++)
-        sum += exp((double)x[last[i]] - log_sum);
+    return n;
+}
+
+static int32_t draw_of(rn_chooser *c, const int *id, long n)
+{
+    const float *p = c->share;
+    double sum = 0, at;
+    for (long i = 0; i < n; i++)
+        sum += (double)p[id ? id[i] : i];
     at = random_share(&c->rng) * sum;
-    for (long i = kept - 1; i > 0; i--) {
-        at -= exp((double)x[last[i]] - log_sum);
+    for (long i = n - 1; i > 0; i--) {
+        at -= (double)p[id ? id[i] : i];
         if (at < 0)
-            return last[i];
+            return id ? id[i] : (int32_t)i;
     }
-    return last[0];
+    return id ? id[0] : 0;
+}
+
+static int32_t draw(rn_chooser *c, const float *x, const oc_generation *g)
+{
+    if (g->top_k <= 0 && g->top_p >= 1 && g->min_p <= 0)
+        return draw_of(c, NULL, c->vocab);
+    long n = candidates(c, x, g), kept = keep(x, c->share, c->heap, n, g);
+    return draw_of(c, c->heap + n - kept, kept);
 }
 
 int32_t rn_choose(rn_chooser *c, float *x, const oc_generation *g, double *logprob)
 {
-    double log_sum = rn_log_sum(x, c->vocab);
-    if (g->temperature <= 0) {
-        long best = largest(x, c->vocab);
-        *logprob = (double)x[best] - log_sum;
-        return (int32_t)best;
+    double log_sum = rn_log_sum(c, x);
+    long id = largest(c, x);
+    float most = x[id];
+    if (g->temperature > 0) { /* below the largest, as nothing may be beyond what a float holds */
+        for (long i = 0; i < c->vocab; i++)
+            x[i] = (x[i] - most) / g->temperature;
+        c->kn->softmax(c->vocab, x, c->share);
+        id = draw(c, x, g);
+        *logprob = (double)x[id] * (double)g->temperature + (double)most - log_sum;
+    } else {
+        *logprob = (double)most - log_sum;
     }
-    for (long i = 0; i < c->vocab; i++)
-        x[i] /= g->temperature;
-    int32_t id = draw(c, x, g);
-    *logprob = (double)x[id] * (double)g->temperature - log_sum;
-    return id;
+    return (int32_t)id;
 }

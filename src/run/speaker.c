@@ -165,6 +165,15 @@ static bool is_far(const rn_speaker *s, const rn_feed *f, long before)
     return far && before + f->n > far;
 }
 
+long rn_still(rn_speaker *s, int sequence, long total)
+{
+    long far = s->engine->sizes.far, has = tn_sequence_length(s->cache, sequence);
+    if (!far || has > far || total <= far)
+        return has;
+    tn_sequence_resize(s->cache, sequence, 0, NULL); /* gives pages back, which cannot fail */
+    return 0;
+}
+
 /* Puts as many ids as fit into the batch; what was fed of a feed before this pass is in its sequence already. */
 static int fill(rn_speaker *s, const rn_feed *feed, int n, place *p, tn_steps *steps, oc_err *err)
 {
@@ -250,9 +259,11 @@ static int pass(rn_speaker *s, const tn_steps *steps, tn_t *y, oc_err *err)
     return s->cx.failed ? bs_err(err, "%s", s->cx.err.text) : 0;
 }
 
-static bool all_finite(const float *x, long n)
+static bool all_finite(const kn_table *t, const float *x, long n)
 {
-    float sum = 0; /* 0 * x is NaN exactly for what is not finite */
+    if (isfinite(t->sum(n, x)))
+        return true;
+    float sum = 0; /* large ones may add up to infinity, but 0 * x is NaN exactly for what is not finite */
     for (long i = 0; i < n; i++)
         sum += 0 * x[i];
     return sum == 0;
@@ -267,7 +278,7 @@ int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void 
             return -1;
         for (long i = 0; i < s->batch.wanted_n; i++) {
             float *logits = y.v + i * tn_last(y);
-            if (!all_finite(logits, tn_last(y)))
+            if (!all_finite(s->engine->kn, logits, tn_last(y)))
                 return md_check_finite(s->engine->model, err)
                            ? -1
                            : bs_err(err, "the model '%s' gives values that are not finite", s->engine->model->folder);

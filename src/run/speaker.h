@@ -62,6 +62,9 @@ bool rn_ends(const rn_speaker *s, int32_t id);
 int rn_remember(rn_speaker *s, const tx_ids *prompt, oc_err *err);
 /* A sequence that begins as `ids` do, as far as one that was kept does, and *have of them: at least one id is left to be fed. */
 int rn_begin(rn_speaker *s, const tx_ids *ids, long *have, oc_err *err);
+/* How many positions still hold when a sequence becomes `total` long: all it has, or none where a model turns longer texts by other frequencies from
+ * the beginning on (then it is emptied, and all ids are to be fed again). */
+long rn_still(rn_speaker *s, int sequence, long total);
 /* Leaves a sequence that holds exactly `ids` to whoever comes next. Takes both. */
 void rn_keep(rn_speaker *s, int sequence, tx_ids *ids);
 
