@@ -89,10 +89,15 @@ bool bl_activation(const char *name, kn_act *f)
     static const struct {
         const char *name;
         kn_act f;
-    } known[] = {{"gelu", KN_GELU},           {"quick_gelu", KN_QUICK_GELU},
-                 {"gelu_new", KN_GELU_TANH},  {"gelu_pytorch_tanh", KN_GELU_TANH},
-                 {"gelu_fast", KN_GELU_TANH}, {"silu", KN_SILU},
-                 {"swish", KN_SILU},          {"relu", KN_RELU},           {"tanh", KN_TANH}};
+    } known[] = {{"gelu", KN_GELU},
+                 {"quick_gelu", KN_QUICK_GELU},
+                 {"gelu_new", KN_GELU_TANH},
+                 {"gelu_pytorch_tanh", KN_GELU_TANH},
+                 {"gelu_fast", KN_GELU_TANH},
+                 {"silu", KN_SILU},
+                 {"swish", KN_SILU},
+                 {"relu", KN_RELU},
+                 {"tanh", KN_TANH}};
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (!strcmp(name, known[i].name)) {
             *f = known[i].f;

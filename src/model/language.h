@@ -2,7 +2,7 @@
 #ifndef MD_LANGUAGE_H
 #define MD_LANGUAGE_H
 
-#include "../block/decoder.h"
+#include "../block/lm_decoder.h"
 #include "../block/transformer.h"
 #include "model.h"
 

@@ -1,4 +1,4 @@
-/* llama.c - LLaMA 1, 2, 3, 3.1, 3.2 (Touvron 2023, Grattafiori 2024): src/block/decoder.h is its architecture.
+/* llama.c - LLaMA 1, 2, 3, 3.1, 3.2 (Touvron 2023, Grattafiori 2024): src/block/lm_decoder.h is its architecture.
  *
  *   ids -> decoder -> logits */
 #include "language.h"

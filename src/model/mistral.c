@@ -1,4 +1,4 @@
-/* mistral.c - Mistral (Jiang 2023): the decoder of src/block/decoder.h, whose queries may see a window of the keys only.
+/* mistral.c - Mistral (Jiang 2023): the decoder of src/block/lm_decoder.h, whose queries may see a window of the keys only.
  *
  *   ids -> decoder -> logits */
 #include "language.h"

@@ -1,4 +1,4 @@
-/* phi3.c - Phi-3 (Abdin 2024): the decoder of src/block/decoder.h with queries, keys and values in one projection, gate and up in another.
+/* phi3.c - Phi-3 (Abdin 2024): the decoder of src/block/lm_decoder.h with queries, keys and values in one projection, gate and up in another.
  *
  *   ids -> decoder -> logits */
 #include "language.h"

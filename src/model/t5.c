@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../block/t5.h"
+#include "../block/t5_layers.h"
 #include "language.h"
 
 typedef struct t5 {

@@ -1,4 +1,4 @@
-/* decoder.h - the decoder of LLaMA (Touvron 2023) and what follows it: Mistral, Phi-3.
+/* lm_decoder.h - the decoder of LLaMA (Touvron 2023) and what follows it: Mistral, Phi-3.
  *
  *   ids -> embed_tokens -> n x [x + o_proj(attention(rotary(q, k), v of norm(x)))  ->  x + down(silu(gate(h)) * up(h)), h = norm(x)] -> norm -> lm_head
  *

@@ -1,4 +1,4 @@
-/* t5.h - the encoder and the decoder of T5 (Raffel 2020), T5 1.1 and Flan-T5.
+/* t5_layers.h - the encoder and the decoder of T5 (Raffel 2020), T5 1.1 and Flan-T5.
  *
  *   x -> n x [x + attention(norm(x))  ->  (decoder: x + attention(norm(x) to what was encoded))  ->  x + feed_forward(norm(x))] -> norm
  *

@@ -1,5 +1,5 @@
-/* decoder.c - see decoder.h. */
-#include "decoder.h"
+/* lm_decoder.c - see lm_decoder.h. */
+#include "lm_decoder.h"
 
 static void visit_attention(tn_visitor *v, bl_decoder_layer *l, const bl_decoder *d)
 {
