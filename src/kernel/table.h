@@ -38,4 +38,4 @@
 .from_i8 = from_i8,
 .few_scores = few_scores,
 .few_values = few_values,
-                        /* clang-format on */
+/* clang-format on */
