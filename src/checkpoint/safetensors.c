@@ -643,9 +643,11 @@ const char *ck_metadata(const ck_store *s, const char *key)
     return s->shards_n ? json_string_value(json_object_get(s->shards[0].metadata, key)) : NULL;
 }
 
-void ck_release(const ck_store *s, const ck_tensor *t)
+void ck_release_part(const ck_store *s, const ck_tensor *t, size_t at, size_t n)
 {
     const shard *file = &s->shards[t->file];
     if (file->mapped)
-        bs_map_release(&file->map, (size_t)((const uint8_t *)t->data - file->map.p), t->bytes);
+        bs_map_release(&file->map, (size_t)((const uint8_t *)t->data - file->map.p) + at, n);
 }
+
+void ck_release(const ck_store *s, const ck_tensor *t) { ck_release_part(s, t, 0, t->bytes); }

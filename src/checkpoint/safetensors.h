@@ -68,6 +68,8 @@ const char *ck_file(const ck_store *s, const ck_tensor *t); /* path of the file 
 const char *ck_metadata(const ck_store *s, const char *key);
 /* Gives the mapped pages of t's data back to the system; they are read again from disk when touched. */
 void ck_release(const ck_store *s, const ck_tensor *t);
+/* Of n bytes from `at` on alone. */
+void ck_release_part(const ck_store *s, const ck_tensor *t, size_t at, size_t n);
 
 /* ---- writing ------------------------------------------------------------------------------------------ */
 

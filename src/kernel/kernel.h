@@ -138,6 +138,9 @@ typedef struct kn_packed {
 size_t kn_packed_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group);
 /* Fills p->data from fp32 rows x (ld apart), by all threads; int8 and int4 are quantised on the way, as kn_quantize does. */
 void kn_pack_weight(kn_work *w, const kn_packed *p, const float *x, long ld);
+/* The same piece by piece: only rows [first, first + rows), x being the first of them. first is a multiple of KN_PACK_STEP, and so is `rows` unless they are the last. */
+enum { KN_PACK_STEP = 64 };
+void kn_pack_rows(kn_work *w, const kn_packed *p, long first, long rows, const float *x, long ld);
 /* The same from values that are quantised already: q [n, k], scale [n] (KN_I8) or [n, ceil(k / group)] (KN_I4). */
 void kn_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale);
 /* Symmetric, to nearest: scale = max |x| / 127 (KN_I8, of a row) or / 7 (KN_I4, of a group of a row); a scale is 0 where all of x are. */

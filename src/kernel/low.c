@@ -116,7 +116,8 @@ typedef struct packing {
     kn_work *w;
     const kn_packed *p;
     form f;
-    const float *x; /* NULL: from q and scale */
+    long first, stop; /* rows of W */
+    const float *x;   /* row `first`; NULL: from q and scale, which are of all */
     long ld;
     const int8_t *q;
     const float *scale;
@@ -156,7 +157,7 @@ static void pack_column(const packing *a, long j, uint8_t *strip, void *scratch)
 {
     const form *f = &a->f;
     if (f->dtype == KN_BF16) {
-        a->w->t->to_bf16(f->k, a->x + j * a->ld, scratch);
+        a->w->t->to_bf16(f->k, a->x + (j - a->first) * a->ld, scratch);
         put_brains(f, (uint16_t *)(void *)strip, j % f->nr, scratch);
         return;
     }
@@ -164,7 +165,7 @@ static void pack_column(const packing *a, long j, uint8_t *strip, void *scratch)
     float *own = (float *)((char *)scratch + round_up((size_t)f->k, LINE));
     const float *scale = a->x ? own : a->scale + j * f->groups;
     if (a->x)
-        quantize_row(f->u, f->dtype, f->k, f->group, a->x + j * a->ld, scratch, own);
+        quantize_row(f->u, f->dtype, f->k, f->group, a->x + (j - a->first) * a->ld, scratch, own);
     if (f->dtype == KN_I8) {
         put_bytes(f, strip, j % f->nr, q);
         memcpy((char *)a->p->data + f->scales + (size_t)j * sizeof *scale, scale, sizeof *scale);
@@ -178,10 +179,10 @@ static void pack_strips(void *arg, long begin, long end, int worker)
     const packing *a = arg;
     kn_worker *me = &a->w->worker[worker];
     me->block = -1;
-    for (long s = begin; s < end; s++) {
+    for (long s = a->first / a->f.nr + begin; s < a->first / a->f.nr + end; s++) {
         uint8_t *strip = (uint8_t *)a->p->data + (size_t)s * a->f.strip;
         memset(strip, 0, a->f.strip);
-        for (long j = s * a->f.nr; j < kn_min((s + 1) * a->f.nr, a->p->n); j++)
+        for (long j = s * a->f.nr; j < kn_min((s + 1) * a->f.nr, a->stop); j++)
             pack_column(a, j, strip, me->a);
     }
 }
@@ -189,18 +190,18 @@ static void pack_strips(void *arg, long begin, long end, int worker)
 static void pack_all(packing *a)
 {
     a->f = form_of_weight(a->w->t, a->p);
-    bs_pool_for(a->w->pool, (a->p->n + a->f.nr - 1) / a->f.nr, 1, pack_strips, a);
+    bs_pool_for(a->w->pool, (a->stop - a->first + a->f.nr - 1) / a->f.nr, 1, pack_strips, a);
 }
 
-void kn_low_pack(kn_work *w, const kn_packed *p, const float *x, long ld)
+void kn_low_pack(kn_work *w, const kn_packed *p, long first, long rows, const float *x, long ld)
 {
-    packing a = {.w = w, .p = p, .x = x, .ld = ld};
+    packing a = {.w = w, .p = p, .first = first, .stop = first + rows, .x = x, .ld = ld};
     pack_all(&a);
 }
 
 void kn_low_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale)
 {
-    packing a = {.w = w, .p = p, .q = q, .scale = scale};
+    packing a = {.w = w, .p = p, .stop = p->n, .q = q, .scale = scale};
     pack_all(&a);
 }
 

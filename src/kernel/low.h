@@ -71,7 +71,7 @@ const kn_low_bf16 *kn_low_bf16_of(const kn_table *t);
 
 /* What kn_packed_bytes, kn_pack_weight, kn_pack_quantized, kn_gemm_run and kn_gemm_serial hand on for dtypes other than KN_F32. */
 size_t kn_low_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group);
-void kn_low_pack(kn_work *w, const kn_packed *p, const float *x, long ld);
+void kn_low_pack(kn_work *w, const kn_packed *p, long first, long rows, const float *x, long ld);
 void kn_low_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale);
 void kn_low_run(kn_work *w, const kn_gemm *g);
 void kn_low_serial(kn_work *w, int worker, const kn_gemm *g);

@@ -13,28 +13,30 @@ size_t kn_packed_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long g
 typedef struct packing {
     const kn_table *t;
     const kn_packed *p;
-    const float *x;
-    long ld;
+    const float *x; /* row `first` of the weight */
+    long ld, first, stop;
 } packing;
 
 static void pack_strips(void *arg, long begin, long end, int worker)
 {
     const packing *a = arg;
-    long from = begin * a->t->nr, to = kn_min(end * a->t->nr, a->p->n);
+    long from = a->first + begin * a->t->nr, to = kn_min(a->first + end * a->t->nr, a->stop);
     (void)worker;
-    a->t->pack(a->p->k, to - from, a->t->nr, a->x + from * a->ld, a->ld, true, (float *)a->p->data + from * a->p->k);
+    a->t->pack(a->p->k, to - from, a->t->nr, a->x + (from - a->first) * a->ld, a->ld, true, (float *)a->p->data + from * a->p->k);
 }
 
-void kn_pack_weight(kn_work *w, const kn_packed *p, const float *x, long ld)
+void kn_pack_rows(kn_work *w, const kn_packed *p, long first, long rows, const float *x, long ld)
 {
     if (p->dtype != KN_F32) {
-        kn_low_pack(w, p, x, ld);
+        kn_low_pack(w, p, first, rows, x, ld);
         return;
     }
-    packing a = {w->t, p, x, ld};
+    packing a = {w->t, p, x, ld, first, first + rows};
     if (p->k > 0)
-        bs_pool_for(w->pool, (p->n + w->t->nr - 1) / w->t->nr, PACK_STRIPS, pack_strips, &a);
+        bs_pool_for(w->pool, (rows + w->t->nr - 1) / w->t->nr, PACK_STRIPS, pack_strips, &a);
 }
+
+void kn_pack_weight(kn_work *w, const kn_packed *p, const float *x, long ld) { kn_pack_rows(w, p, 0, p->n, x, ld); }
 
 void kn_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale)
 {

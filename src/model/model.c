@@ -162,18 +162,19 @@ static int take_shape(md_model *m, md_slot *s, const ck_tensor *t, oc_err *err)
 }
 
 /* fp16 and bf16 by the kernels, where they lie as they should; anything else one by one. */
-static int widen(const ck_tensor *t, float *to, oc_err *err)
+static int widen(const ck_tensor *t, size_t at, size_t n, float *to, oc_err *err)
 {
     const kn_table *kn = kn_best(err);
     if (!kn)
         return -1;
+    const uint16_t *halves = (const uint16_t *)t->data + at;
     bool aligned = (uintptr_t)t->data % sizeof(uint16_t) == 0;
     if (aligned && t->dtype == CK_F16)
-        kn->from_f16((long)t->count, t->data, to);
+        kn->from_f16((long)n, halves, to);
     else if (aligned && t->dtype == CK_BF16)
-        kn->from_bf16((long)t->count, t->data, to);
+        kn->from_bf16((long)n, halves, to);
     else
-        return ck_to_f32(t, 0, t->count, to, err);
+        return ck_to_f32(t, at, n, to, err);
     return 0;
 }
 
@@ -206,8 +207,13 @@ int md_read_weight(const md_model *m, const md_slot *s, float *out, oc_err *err)
     int found = find_quantized(m, s, &q, err);
     if (found)
         return found < 0 ? -1 : dequantize(m, &q, out, err);
+    return md_read_values(m, s, 0, (size_t)s->count, out, err);
+}
+
+int md_read_values(const md_model *m, const md_slot *s, size_t at, size_t n, float *out, oc_err *err)
+{
     const ck_tensor *t = ck_find(m->store, s->name);
-    return t ? widen(t, out, err) : bs_err(err, "cannot load '%s': tensor '%s' is missing", ck_path(m->store), s->name);
+    return t ? widen(t, at, n, out, err) : bs_err(err, "cannot load '%s': tensor '%s' is missing", ck_path(m->store), s->name);
 }
 
 kn_dtype md_file_dtype(const md_model *m)

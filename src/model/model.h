@@ -181,6 +181,8 @@ unsigned md_can(const md_model *m);
 md_model *md_open_lean(const char *folder, oc_err *err);
 /* A weight's values as fp32 into out [slot->count], wherever they are kept. */
 int md_read_weight(const md_model *m, const md_slot *slot, float *out, oc_err *err);
+/* n of them from number `at` on, of a weight that the file keeps as floats. */
+int md_read_values(const md_model *m, const md_slot *slot, size_t at, size_t n, float *out, oc_err *err);
 /* What the file's integers are: KN_I8 or KN_I4; KN_F32 when it keeps none. */
 kn_dtype md_file_dtype(const md_model *m);
 /* -1 and an error when it keeps any: what is written anew must not be rounded twice, nor named what it is not. */

@@ -108,20 +108,56 @@ static int pack_integers(const md_model *m, kn_work *work, const kn_packed *w, c
     return result;
 }
 
-static int pack_floats(const md_model *m, kn_work *work, const kn_packed *w, const md_slot *s, oc_err *err)
+/* Integers of another kind. */
+static int pack_other(const md_model *m, kn_work *work, const kn_packed *w, const md_slot *s, oc_err *err)
+{
+    float *values = bs_alloc((size_t)s->count * sizeof *values, "a weight", err);
+    int result = values ? md_read_weight(m, s, values, err) : -1;
+    if (!result)
+        kn_pack_weight(work, w, values, w->k);
+    bs_free(values);
+    return result;
+}
+
+/* A weight [in, out], turned. */
+static int pack_turned(const md_model *m, kn_work *work, const kn_packed *w, const md_slot *s, oc_err *err)
 {
     float *values = s->p->v ? NULL : bs_alloc((size_t)s->count * sizeof *values, "a weight", err);
-    float *turned = s->flags & TN_IN_FIRST ? bs_alloc((size_t)s->count * sizeof *turned, "a weight", err) : NULL;
+    float *turned = bs_alloc((size_t)s->count * sizeof *turned, "a weight", err);
     int result = -1;
-    if ((!s->p->v && !values) || (s->flags & TN_IN_FIRST && !turned) || (values && md_read_weight(m, s, values, err)))
+    if ((!s->p->v && !values) || !turned || (values && md_read_weight(m, s, values, err)))
         goto done;
     const float *x = values ? values : s->p->v;
-    for (long i = 0; turned && i < s->count; i++)
+    for (long i = 0; i < s->count; i++)
         turned[i] = x[i % w->k * w->n + i / w->k];
-    kn_pack_weight(work, w, turned ? turned : x, w->k);
+    kn_pack_weight(work, w, turned, w->k);
     result = 0;
 done:
     bs_free(turned);
+    bs_free(values);
+    return result;
+}
+
+/* Piece by piece, each of which the file lets go at once: so a table of tokens is never there twice. */
+static int pack_floats(const md_model *m, kn_work *work, const kn_packed *w, const md_slot *s, const ck_tensor *t, oc_err *err)
+{
+    enum { PIECE = 1 << 20 }; /* numbers */
+    long step = (PIECE / w->k + 1) / KN_PACK_STEP * KN_PACK_STEP;
+    step = step < KN_PACK_STEP ? KN_PACK_STEP : step;
+    float *values = s->p->v ? NULL : bs_alloc((size_t)(step * w->k) * sizeof *values, "a part of a weight", err);
+    if (!s->p->v && !values)
+        return -1;
+    int result = 0;
+    for (long first = 0; first < w->n && !result; first += step) {
+        long rows = w->n - first < step ? w->n - first : step;
+        size_t at = (size_t)(first * w->k), n = (size_t)(rows * w->k);
+        if (values)
+            result = md_read_values(m, s, at, n, values, err);
+        if (!result)
+            kn_pack_rows(work, w, first, rows, values ? values : s->p->v + at, w->k);
+        if (t)
+            ck_release_part(m->store, t, at * ck_dtype_size(t->dtype), n * ck_dtype_size(t->dtype));
+    }
     bs_free(values);
     return result;
 }
@@ -151,12 +187,16 @@ static int pack(const md_packed *p, kn_work *work, int id, oc_err *err)
     ck_quantized q;
     int found = s->own || !m->store ? 0 : ck_quantized_find(m->store, s->name, w->n, w->k, &q, err);
     bool same = found > 0 && ((w->dtype == KN_I8 && q.bits == 8) || (w->dtype == KN_I4 && q.bits == 4));
-    if (found < 0 || (same ? pack_integers(m, work, w, &q, err) : pack_floats(m, work, w, s, err)))
+    if (found < 0)
         return -1;
     const ck_tensor *t = found > 0 ? q.q : m->store ? ck_find(m->store, s->name) : NULL;
+    int result = same                     ? pack_integers(m, work, w, &q, err)
+                 : s->flags & TN_IN_FIRST ? pack_turned(m, work, w, s, err)
+                 : found                  ? pack_other(m, work, w, s, err)
+                                          : pack_floats(m, work, w, s, t, err);
     if (t)
         ck_release(m->store, t);
-    return 0;
+    return result;
 }
 
 /* The first product with a weight of fp32 reads it where it lies. A process that embeds one picture would else spend most of its time on pages
