@@ -246,7 +246,9 @@ class TorchTrain:
         return loss.item()
 
 
-PEERS = {"torch-train": (TorchTrain, "eager"), "torch.compile-train": (TorchTrain, "compile"), "torch": (Torch, "fp32"), "torch-cut": (TorchCut, "fp32"), "ort": (OnnxRuntime, "fp32"), "openvino": (OpenVino, "fp32"), "ort-int8": (OnnxRuntime, "int8")}
+PEERS = {"torch-train": (TorchTrain, "eager"), "torch.compile-train": (TorchTrain, "compile"),
+         "torch": (Torch, "fp32"), "torch-cut": (TorchCut, "fp32"),
+         "ort": (OnnxRuntime, "fp32"), "openvino": (OpenVino, "fp32"), "ort-int8": (OnnxRuntime, "int8")}
 
 
 def answer(**fields):
