@@ -246,7 +246,9 @@ class TorchTrain:
         return loss.item()
 
 
-PEERS = {"torch-train": (TorchTrain, "eager"), "torch.compile-train": (TorchTrain, "compile"), "torch": (Torch, "fp32"), "torch-cut": (TorchCut, "fp32"), "ort": (OnnxRuntime, "fp32"), "openvino": (OpenVino, "fp32"), "ort-int8": (OnnxRuntime, "int8")}
+PEERS = {"torch-train": (TorchTrain, "eager"), "torch.compile-train": (TorchTrain, "compile"),
+         "torch": (Torch, "fp32"), "torch-cut": (TorchCut, "fp32"),
+         "ort": (OnnxRuntime, "fp32"), "openvino": (OpenVino, "fp32"), "ort-int8": (OnnxRuntime, "int8")}
 
 
 def answer(**fields):
@@ -457,6 +459,7 @@ def one_round(a, results, key, engines, rows, turn):
 
 def clip_section(a, results, section, kind, size, batches, names):
     folder = make_model(size, a.work)
+    results["engines"][section] = names
     engines = [(Ocelli if n.startswith("ocelli") else Peer)(a, n, folder, kind) for n in names]
     for e in engines:
         e.outputs = e.start()
@@ -497,6 +500,7 @@ def train_section(a, results, section, size):
         if gap > 1e-4:
             sys.exit(f"{section}: {e.name} learns something else: nothing is timed")
     by_name = {e.name: e for e in engines}
+    results["engines"][section] = list(by_name)
     for turn in range(a.rounds):
         for name in in_turn(a, results, section, list(by_name), turn):
             e = by_name[name]
@@ -595,6 +599,7 @@ def from_start(words, env):
 def cold_section(a, results, section, size):
     import numpy as np
     folder, names = make_model(size, a.work), ["ocelli", *COLD]
+    results["engines"][section] = names
     if not (folder / "picture.jpg").exists():
         make_cold(folder)
     truth = None
@@ -660,7 +665,7 @@ def gemm_round(a, name, threads):
 
 
 def gemm_section(a, results, section, threads):
-    names = ["ocelli", "numpy", "torch"]
+    names = results["engines"][section] = ["ocelli", "numpy", "torch"]
     for turn in range(a.rounds):
         for name in in_turn(a, results, f"{section} M 50 K 768 N 768", names, turn):
             got, stolen = alone(lambda: gemm_round(a, name, threads))
@@ -710,7 +715,7 @@ def read_results(a):
     now = {"cpu": cpu_name(), "threads": a.threads, "ocelli": version}
     path = a.work / "results.json"
     old = json.loads(path.read_text()) if path.exists() else {}
-    empty = {"times": {}, "stolen": {}, "differences": {}, "versions": {}, "memory": {}, "shares": {}}
+    empty = {"times": {}, "stolen": {}, "differences": {}, "versions": {}, "memory": {}, "shares": {}, "engines": {}}
     if {k: old.get(k) for k in now} == now:
         return {**empty, **old}
     if path.exists():
@@ -733,8 +738,12 @@ def table(results):
         best = "ocelli-int8" if "ocelli-int8" in mid else "ocelli"
         ours = {k: v for k, v in mid.items() if k.startswith("ocelli") and k != best}
         peers = {k: v for k, v in mid.items() if not k.startswith("ocelli")}
+        if best not in mid or not peers:
+            continue
+        all_of_them = next((v for k, v in results["engines"].items() if key.startswith(k)), [])
+        later = "".join(f", {k} not yet" for k in all_of_them if k not in mid)
         floor = next((f"{v:g}x" for k, v in FLOORS.items() if key.startswith(k)), "")
-        lines.append(f"| {key} | {mid[best]:.4g} ms{f' ({named(ours)})' if ours else ''} | {named(peers)} | {min(peers.values()) / mid[best]:.2f}x | {floor} | "
+        lines.append(f"| {key} | {mid[best]:.4g} ms{f' ({named(ours)})' if ours else ''} | {named(peers)}{later} | {min(peers.values()) / mid[best]:.2f}x | {floor} | "
                      f"{min(map(len, by_engine.values()))} | {median(results['stolen'][key]):.0%} |")
     return "\n".join(lines)
 
