@@ -237,6 +237,126 @@ static void quantized_folders_are_read_as_written(void **state)
     assert_int_equal(system(command), 0);
 }
 
+static int slot(const md_model *m, const char *name)
+{
+    oc_err err = {0};
+    int id = md_adapted_slot(m, name, &err);
+    assert_true(id >= 0 || err.text[0]);
+    return id;
+}
+
+/* Steps that only wrap others come and go; what says which tower is meant must be there. */
+static void names_of_other_layouts(void **state)
+{
+    (void)state;
+    md_model *m = md_create("tests/reference/clip/model", NULL);
+    assert_non_null(m);
+    int id = slot(m, "text_model.encoder.layers.1.mlp.fc1.weight");
+    assert_true(id >= 0);
+    assert_int_equal(slot(m, "model.text_model.encoder.layers.1.mlp.fc1.weight"), id);
+    assert_int_equal(slot(m, "text_model.model.encoder.layers.1.mlp.fc1.weight"), id);
+    assert_int_equal(slot(m, "transformer.resblocks.1.mlp.c_fc.weight"), id); /* open_clip's */
+    assert_int_equal(slot(m, "encoder.layers.1.mlp.fc1.weight"), -1);
+    assert_int_equal(slot(m, "text_model.encoder.layers.9.mlp.fc1.weight"), -1);
+    assert_int_equal(slot(m, "text_model.encoder.layers.1.mlp.fc1"), -1);
+    md_close(m);
+}
+
+static md_model *open_for_adapter(void)
+{
+    oc_err err = {0};
+    md_model *m = md_open("tests/reference/clip/model", &err);
+    if (!m)
+        fail_msg("%s", err.text);
+    return m;
+}
+
+static void create_adapter(md_lora *l, md_model *m)
+{
+    ck_adapter_config c;
+    oc_err err = {0};
+    if (ck_adapter_config_init(&c, &err) || ck_names_add(&c.target_modules, "q_proj", &err) ||
+        ck_names_add(&c.modules_to_save, "visual_projection", &err) || ck_patterns_add(&c.rank_pattern, "layers.1.*", 3, &err))
+        fail_msg("%s", err.text);
+    c.dora = true;
+    if (md_lora_create(l, m, &c, 5, &err))
+        fail_msg("%s", err.text);
+    ck_adapter_config_clear(&c);
+}
+
+/* What is made, learns and is written comes back: factors, magnitudes, whole weights. */
+static void adapters_come_back(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/ocelli-adapter-XXXXXX", command[64];
+    oc_err err = {0};
+    md_lora l, back;
+    md_trainables t;
+    assert_non_null(mkdtemp(folder));
+    md_model *m = open_for_adapter(), *other = open_for_adapter();
+    create_adapter(&l, m);
+    int whole = slot(m, "visual_projection.weight"), first = slot(m, "text_model.encoder.layers.0.self_attn.q_proj.weight");
+    int second = slot(m, "text_model.encoder.layers.1.self_attn.q_proj.weight");
+    assert_true(l.whole[whole] && !l.whole[first] && l.by_id[first].r == 8 && l.by_id[second].r == 3);
+    assert_memory_equal(m->slots[whole].p->v, other->slots[whole].p->v, (size_t)m->slots[whole].count * sizeof(float));
+    if (md_trainables_open(&t, m, &l, &err))
+        fail_msg("%s", err.text);
+    bool seen = false;
+    for (int i = 0; i < t.n; i++) {
+        seen |= !strcmp(t.p[i].name, "base_model.model.visual_projection.weight") && t.p[i].grad == t.grads[whole];
+        for (long k = 0; k < t.p[i].count; k++)
+            t.p[i].value[k] += (float)(i + 1) / 64;
+    }
+    assert_true(seen);
+    if (md_lora_save(&l, m, folder, &err) || md_lora_open(&back, other, folder, 1, &err))
+        fail_msg("%s", err.text);
+    for (int i = 0; i < m->n; i++) {
+        const tn_lora *x = &l.by_id[i], *y = &back.by_id[i];
+        assert_int_equal(x->r, y->r);
+        assert_int_equal(l.whole[i], back.whole[i]);
+        assert_memory_equal(m->slots[i].p->v, other->slots[i].p->v, (size_t)m->slots[i].count * sizeof(float));
+        if (!x->r)
+            continue;
+        assert_memory_equal(x->a, y->a, (size_t)(x->r * md_in_of(&m->slots[i])) * sizeof(float));
+        assert_memory_equal(x->b, y->b, (size_t)(x->r * md_out_of(&m->slots[i])) * sizeof(float));
+        assert_memory_equal(x->m, y->m, (size_t)md_out_of(&m->slots[i]) * sizeof(float));
+        assert_true(!x->f && y->f);
+    }
+    md_trainables_close(&t);
+    md_lora_clear(&l);
+    md_lora_clear(&back);
+    md_close(m);
+    md_close(other);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
+static void adapters_that_cannot_be(void **state)
+{
+    (void)state;
+    static const char *const cases[][3] = {{"fc1,token_embedding", "", "is no linear layer"},
+                                           {"fc1", "no_such", "has no module 'no_such'"},
+                                           {"layer_norm1", "", "is no linear layer"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        md_model *m = open_for_adapter();
+        char list[64], *rest = NULL;
+        ck_adapter_config c;
+        oc_err err = {0};
+        md_lora l;
+        assert_int_equal(ck_adapter_config_init(&c, &err), 0);
+        snprintf(list, sizeof list, "%s", cases[i][0]);
+        for (char *word = strtok_r(list, ",", &rest); word; word = strtok_r(NULL, ",", &rest))
+            assert_int_equal(ck_names_add(&c.target_modules, word, &err), 0);
+        if (cases[i][1][0])
+            assert_int_equal(ck_names_add(&c.modules_to_save, cases[i][1], &err), 0);
+        assert_int_equal(md_lora_create(&l, m, &c, 1, &err), -1);
+        if (!strstr(err.text, cases[i][2]))
+            fail_msg("'%s' does not say '%s'", err.text, cases[i][2]);
+        ck_adapter_config_clear(&c);
+        md_close(m);
+    }
+}
+
 typedef struct visitor {
     oc_engine *engine;
     float rows[512];
@@ -308,6 +428,9 @@ int main(void)
         cmocka_unit_test(groups_of_int4_explain_themselves),
         cmocka_unit_test(texts_end_where_they_are_pooled),
         cmocka_unit_test(batches_are_cropped),
+        cmocka_unit_test(names_of_other_layouts),
+        cmocka_unit_test(adapters_come_back),
+        cmocka_unit_test(adapters_that_cannot_be),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }

@@ -275,9 +275,24 @@ static tn_t op_linear_gelu(bench *b)
     return tn_add(&b->cx, tn_linear_act(&b->cx, b->x[0], &kept[0], KN_GELU), b->x[3]);
 }
 
-static void set_lora(bench *b)
+/* The same leaves, the weight [in, out]. */
+static void set_linear_in_first(bench *b)
 {
-    set_linear(b);
+    input(b, 3, 2, 3, 5, 0);
+    param(b, 2, 5, 7, 0, 0);
+    param(b, 1, 7, 0, 0, 0);
+    input(b, 3, 2, 3, 7, 0);
+}
+
+static tn_t op_linear_in_first(bench *b)
+{
+    kept[0] = layer(b, 1, 2);
+    kept[0].in_first = true;
+    return tn_linear_add(&b->cx, b->x[0], &kept[0], b->x[3]);
+}
+
+static void add_factors(bench *b)
+{
     param(b, 2, 2, 5, 0, 0);          /* A */
     param(b, 2, 7, 2, 0, 0);          /* B */
     b->grads[1] = b->grads[2] = NULL; /* frozen */
@@ -285,12 +300,102 @@ static void set_lora(bench *b)
     b->lora[1] = (tn_lora){.r = 2, .scale = 0.7f, .a = b->leaf[4].v, .b = b->leaf[5].v, .ga = b->leaf[4].g, .gb = b->leaf[5].g};
 }
 
+static void set_lora(bench *b)
+{
+    set_linear(b);
+    add_factors(b);
+}
+
+static void set_lora_in_first(bench *b)
+{
+    set_linear_in_first(b);
+    add_factors(b);
+}
+
+/* DoRA's lengths count as constants, so differences on the factors need them held: `f` is what an inference is given. The magnitudes are in f, so
+ * those are tried apart. */
+static void add_magnitudes(bench *b, bool held)
+{
+    static float f[7];
+    param(b, 1, 7, 0, 0, 0);
+    tn_lora *lo = &b->lora[1];
+    lo->m = b->leaf[6].v;
+    lo->gm = b->leaf[6].g;
+    if (!held) {
+        b->grads[4] = b->grads[5] = NULL;
+        return;
+    }
+    tn_row_lengths(NULL, b->kn, lo, b->leaf[1].v, 7, 5, b->leaf[1].p.shape[0] == 5, f);
+    for (int o = 0; o < 7; o++)
+        f[o] = lo->m[o] / f[o];
+    lo->f = f;
+    b->grads[6] = NULL;
+    b->grads[1] = b->leaf[1].g;
+}
+
+static void set_dora_factors(bench *b)
+{
+    set_lora(b);
+    add_magnitudes(b, true);
+}
+
+static void set_dora_magnitudes(bench *b)
+{
+    set_lora(b);
+    add_magnitudes(b, false);
+    b->grads[2] = b->leaf[2].g;
+}
+
+static void set_dora_in_first(bench *b)
+{
+    set_lora_in_first(b);
+    add_magnitudes(b, true);
+}
+
 static void gradients_of_linear_layers(void **state)
 {
     (void)state;
     RUN_CASES({"linear", set_linear, op_linear}, {"linear without bias", set_linear, op_linear_bare},
               {"linear and residual", set_linear, op_linear_add}, {"linear and gelu", set_linear, op_linear_gelu},
-              {"LoRA", set_lora, op_linear_add});
+              {"LoRA", set_lora, op_linear_add}, {"linear, in first", set_linear_in_first, op_linear_in_first},
+              {"LoRA, in first", set_lora_in_first, op_linear_in_first}, {"DoRA", set_dora_factors, op_linear_add},
+              {"DoRA's magnitudes", set_dora_magnitudes, op_linear_add}, {"DoRA and gelu", set_dora_factors, op_linear_gelu},
+              {"DoRA, in first", set_dora_in_first, op_linear_in_first});
+}
+
+/* Both layouts and any number of threads give the same bits, and those are right. */
+static void lengths_of_adapted_rows(void **state)
+{
+    (void)state;
+    enum { OUT = 37, IN = 301, R = 3 };
+    static float w[OUT * IN], turned[OUT * IN], a[R * IN], b[OUT * R], got[3][OUT];
+    bs_rng rng;
+    bs_rng_seed(&rng, 3, 3);
+    for (int o = 0; o < OUT; o++)
+        for (int i = 0; i < IN; i++)
+            turned[i * OUT + o] = w[o * IN + i] = o == 5 ? 0 : bs_rng_range(&rng, -1, 1);
+    for (int i = 0; i < R * IN; i++)
+        a[i] = bs_rng_range(&rng, -1, 1);
+    for (int i = 0; i < OUT * R; i++)
+        b[i] = i / R == 5 ? 0 : bs_rng_range(&rng, -1, 1);
+    const tn_lora lo = {.r = R, .scale = 0.4f, .a = a, .b = b};
+    bs_pool *pool = bs_pool_open(3, NULL);
+    tn_row_lengths(NULL, kn_best(NULL), &lo, w, OUT, IN, false, got[0]);
+    tn_row_lengths(pool, kn_best(NULL), &lo, w, OUT, IN, false, got[1]);
+    tn_row_lengths(pool, kn_best(NULL), &lo, turned, OUT, IN, true, got[2]);
+    bs_pool_close(pool);
+    for (int o = 0; o < OUT; o++) {
+        double squares = 0;
+        for (int i = 0; i < IN; i++) {
+            double x = (double)w[o * IN + i];
+            for (int k = 0; k < R; k++)
+                x += (double)lo.scale * (double)b[o * R + k] * (double)a[k * IN + i];
+            squares += x * x;
+        }
+        assert_true(fabs((double)got[0][o] - sqrt(squares)) <= 1e-6 * sqrt(squares));
+    }
+    assert_memory_equal(got[0], got[1], sizeof got[0]);
+    assert_memory_equal(got[0], got[2], sizeof got[0]);
 }
 
 static void set_matmul(bench *b)
@@ -783,12 +888,13 @@ static void fused_equals_unfused(void **state)
     (void)state;
     static build *const pairs[][2] = {{op_linear_gelu, op_unfused_act}, {op_linear_add, op_linear}};
     for (int i = 0; i < 2; i++)
-        for (int lora = 0; lora < 2; lora++) {
+        for (int lora = 0; lora < 3; lora++) {
+            static void (*const sets[])(bench *) = {set_linear, set_lora, set_dora_magnitudes};
             float got[4][ROOM];
             for (int k = 0; k < 4; k++) {
                 bench b;
                 start_bench(&b, best(), 2);
-                (lora ? set_lora : set_linear)(&b);
+                sets[lora](&b);
                 b.op = pairs[i][k / 2];
                 tn_t y = run_op(&b, k % 2);
                 memcpy(got[k], y.v, (size_t)tn_size(y) * sizeof(float));
@@ -1420,6 +1526,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_of_linear_layers),
+        cmocka_unit_test(lengths_of_adapted_rows),
         cmocka_unit_test(gradients_of_products),
         cmocka_unit_test(gradients_of_norms),
         cmocka_unit_test(gradients_of_attention),

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "../train/trainer.h"
+#include "adapter_options.h"
 #include "batch_dump.h"
 #include "cli.h"
 #include "run_lines.h"
@@ -13,10 +14,11 @@ typedef struct job {
     const cl_command *self;
     cl_common common;
     bool finetune;
-    const char *config, *data, *out, *metrics, *save, *targets, *dump;
-    int steps, epochs, micro, stop_after, rank, texts, context;
+    const char *config, *data, *out, *metrics, *save, *dump;
+    int steps, epochs, micro, stop_after, texts, context;
     float temperature, partners, muon_lr, embedding_lr;
-    float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes, alpha;
+    float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes;
+    cl_adapter adapter; /* a new one */
     bool export_too, fresh, full, dumped;
     FILE *log;
     double shown;
@@ -128,35 +130,15 @@ static int on_resume(void *arg, long step, oc_err *err)
     return path ? cl_metrics_cut(path, step, err) : 0;
 }
 
-static int add_targets(ck_adapter_config *c, const char *list, oc_err *err)
-{
-    char *copy = bs_strdup(list);
-    int result = copy ? 0 : bs_err(err, "out of memory: the target modules");
-    for (char *word = copy ? strtok(copy, ",") : NULL; word && !result; word = strtok(NULL, ","))
-        result = ck_names_add(&c->target_modules, word, err);
-    free(copy);
-    return result;
-}
-
 static int open_adapter(job *j, oc_err *err)
 {
     if (j->common.lora && cl_same_place(j->common.lora, j->out))
         return bs_err(err, "--out '%s' is the adapter's own folder, which training would overwrite", j->out);
     if (j->common.lora) /* at its own scale: a scale on top could not be written down with it */
         return md_lora_open(&j->lora, j->model, j->common.lora, 1, err);
-    if (!j->targets)
-        j->targets = j->model->family->lora_targets ? j->model->family->lora_targets : "all-linear";
-    ck_adapter_config c;
-    if (ck_adapter_config_init(&c, err))
-        return -1;
-    c.rank = j->rank;
-    c.alpha = (double)(j->alpha > 0 ? j->alpha : 2 * (float)j->rank);
-    c.base_model = bs_strdup(j->model->folder);
-    c.base_class = bs_strdup(j->model->family->architectures[0]);
-    int result = !strcmp(j->targets, "all-linear") ? 0 : add_targets(&c, j->targets, err);
-    c.all_linear = !strcmp(j->targets, "all-linear");
-    if (!result)
-        result = md_lora_create(&j->lora, j->model, &c, j->common.seed, err);
+    ck_adapter_config c = {0};
+    int result =
+        cl_adapter_config(&j->adapter, j->model, &c, err) ? -1 : md_lora_create(&j->lora, j->model, &c, j->common.seed, err);
     ck_adapter_config_clear(&c);
     return result;
 }
@@ -259,8 +241,9 @@ static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err
         return -1;
     if (!adapter)
         return 0;
-    return bs_buf_printf(to, err, " rank %d alpha %g targets %s from %s", j->rank, (double)j->alpha,
-                         j->targets ? j->targets : "its own", j->common.lora ? j->common.lora : "nothing");
+    return cl_adapter_say(&j->adapter, to, err) || bs_buf_printf(to, err, " from %s", j->common.lora ? j->common.lora : "nothing")
+               ? -1
+               : 0;
 }
 
 static int train(job *j, oc_err *err)
@@ -337,8 +320,7 @@ static int run(const cl_command *self, int argc, char **argv)
     job j = {.self = self,
              .finetune = !strcmp(self->name, "finetune"),
              .save = "fp32",
-             .targets = NULL,
-             .rank = 8,
+             .adapter = {.rank = 8},
              .warmup = 0.05f,
              .beta1 = 0.9f,
              .beta2 = 0.98f,
@@ -378,9 +360,14 @@ static int run(const cl_command *self, int argc, char **argv)
         {"clip", "X", CL_FLOAT, &j.clip, "largest norm of the gradients, 0 for any (1)", 0, 1e9},
         {"ema", "X", CL_FLOAT, &j.ema, "keep a moving average of the weights and write that (0: no)", 0, 1},
         {"augment", "X", CL_FLOAT, &j.augment, "strength of changes to the pictures, 0 for none (1)", 0, 3},
-        {"rank", "N", CL_INT, &j.rank, "finetune: rank of the adapter (8)", 1, 4096},
-        {"alpha", "X", CL_FLOAT, &j.alpha, "finetune: lora_alpha (twice the rank)", 0, 1e6},
-        {"targets", "A,B", CL_TEXT, &j.targets, "finetune: modules, or all-linear (those of attention and MLP)", 0, 0},
+        {"rank", "N", CL_INT, &j.adapter.rank, "finetune: rank of the adapter (8)", 1, 4096},
+        {"alpha", "X", CL_FLOAT, &j.adapter.alpha, "finetune: lora_alpha (twice the rank)", 0, 1e6},
+        {"targets", "A,B", CL_TEXT, &j.adapter.targets, "finetune: modules, or all-linear (those of attention and MLP)", 0, 0},
+        {"rank-pattern", "A=N,B=N", CL_TEXT, &j.adapter.rank_pattern, "finetune: other ranks for some modules", 0, 0},
+        {"alpha-pattern", "A=X,B=X", CL_TEXT, &j.adapter.alpha_pattern, "finetune: other alphas for some modules", 0, 0},
+        {"rslora", NULL, CL_FLAG, &j.adapter.rslora, "finetune: scale by alpha / sqrt(rank) instead of alpha / rank", 0, 0},
+        {"dora", NULL, CL_FLAG, &j.adapter.dora, "finetune: learn the lengths of the weights' rows apart (DoRA)", 0, 0},
+        {"modules-to-save", "A,B", CL_TEXT, &j.adapter.saved, "finetune: modules that learn whole, beside the factors", 0, 0},
         {"full", NULL, CL_FLAG, &j.full, "finetune: all weights instead of an adapter", 0, 0},
         {"checkpoint-minutes", "X", CL_FLOAT, &j.minutes, "how often the run is saved (10)", 0, 1e6},
         {"export", NULL, CL_FLAG, &j.export_too, "each checkpoint writes the model as well", 0, 0},

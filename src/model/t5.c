@@ -144,7 +144,7 @@ static void cache(const void *p, tn_cache_shape *s)
 static void visit(void *p, tn_visitor *v)
 {
     t5 *m = p;
-    tn_visit(v, &m->shared, "shared.weight", TN_TABLE, 2, m->vocab, m->s.width, 0, 0);
+    tn_visit(v, &m->shared, "shared.weight", TN_TABLE | TN_TIED, 2, m->vocab, m->s.width, 0, 0);
     size_t mark = tn_enter(v, "encoder.");
     bl_visit_t5(v, &m->encoder, &m->s);
     tn_leave(v, mark);
