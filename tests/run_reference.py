@@ -11,7 +11,7 @@ from pathlib import Path
 import tap
 from ocelli_run import CASES, Program, tiers
 
-ONLY = ["bert", "blocks", "chinese_clip", "clip", "clip_gelu", "clip_text", "clip_text_projection", "clip_vision", "clip_vision_projection", "lora_clip", "minilm", "open_clip", "siglip"]
+ONLY = ["bert", "blocks", "chinese_clip", "clip", "clip_gelu", "clip_text", "clip_text_projection", "clip_vision", "clip_vision_projection", "lora_clip", "lora_dora", "lora_gpt2", "minilm", "open_clip", "siglip"]
 THREADS = [1, 2, 3, 7]
 
 
@@ -35,7 +35,7 @@ def forward(program, case, tier, threads, out):
 
 
 def same_bytes(program, tier, tmp):
-    for case in ["blocks", "chinese_clip", "clip", "lora_clip", "siglip"]:
+    for case in ["blocks", "chinese_clip", "clip", "lora_clip", "lora_dora", "lora_gpt2", "siglip"]:
         first = forward(program, case, tier, THREADS[0], tmp / "one")
         for n in THREADS[1:]:
             tap.check(f"{tier}: {case} with {n} threads gives the bytes of 1", equal, first, program, case, tier, n, tmp / "more")
