@@ -71,7 +71,7 @@ def main():
         step = max(1, len(chosen) // SAMPLE)
         chosen = chosen[step // 2::step][:SAMPLE]
     if tap.check("the copy builds", prepare):
-        for case in ["blocks", "clip", "clip_gelu", "lora_clip"]:
+        for case in ["blocks", "clip", "clip_gelu", "lora_clip", "lora_dora", "lora_gpt2"]:
             good, said = passes(case)
             tap.ok(f"{case} passes without a fault", good, said)
         for path, cases, old, new in chosen:

@@ -11,8 +11,9 @@ from pathlib import Path
 import tap
 from ocelli_run import CASES, Program, tiers
 
-ONLY = ["bert", "blocks", "chinese_clip", "clip", "clip_gelu", "clip_text", "clip_text_projection", "clip_vision", "clip_vision_projection", "gpt2", "languages", "llama", "llama_gqa",
-        "lora_clip", "minilm", "mistral", "open_clip", "opt", "phi3", "phi3_long", "siglip"]
+ONLY = ["bert", "blocks", "chinese_clip", "clip", "clip_gelu", "clip_text", "clip_text_projection", "clip_vision", "clip_vision_projection", "gpt2",
+        "languages", "llama", "llama_gqa", "lora_clip", "lora_dora", "lora_gpt2", "minilm", "mistral", "open_clip", "opt", "phi3", "phi3_long",
+        "siglip"]
 THREADS = [1, 2, 3, 7]
 
 
@@ -36,7 +37,11 @@ def forward(program, case, tier, threads, out):
 
 
 def same_bytes(program, tier, tmp):
+<<<<<<< HEAD
     for case in ["blocks", "chinese_clip", "clip", "lora_clip", "siglip", "gpt2", "mistral", "phi3_long"]:
+=======
+    for case in ["blocks", "chinese_clip", "clip", "lora_clip", "lora_dora", "lora_gpt2", "siglip"]:
+>>>>>>> 1027a487601c525230740808d0991077550805fe
         first = forward(program, case, tier, THREADS[0], tmp / "one")
         for n in THREADS[1:]:
             tap.check(f"{tier}: {case} with {n} threads gives the bytes of 1", equal, first, program, case, tier, n, tmp / "more")

@@ -1132,7 +1132,8 @@ static void test_a_list_targets_ends_of_paths(void **state)
     add(&c.modules_to_save, "head");
     assert_false(ck_adapter_targets(&c, "text_model.head"));
     assert_true(ck_adapter_saves(&c, "text_model.head") && ck_adapter_saves(&c, "head") && ck_adapter_saves(&c, "a.head.b"));
-    assert_false(ck_adapter_saves(&c, "ahead") || ck_adapter_saves(&c, "head2") || ck_adapter_saves(&c, "x.heads.y"));
+    assert_true(ck_adapter_saves(&c, "ahead") && ck_adapter_saves(&c, "ahead.b")); /* PEFT's rule, whatever one may think of it */
+    assert_false(ck_adapter_saves(&c, "head2") || ck_adapter_saves(&c, "x.heads.y"));
     ck_adapter_config_clear(&c);
 }
 

@@ -60,7 +60,7 @@ int ck_adapter_config_check(const ck_adapter_config *c, const char *name, oc_err
  * exclude_modules first, then target_modules, then layers_to_transform, with PEFT's rules. With all_linear
  * every module that is asked about is one, so ask about linear layers only and leave the output head out. */
 bool ck_adapter_targets(const ck_adapter_config *c, const char *module);
-/* Whether the module is one of modules_to_save (exact or after a dot). */
+/* Whether the module, or one that it lies in, ends with one of modules_to_save. */
 bool ck_adapter_saves(const ck_adapter_config *c, const char *module);
 int ck_adapter_rank(const ck_adapter_config *c, const char *module);
 double ck_adapter_alpha(const ck_adapter_config *c, const char *module);

@@ -186,13 +186,14 @@ static bool is_wanted_layer(const ck_adapter_config *c, const char *module)
     return false;
 }
 
+/* As PEFT does, by the end of the letters: "norm" means input_layernorm, too. */
 bool ck_adapter_saves(const ck_adapter_config *c, const char *module)
 {
     for (int i = 0; i < c->modules_to_save.n; i++) {
         const char *name = c->modules_to_save.p[i];
         size_t n = strlen(name);
         for (const char *at = module; n && (at = strstr(at, name)); at++)
-            if ((at == module || at[-1] == '.') && (!at[n] || at[n] == '.'))
+            if (!at[n] || at[n] == '.')
                 return true;
     }
     return false;
