@@ -37,11 +37,7 @@ def forward(program, case, tier, threads, out):
 
 
 def same_bytes(program, tier, tmp):
-<<<<<<< HEAD
-    for case in ["blocks", "chinese_clip", "clip", "lora_clip", "siglip", "gpt2", "mistral", "phi3_long"]:
-=======
-    for case in ["blocks", "chinese_clip", "clip", "lora_clip", "lora_dora", "lora_gpt2", "siglip"]:
->>>>>>> 1027a487601c525230740808d0991077550805fe
+    for case in ["blocks", "chinese_clip", "clip", "gpt2", "lora_clip", "lora_dora", "lora_gpt2", "mistral", "phi3_long", "siglip"]:
         first = forward(program, case, tier, THREADS[0], tmp / "one")
         for n in THREADS[1:]:
             tap.check(f"{tier}: {case} with {n} threads gives the bytes of 1", equal, first, program, case, tier, n, tmp / "more")

@@ -29,7 +29,7 @@ static oc_engine *open_engine(const char *folder, int threads)
 static void open_speaker(rn_speaker *s, oc_engine *e, long context, int sequences, kn_kv_type type)
 {
     oc_err err = {0};
-    if (rn_speaker_open(s, e, context, sequences, type, &err))
+    if (rn_speaker_open(s, e, context, sequences, 0, type, &err))
         fail_msg("%s", err.text);
 }
 
@@ -63,7 +63,7 @@ static void feed_one(rn_speaker *s, int sequence, const int32_t *ids, long n, re
     r->vocab = s->engine->sizes.vocab;
     assert_true(r->vocab <= WIDEST);
     r->before = tn_sequence_length(s->cache, sequence);
-    if (rn_run_feeds(s, &(rn_feed){sequence, ids + r->before, n, n}, 1, note, r, &err))
+    if (rn_run_feeds(s, &(rn_feed){sequence, ids + r->before, n, n, 0}, 1, note, r, &err))
         fail_msg("%s", err.text);
 }
 
@@ -128,7 +128,7 @@ static void texts_in_one_pass_are_as_alone(void **state)
             make_ids(ids[i], TEXT, (uint64_t)i);
             feed_one(&s, open_sequence(&s), ids[i], length[i], &alone[i]);
             together[i] = (record){.vocab = alone[i].vocab};
-            feed[i] = (rn_feed){open_sequence(&s), ids[i], length[i], wanted[i]};
+            feed[i] = (rn_feed){open_sequence(&s), ids[i], length[i], wanted[i], 0};
         }
         assert_int_equal(rn_run_feeds(&s, feed, TEXTS, note, together, &err), 0);
         for (int i = 0; i < TEXTS; i++) {
@@ -189,7 +189,7 @@ static void a_full_cache_is_an_error_and_no_more(void **state)
     for (; !failed && opened < 100; opened++) {
         oc_err err = {0};
         last = open_sequence(&s);
-        failed = rn_run_feeds(&s, &(rn_feed){last, ids, TEXT, 1}, 1, note, &again, &err);
+        failed = rn_run_feeds(&s, &(rn_feed){last, ids, TEXT, 1, 0}, 1, note, &again, &err);
         assert_true(!failed || strstr(err.text, "the cache is full"));
     }
     assert_true(failed && opened > 2);
@@ -255,9 +255,9 @@ static size_t peak_at_end(rn_speaker *s, const int32_t *ids, int n, long long_ro
     rn_feed feed[16];
     for (int i = 0; i < n; i++) {
         long rows = i ? 1 : long_rows, before = s->context - rows;
-        feed[i] = (rn_feed){open_sequence(s), ids, rows, i || n > 1 ? 1 : rows < s->sequences ? rows : s->sequences};
+        feed[i] = (rn_feed){open_sequence(s), ids, rows, i || n > 1 ? 1 : rows < s->heard ? rows : s->heard, 0};
         if (before)
-            peak_of(s, &(rn_feed){feed[i].sequence, ids, before, 0}, 1);
+            peak_of(s, &(rn_feed){feed[i].sequence, ids, before, 0, 0}, 1);
     }
     size_t peak = peak_of(s, feed, n);
     for (int i = 0; i < n; i++)
@@ -303,8 +303,8 @@ static void tokens_take_no_memory(void **state)
         int a = open_sequence(&s), b = open_sequence(&s);
         long before = 0;
         for (long i = 0; i < TEXT; i++) {
-            before = i == 1 ? allocations : before; /* the first pass packs weights */
-            rn_feed feed[] = {{a, ids + i, 1, 1}, {b, ids + i, 1, 1}};
+            before = i == 2 ? allocations : before; /* weights are packed when they are read a second time */
+            rn_feed feed[] = {{a, ids + i, 1, 1, 0}, {b, ids + i, 1, 1, 0}};
             peak_of(&s, feed, 2);
         }
         assert_int_equal(allocations, before);
