@@ -98,6 +98,9 @@ OC_API int oc_last_cut(const oc_session *session);
 
 /* exp(logit_scale): what a cosine is multiplied by before the softmax of zero-shot classification. */
 OC_API float oc_logit_scale(const oc_engine *engine);
+/* What n cosines of one picture with n texts (or of one text with n pictures) say: of most models the softmax of oc_logit_scale times them, shares that
+ * add up to 1; of SigLIP, which judges every pair by itself, the probability that each belongs together. out may be cosines. */
+OC_API void oc_probabilities(const oc_engine *engine, const float *cosines, int n, float *out);
 
 /* ---- text that goes on ------------------------------------------------------------------------------------ */
 

@@ -290,6 +290,33 @@ def towers():
                 program.fails("embed", "--model", model, *args, says=f"does not embed {word}")
 
 
+def judged():
+    """SigLIP's probabilities are of each label by itself, as transformers gives them; Chinese-CLIP's share one softmax."""
+    for case in ["siglip", "chinese_clip"]:
+        spec = next(x for x in json.loads((CASES / case / "case.json").read_text())["checks"] if x["kind"] == "zero_shot")
+        paths = [CASES / case / p for p in spec["images"]]
+        labels = tmp / f"labels-{case}"
+        labels.write_text("\n".join(spec["labels"]) + "\n")
+        got = lines("classify", "--model", CASES / case / "model", "--json", "--labels", labels, "--template", "{}", *paths)
+        for row, want in zip(got, spec["probs"]):
+            by = {x["label"]: x["score"] for x in row["labels"]}
+            assert np.allclose([by[x] for x in spec["labels"]], want, atol=1e-5), f"{case}: {by} instead of {want}"
+
+
+def lines_of_a_text():
+    """The lines nearest in meaning, with their numbers in the file; empty ones count and are not found."""
+    model, text = CASES / "minilm" / "model", tmp / "lines.txt"
+    sentences = ["a photo of a cat", "", "two dogs run", "a tree", "cats and dogs"]
+    text.write_text("\n".join(sentences))
+    got = lines("search", "--model", model, "--lines", text, "--json", "two dogs run")
+    assert [got[0]["line"], got[0]["text"]] == [3, "two dogs run"] and abs(got[0]["score"] - 1) < 1e-5 and len(got) == 4, got
+    rows = [np.array(lines("embed", "--model", model, "--normalize", "--text", s)[0]["embedding"]) for s in sentences if s]
+    want = sorted((float(r @ rows[1]) for r in rows), reverse=True)
+    assert np.allclose([x["score"] for x in got], want, atol=1e-5), f"{got} instead of {want}"
+    text.write_text("\n\n")
+    program.fails("search", "--model", model, "--lines", text, "a", says="holds no line")
+
+
 def main():
     for tier in tiers(program)[0]:
         tap.check(f"{tier}: forward is the code path of embed", forward_is_embed, tier)
@@ -311,6 +338,8 @@ def main():
     tap.check("a tokenizer of one's own", a_tokenizer_of_ones_own)
     tap.check("fewer bits in memory and on disk", in_fewer_bits)
     tap.check("info tells the truth", facts)
+    tap.check("probabilities of a softmax and of sigmoids", judged)
+    tap.check("the lines of a text are searched", lines_of_a_text)
     tap.check("a tower alone and open_clip's layout are read", towers)
     shutil.rmtree(tmp)
     tap.finish()

@@ -202,23 +202,6 @@ static void best_equals_a_full_sort(void **state)
     }
 }
 
-static void softmax_of_cosines(void **state)
-{
-    (void)state;
-    float y[3] = {0, 0, 0};
-    const float x[3] = {0.1f, 0.2f, 0.3f}, wide[3] = {1e4f, -1e4f, 1e4f};
-    ev_softmax(x, 3, 10, y); /* e^1, e^2, e^3 */
-    assert_near(y[0], 0.0900306, 1e-6);
-    assert_near(y[1], 0.2447285, 1e-6);
-    assert_near(y[2], 0.6652410, 1e-6);
-    ev_softmax(wide, 3, 100, y);
-    assert_near(y[0], 0.5, 0);
-    assert_near(y[1], 0, 0);
-    y[0] = y[1] = 3;
-    ev_softmax(y, 2, 1, y);
-    assert_near(y[0], 0.5, 0);
-}
-
 static void every_template_has_the_same_say(void **state)
 {
     (void)state;
@@ -707,7 +690,6 @@ int main(void)
         cmocka_unit_test(medians),
         cmocka_unit_test(chances),
         cmocka_unit_test(best_equals_a_full_sort),
-        cmocka_unit_test(softmax_of_cosines),
         cmocka_unit_test(every_template_has_the_same_say),
         cmocka_unit_test(numbers_for_texts),
         cmocka_unit_test(templates_are_filled),

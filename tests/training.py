@@ -307,7 +307,26 @@ def full_finetune():
     program.good("info", tmp / "full")
 
 
+def other_family(case):
+    """Learns from nothing, in parts as in one, by LoRA too, and the adapter folded in gives what it gives beside."""
+    model = CASES / case / "model"
+    start = ["--config", model]
+    train(f"{case}-learns", "--steps", 80, "--augment", 0, start=start)
+    loss = [x["loss"] for x in metrics(f"{case}-learns")]
+    assert np.mean(loss[-10:]) < 0.6 * np.mean(loss[:5]), f"the loss went from {loss[0]} to {loss[-1]}"
+    for out, more in [("whole", []), ("parts", ["--micro", 2])]:
+        train(f"{case}-{out}", *more, start=start)
+    whole, parts = (np.array([x["loss"] for x in metrics(f"{case}-{out}")]) for out in ("whole", "parts"))
+    assert np.allclose(whole, parts, rtol=1e-4), f"{whole} and in parts {parts}"
+    train(f"{case}-lora", "--rank", 4, command="finetune", start=["--model", model])
+    program.good("merge", "--model", model, "--lora", tmp / f"{case}-lora", "--out", tmp / f"{case}-merged")
+    plain, beside, folded = (embedding(*a) for a in (["--model", model], ["--model", model, "--lora", tmp / f"{case}-lora"], ["--model", tmp / f"{case}-merged"]))
+    assert np.abs(beside - folded).max() < 1e-4 * np.abs(folded).max() and not np.allclose(beside, plain), "the adapter does nothing, or not the same"
+
+
 def main():
+    for case in ["siglip", "chinese_clip"]:
+        tap.check(f"{case} learns, in parts and by LoRA", other_family, case)
     tap.check("a run writes weights, checkpoint and metrics", whole)
     tap.check("its result is a model", it_is_a_model)
     tap.check("the loss falls", it_learns)

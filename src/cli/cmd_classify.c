@@ -136,7 +136,7 @@ static int classify_batch(job *j, int at, int n, float *rows, bool *ok, oc_err *
         if (!ok[i])
             continue;
         ev_best(scores, labels, top, j->best);
-        ev_softmax(scores, labels, oc_logit_scale(j->session->engine), scores);
+        oc_probabilities(j->session->engine, scores, labels, scores);
         emit(j, j->paths.p[at + i], scores, top);
     }
     return 0;
@@ -237,5 +237,6 @@ const cl_command cmd_classify = {
     "--model M --labels FILE|a,b,c [--template S...] (IMAGE... | FOLDER...)",
     "  ocelli classify --labels cat,dog,horse photo.jpg\n  ocelli classify --labels 猫,狗,马 --templates photo_zh photo.jpg\n"
     "  ocelli classify --labels animals.txt --template 'a photo of a {}.' 'a drawing of a {}.' --top 1 --json ~/photos\n\n"
-    "Scores are the softmax over all labels of the cosines between picture and label, times the model's own scale.\n",
+    "Scores are the softmax over all labels of the cosines between picture and label, times the model's own scale.\n"
+    "A model that judges every pair by itself (SigLIP) gives each label its own probability: they need not add up to 1.\n",
     run};

@@ -5,11 +5,12 @@
 
 #include "../index/index.h"
 #include "cli.h"
+#include "search_lines.h"
 
 typedef struct job {
     const cl_command *self;
     cl_common common;
-    const char *db, *image;
+    const char *db, *image, *lines;
     int top;
     bool from_stdin;
     cl_texts texts; /* the queries */
@@ -38,17 +39,26 @@ static void print_hit(const job *j, const char *query, const ix_hit *hit)
 {
     char *path = path_from_here(j, hit->path);
     const char *shown = path ? path : hit->path;
+    float probability = 0;
+    bool judged = !j->image && rn_judges_pairs(j->engine);
+    if (judged)
+        oc_probabilities(j->engine, &hit->score, 1, &probability);
     if (j->common.json) {
         printf("{\"path\":");
         cl_json_text(shown);
         printf(",\"score\":%.6f,\"deviations\":%.3f", (double)hit->score, (double)hit->deviations);
+        if (judged)
+            printf(",\"probability\":%.6f", (double)probability);
         if (j->from_stdin) {
             printf(",\"query\":");
             cl_json_text(query);
         }
         printf("}\n");
     } else {
-        printf("%.4f  %+5.1f  %s\n", (double)hit->score, (double)hit->deviations, shown);
+        printf("%.4f  %+5.1f  ", (double)hit->score, (double)hit->deviations);
+        if (judged)
+            printf("%6.4f  ", (double)probability);
+        printf("%s\n", shown);
     }
     free(path);
 }
@@ -59,6 +69,29 @@ static void print_hits(const job *j, const char *query, const ix_hits *hits)
         printf("%s\n", query);
     for (int i = 0; i < hits->n; i++)
         print_hit(j, query, &hits->p[i]);
+}
+
+/* ---- lines of a text ------------------------------------------------------------------------------------------------------ */
+
+static int embed_picture(job *j, float *row, oc_err *err)
+{
+    oc_err why;
+    int result = oc_embed_files(j->session, &j->image, 1, row, &why, err);
+    return !result && why.text[0] ? bs_err(err, "%s", why.text) : result;
+}
+
+static int search_lines(job *j, oc_err *err)
+{
+    cl_lines l = {0};
+    int all = j->image ? 1 : j->texts.n, result = cl_lines_open(&l, j->lines, j->session, &j->common, err);
+    for (int i = 0; !result && i < all; i++) {
+        const char *query = j->image ? j->image : j->texts.p[i];
+        result = j->image ? embed_picture(j, l.query, err) : oc_embed_texts(j->session, &query, 1, l.query, err);
+        if (!result)
+            cl_lines_print(&l, j->session, query, j->from_stdin, j->top, j->common.json);
+    }
+    cl_lines_close(&l);
+    return result;
 }
 
 /* ---- work ------------------------------------------------------------------------------------------------------------------- */
@@ -73,11 +106,11 @@ static int open_library(job *j, oc_err *err)
 
 static int open_model(job *j, oc_err *err)
 {
-    if (!j->common.batch) /* a single query needs no room for 32 */
+    if (!j->common.batch && !j->lines) /* a single query needs no room for 32 */
         j->common.batch = j->image ? 1 : j->texts.n < 32 ? j->texts.n : 32;
     j->engine = cl_open(&j->common, err);
     j->session = j->engine ? oc_session_open(j->engine, err) : NULL;
-    return j->session ? ix_model_id(j->engine, j->id, err) : -1;
+    return !j->session ? -1 : j->lines ? 0 : ix_model_id(j->engine, j->id, err);
 }
 
 static int check_model(const job *j, oc_err *err)
@@ -97,13 +130,6 @@ static int check_model(const job *j, oc_err *err)
         cl_say(&j->common, "ocelli search: %ld of %ld pictures have vectors of another model and are left out (index again)\n",
                counts.others, counts.others + counts.pictures);
     return 0;
-}
-
-static int embed_picture(job *j, float *row, oc_err *err)
-{
-    oc_err why;
-    int result = oc_embed_files(j->session, &j->image, 1, row, &why, err);
-    return !result && why.text[0] ? bs_err(err, "%s", why.text) : result;
 }
 
 /* Up to a batch of queries from `at` on. */
@@ -131,7 +157,8 @@ static int search_all(job *j, oc_err *err)
     if (!rows || !hits)
         goto done;
     if (!j->common.json)
-        cl_say(&j->common, "score   stands out by (standard deviations above the mean of all pictures)\n");
+        cl_say(&j->common, "score   stands out by (standard deviations above the mean of all pictures)%s\n",
+               !j->image && rn_judges_pairs(j->engine) ? "  probability" : "");
     for (int i = 0; i < all; i += batch)
         if (search_batch(j, i, all - i < batch ? all - i : batch, rows, hits, err))
             goto done;
@@ -160,11 +187,13 @@ static int run_job(job *j, const cl_texts *words, oc_err *err)
     char *query = NULL;
     int result = -1;
     j->here = realpath(".", NULL);
-    if (open_library(j, err) || (j->from_stdin && cl_read_lines(&j->texts, &hold, "-", false, err)))
+    if ((!j->lines && open_library(j, err)) || (j->from_stdin && cl_read_lines(&j->texts, &hold, "-", false, err)))
         goto done;
     if (words->n && (!(query = join_words(words, err)) || cl_texts_add(&j->texts, query)))
         goto done;
-    result = j->from_stdin && !j->texts.n ? 0 : open_model(j, err) || check_model(j, err) || search_all(j, err) ? -1 : 0;
+    result = j->from_stdin && !j->texts.n                                                                          ? 0
+             : open_model(j, err) || (j->lines ? search_lines(j, err) : check_model(j, err) || search_all(j, err)) ? -1
+                                                                                                                   : 0;
 done:
     free(j->here);
     free(query);
@@ -183,6 +212,7 @@ static int run(const cl_command *self, int argc, char **argv)
     const cl_option options[] = {
         {"db", "FILE", CL_TEXT, &j.db, "the database (" IX_DEFAULT_NAME " here or in the nearest folder above)", 0, 0},
         {"image", "FILE", CL_TEXT, &j.image, "a picture instead of words", 0, 0},
+        {"lines", "FILE", CL_TEXT, &j.lines, "search the lines of this text instead, by meaning", 0, 0},
         {"top", "K", CL_INT, &j.top, "so many of the best (10)", 1, 1e9},
         {"stdin", NULL, CL_FLAG, &j.from_stdin, "queries from standard input, a line each", 0, 0},
         {"fast-decode", NULL, CL_FLAG, &j.common.fast, CL_FAST_HELP, 0, 0},
@@ -191,6 +221,8 @@ static int run(const cl_command *self, int argc, char **argv)
     int code = cl_parse(self, argc, argv, options, &j.common, &words);
     if (code < 0 && (words.n > 0) + (j.image != NULL) + j.from_stdin != 1)
         code = cl_usage(self, "expected one of TEXT, --image and --stdin");
+    if (code < 0 && j.lines && j.db)
+        code = cl_usage(self, "--lines and --db: expected one of them");
     if (code < 0)
         code = cl_done(self, run_job(&j, &words, &err) ? cl_fail(self, &err) : CL_OK);
     cl_texts_clear(&j.texts);
@@ -198,13 +230,14 @@ static int run(const cl_command *self, int argc, char **argv)
     return code;
 }
 
-const cl_command cmd_search = {"search", "the pictures of an index that fit a sentence or a picture best",
-                               "[--db FILE] [--model M] [--top K] (TEXT | --image FILE | --stdin)",
-                               "  ocelli search 'a dog on the beach'       # looks in " IX_DEFAULT_NAME " here or above\n"
-                               "  ocelli search --top 3 --json 一只猫\n  ocelli search --db ~/photos/" IX_DEFAULT_NAME
-                               " --image sketch.png\n"
-                               "  ocelli search --stdin --json < queries.txt\n\n"
-                               "The score is the cosine of the two vectors. How many standard deviations it lies above the mean "
-                               "of all pictures tells whether a hit stands\n"
-                               "out: in a folder without any dog the best `dog` is still the best, but hardly above the rest.\n",
-                               run};
+const cl_command cmd_search = {
+    "search", "the pictures of an index, or the lines of a text, that fit a sentence or a picture best",
+    "[--db FILE | --lines FILE] [--model M] [--top K] (TEXT | --image FILE | --stdin)",
+    "  ocelli search 'a dog on the beach'       # looks in " IX_DEFAULT_NAME " here or above\n"
+    "  ocelli search --top 3 --json 一只猫\n  ocelli search --db ~/photos/" IX_DEFAULT_NAME " --image sketch.png\n"
+    "  ocelli search --stdin --json < queries.txt\n"
+    "  ocelli search --model all-MiniLM-L6-v2 --lines notes.txt 'how do I reset it'\n\n"
+    "The score is the cosine of the two vectors. How many standard deviations it lies above the mean "
+    "of all pictures tells whether a hit stands\n"
+    "out: in a folder without any dog the best `dog` is still the best, but hardly above the rest.\n",
+    run};

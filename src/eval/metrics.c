@@ -111,20 +111,6 @@ void ev_best(const float *scores, long n, long k, long *index)
 
 /* ---- vectors -------------------------------------------------------------------------------------------------- */
 
-void ev_softmax(const float *x, long n, float scale, float *y)
-{
-    double max = -INFINITY, sum = 0;
-    for (long i = 0; i < n; i++)
-        max = fmax(max, (double)scale * (double)x[i]);
-    for (long i = 0; i < n; i++) {
-        double e = exp((double)scale * (double)x[i] - max);
-        sum += e;
-        y[i] = (float)e;
-    }
-    for (long i = 0; i < n; i++)
-        y[i] = (float)((double)y[i] / sum);
-}
-
 static double length(const float *x, long n)
 {
     double sum = 0;

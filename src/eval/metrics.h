@@ -21,8 +21,6 @@ double ev_chance(long right, long cols, long k);
 
 /* The columns of the k largest of n scores, best first. k <= n. */
 void ev_best(const float *scores, long n, long k, long *index);
-/* y = softmax(scale * x); y may be x. Sums in double. */
-void ev_softmax(const float *x, long n, float scale, float *y);
 /* The direction that `each` vectors [each, width] have in common: each made of length 1, their mean made of length 1 again, as CLIP
  * makes one classifier of many templates (Radford et al. 2021, section 3.1.4). A vector of zeros has no say. */
 void ev_mean_direction(const float *rows, long each, long width, float *out);

@@ -145,6 +145,8 @@ static int bind_target(md_lora *l, const md_model *m, const char *folder, const 
     int id = md_adapted_slot(m, name, err);
     if (id < 0)
         return bs_err_prefix(err, "cannot load the adapter '%s': ", folder);
+    if (m->slots[id].flags & TN_UNADAPTED)
+        return 0;
     if (!(m->slots[id].flags & TN_LINEAR))
         return bs_err(err, "cannot load the adapter '%s': '%s' is no linear layer of the model", folder, t->module);
     if (l->name[id])

@@ -141,14 +141,14 @@ static void visit_text(siglip_text *t, tn_visitor *v)
     tn_leave(v, mark);
 }
 
-/* PEFT leaves torch.nn.MultiheadAttention without adapters. */
+/* The probe attends by a torch.nn.MultiheadAttention, which no adapter reaches. */
 static void visit_head(siglip_head *h, tn_visitor *v, const bl_layer_shape *s)
 {
     size_t mark = tn_enter(v, "vision_model.head.");
     tn_visit(v, &h->probe, "probe", TN_NO_DECAY, 3, 1, 1, s->width, 0);
     tn_visit(v, &h->in_proj.weight, "attention.in_proj_weight", TN_KERNEL, 2, 3 * s->width, s->width, 0, 0);
     tn_visit(v, &h->in_proj.bias, "attention.in_proj_bias", TN_NO_DECAY, 1, 3 * s->width, 0, 0, 0);
-    tn_visit(v, &h->out_proj.weight, "attention.out_proj.weight", TN_KERNEL, 2, s->width, s->width, 0, 0);
+    tn_visit(v, &h->out_proj.weight, "attention.out_proj.weight", TN_KERNEL | TN_UNADAPTED, 2, s->width, s->width, 0, 0);
     tn_visit(v, &h->out_proj.bias, "attention.out_proj.bias", TN_NO_DECAY, 1, s->width, 0, 0, 0);
     tn_visit_norm(v, &h->layernorm, "layernorm", s->width, true);
     bl_visit_mlp(v, &h->mlp, "mlp.", s->width, s->hidden);
@@ -274,7 +274,8 @@ static tn_t pair_loss(tn_ctx *cx, const void *m, tn_t image_embeds, tn_t text_em
 static tn_t finish_tower(tn_ctx *cx, md_outputs *out, const char *name, const char *what, tower t)
 {
     tn_t embeds = tn_l2_normalize(cx, t.embeds);
-    md_emit(cx, out, t.hidden, "%s_model_output.last_hidden_state", name);
+    if (t.hidden.rank)
+        md_emit(cx, out, t.hidden, "%s_model_output.last_hidden_state", name);
     md_emit(cx, out, t.embeds, "%s_model_output.pooler_output", name);
     md_emit(cx, out, embeds, "%s_embeds", what);
     return embeds;
@@ -282,7 +283,8 @@ static tn_t finish_tower(tn_ctx *cx, md_outputs *out, const char *name, const ch
 
 static void finish_alone(tn_ctx *cx, md_outputs *out, tower t)
 {
-    md_emit(cx, out, t.hidden, "last_hidden_state");
+    if (t.hidden.rank)
+        md_emit(cx, out, t.hidden, "last_hidden_state");
     md_emit(cx, out, t.embeds, "pooler_output");
 }
 

@@ -207,6 +207,43 @@ float oc_logit_scale(const oc_engine *e)
     return p ? expf(p->v[0]) : 1;
 }
 
+static float logit_bias(const oc_engine *e)
+{
+    const tn_param *p = rn_judges_pairs(e) ? e->model->family->logit_bias(e->model->m) : NULL;
+    return p ? p->v[0] : 0;
+}
+
+bool rn_judges_pairs(const oc_engine *e)
+{
+    const md_family *f = e->model->family;
+    return f->logit_bias && f->logit_bias(e->model->m);
+}
+
+/* Sums in double. */
+static void softmax(const float *x, int n, double scale, float *y)
+{
+    double max = -INFINITY, sum = 0;
+    for (int i = 0; i < n; i++)
+        max = fmax(max, scale * (double)x[i]);
+    for (int i = 0; i < n; i++) {
+        double e = exp(scale * (double)x[i] - max);
+        sum += e;
+        y[i] = (float)e;
+    }
+    for (int i = 0; i < n; i++)
+        y[i] = (float)((double)y[i] / sum);
+}
+
+void oc_probabilities(const oc_engine *e, const float *cosines, int n, float *out)
+{
+    double scale = (double)oc_logit_scale(e), bias = (double)logit_bias(e);
+    if (!rn_judges_pairs(e))
+        softmax(cosines, n, scale, out);
+    else
+        for (int i = 0; i < n; i++)
+            out[i] = (float)(1 / (1 + exp(-(scale * (double)cosines[i] + bias))));
+}
+
 /* ---- planning ---------------------------------------------------------------------------------------------------- */
 
 static size_t plan(const md_model *m, const md_lora *l, const kn_table *kn, int threads, const md_batch *b,

@@ -53,6 +53,8 @@ size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, in
 int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, tx_ids *ids, int *cut, oc_err *err);
 /* What its texts are filled up with; -1: it does not say. t may be NULL. */
 int rn_pad(const tx_tokenizer *t);
+/* Probabilities are of each pair by itself, not shares of one softmax. */
+bool rn_judges_pairs(const oc_engine *e);
 /* Rows of normalised embeddings of prepared pixels [n, 3, height, width], n <= max_batch. */
 int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int width, float *rows, oc_err *err);
 /* The same of picture files, n <= max_batch: read, decoded and prepared by the session's threads, many files at once or one by all of them.

@@ -58,7 +58,8 @@ typedef struct tn_norm_w {
 /* TN_BUFFER: no gradient. TN_NO_DECAY: gains, biases, temperatures. TN_LINEAR: a linear layer's weight, where
  * LoRA goes. TN_KERNEL: a convolution's. Both are read by products alone, which may hold them packed. TN_SHAPE_OF_FILE: the shape is
  * whatever the checkpoint says (blocks by themselves). TN_IN_FIRST: of a linear layer's weight, [in, out]. TN_TABLE: rows are looked up in it, and
- * where it is tied (TN_TIED) products read it too. */
+ * where it is tied (TN_TIED) products read it too. TN_UNADAPTED: inside torch.nn.MultiheadAttention, whose code reads the weight past PEFT's factors:
+ * these may be in a file, and have no share. */
 enum {
     TN_OPTIONAL = 1,
     TN_BUFFER = 2,
@@ -68,7 +69,8 @@ enum {
     TN_KERNEL = 32,
     TN_IN_FIRST = 64,
     TN_TABLE = 128,
-    TN_TIED = 256
+    TN_TIED = 256,
+    TN_UNADAPTED = 512
 };
 
 /* A model names each of its weights once, to a visitor: loading, checking, planning, saving, the optimiser and
