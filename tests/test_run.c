@@ -1,5 +1,5 @@
 /* test_run.c - texts that go on: however a prompt comes in, alone or among others, at once or in pieces, behind a beginning that is shared, its logits are the same
- * bits; the plan is what is used; what is drawn is drawn from the right tokens. */
+ * bits; nothing is allocated for a token, and the plan is what is used; what is drawn is drawn from the right tokens. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "count_allocations.h"
 #include "run/generate.h"
 
 static const char *const folders[] = {"tests/reference/mistral/model", "tests/reference/gpt2/model",
@@ -535,6 +536,7 @@ int main(void)
         cmocka_unit_test(a_full_cache_is_an_error_and_no_more),
         cmocka_unit_test(smaller_caches_stay_near),
         cmocka_unit_test(planned_bytes_are_used_bytes),
+        cmocka_unit_test(tokens_take_no_memory),
         cmocka_unit_test(what_is_heard_is_the_text),
         cmocka_unit_test(what_was_kept_changes_nothing),
         cmocka_unit_test(more_beams_than_room),
