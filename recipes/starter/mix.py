@@ -3,7 +3,8 @@
 
 Emoji count twice, flags and clip art once. A text is drawn evenly from a list, so the list says how likely each is.
 train_mix.jsonl, the first stage: the name six times of eight (three of five for clip art), else one to three keywords, with or
-without the name. train_phrases.jsonl, the second: names, keywords, and both inside phrases as people type them."""
+without the name. train_phrases.jsonl, the second: names, keywords, and both inside phrases as people type them. train_both.jsonl,
+the third: the first's texts, and the name in a phrase for every fifth."""
 import json
 import random
 import sys
@@ -48,16 +49,18 @@ def mixed(pair, stage):
     for key, words, separator in (("text", "keywords", ", "), ("text_zh", "keywords_zh", "，")):
         if not pair.get(key):
             continue
-        if stage == 1:
-            out[key] = texts(pair[key], pair.get(words), separator, emoji)
-        else:
+        if stage == 2:
             out[key] = phrases(pair[key], pair.get(words), separator, key == "text_zh")
+        else:
+            out[key] = texts(pair[key], pair.get(words), separator, emoji)
+        if stage == 3:
+            out[key] += [phrase(pair[key][0], key == "text_zh") for _ in range(2 if emoji else 1)]
     return out, 2 if emoji and not pair["text"][0].startswith("flag:") else 1
 
 
 def main():
     folder = Path(sys.argv[1])
-    for stage, name in ((1, "train_mix.jsonl"), (2, "train_phrases.jsonl")):
+    for stage, name in ((1, "train_mix.jsonl"), (2, "train_phrases.jsonl"), (3, "train_both.jsonl")):
         random.seed(stage)
         with open(folder / "train.jsonl", encoding="utf-8") as f, open(folder / name, "w", encoding="utf-8") as to:
             for line in f:
