@@ -14,7 +14,7 @@ typedef struct job {
     const cl_command *self;
     cl_common common;
     bool finetune;
-    const char *config, *data, *out, *metrics, *save, *dump;
+    const char *config, *from, *data, *out, *metrics, *save, *dump;
     int steps, epochs, micro, stop_after, texts, context;
     float temperature, partners, muon_lr, embedding_lr;
     float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes;
@@ -86,6 +86,16 @@ static void set_temperature(job *j)
         j->model->slots[p->id].own[0] = logf(1 / j->temperature);
 }
 
+static int start_from(job *j, oc_err *err)
+{
+    char *folder = rn_find_model(j->from, NULL, err);
+    int taken = folder ? md_start_from(j->model, folder, err) : -1;
+    if (taken >= 0)
+        cl_say(&j->common, "ocelli %s: %d of %d weights are those of '%s'\n", j->self->name, taken, j->model->n, folder);
+    free(folder);
+    return taken < 0 ? -1 : 0;
+}
+
 static int open_model(job *j, oc_err *err)
 {
     j->folder = rn_find_model(j->config ? j->config : j->common.model, NULL, err);
@@ -109,6 +119,8 @@ static int open_model(job *j, oc_err *err)
         return -1;
     if (j->config && j->temperature > 0)
         set_temperature(j);
+    if (j->from && start_from(j, err))
+        return -1;
     j->tokenizer = tx_open(j->folder, err);
     return !j->tokenizer ? -1 : j->reads ? 0 : im_processor_read(&j->processor, j->folder, err);
 }
@@ -237,7 +249,8 @@ static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err
             to, err,
             " lr %g final %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g muon %g embedding %g temperature %g",
             (double)j->lr, (double)j->final_lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip,
-            (double)j->ema, (double)j->augment, (double)j->muon_lr, (double)j->embedding_lr, (double)j->temperature))
+            (double)j->ema, (double)j->augment, (double)j->muon_lr, (double)j->embedding_lr, (double)j->temperature) ||
+        (j->from && bs_buf_printf(to, err, " start %s", j->from)))
         return -1;
     if (!adapter)
         return 0;
@@ -304,6 +317,8 @@ static int check(job *j, const cl_texts *rest)
     bool adapter = j->finetune && !j->full;
     if (j->finetune && j->config)
         return cl_usage(j->self, "--config starts from nothing: that is what train does");
+    if (j->from && !j->config)
+        return cl_usage(j->self, "--start-from goes with --config: --model goes on with a model as it is");
     if (!adapter && j->common.lora)
         return cl_usage(j->self, "--lora goes on with an adapter: finetune without --full does that");
     if (adapter && j->muon_lr > 0)
@@ -339,6 +354,8 @@ static int run(const cl_command *self, int argc, char **argv)
          0, 0},
         {"out", "DIR", CL_TEXT, &j.out, "where the checkpoint and the result go", 0, 0},
         {"config", "DIR", CL_TEXT, &j.config, "start from nothing: config.json, tokenizer and preprocessor_config.json", 0, 0},
+        {"start-from", "M", CL_TEXT, &j.from,
+         "with --config: not from nothing but from this model's weights of the same names; other picture sizes are bridged", 0, 0},
         {"steps", "N", CL_INT, &j.steps, "updates in all", 1, 1e9},
         {"epochs", "N", CL_INT, &j.epochs, "instead: times through the pairs", 1, 1e6},
         {"micro", "N", CL_INT, &j.micro, "rows at once, a divisor of --batch; less memory, the same loss", 1, 65536},

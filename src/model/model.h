@@ -196,6 +196,9 @@ int md_own(md_model *m, oc_err *err);
 int md_own_weight(md_model *m, int id, oc_err *err);
 /* Fills every weight (md_own first) with starting values. */
 int md_init(md_model *m, uint64_t seed, oc_err *err);
+/* Weights (of md_own) take the values of another model's of the same names; tables of a picture's positions are resampled where the grid is another one
+ * (bicubic). The number that did, or -1: none, or one of another shape. */
+int md_start_from(md_model *m, const char *folder, oc_err *err);
 /* The usual ones: gains 1, biases 0, anything else normal. */
 void md_draw(const char *name, long n, float *values, bs_rng *rng, float deviation);
 void md_close(md_model *m);
