@@ -16,6 +16,7 @@ enum pooling { BY_MEAN, BY_MAX, BY_FIRST };
 typedef struct bert {
     bl_bert encoder;
     tn_linear_w pooler; /* [width, width], may be absent */
+    bool causal;        /* a token sees itself and those before it */
     int pad, longest;   /* ids of a text that embeddings are made of */
     bool below;         /* its names start with "bert." */
     enum pooling pooling;
@@ -37,7 +38,7 @@ static void *create(const ck_config *c, oc_err *err)
     bert *m = calloc(1, sizeof *m);
     const char *architecture = "BertModel";
     if (!m || md_read_architecture(c, &architecture, err) || md_read_bert(c, &m->encoder, err) ||
-        ck_int(c, "pad_token_id", &m->pad, 0, MD_MOST_TOKENS, err) || ck_bool(c, "is_decoder", &m->encoder.causal, err))
+        ck_int(c, "pad_token_id", &m->pad, 0, MD_MOST_TOKENS, err) || ck_bool(c, "is_decoder", &m->causal, err))
         goto failed;
     m->below = strcmp(architecture, "BertModel") != 0;
     m->longest = m->encoder.positions;
@@ -195,7 +196,8 @@ static void init(const void *p, const char *name, long n, float *values, bs_rng 
 
 static tn_t rows_of(tn_ctx *cx, const bert *m, const md_batch *b)
 {
-    return bl_bert_rows(cx, &m->encoder, b->input_ids, b->token_types, b->attention_mask, b->texts, b->length);
+    bl_bert_view view = {.types = b->token_types, .key_mask = b->attention_mask, .causal = m->causal};
+    return bl_bert_rows(cx, &m->encoder, b->input_ids, b->texts, b->length, &view);
 }
 
 static tn_t pool(tn_ctx *cx, const bert *m, tn_t rows, const md_batch *b)

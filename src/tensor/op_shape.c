@@ -115,10 +115,11 @@ tn_t tn_add_positions(tn_ctx *cx, tn_t x, const tn_param *table)
 {
     if (cx->failed)
         return (tn_t){0};
-    if (x.rank != 3 || tn_last(x) != table->shape[1])
-        return tn_fail(cx, "positions: a token is %ld wide, a position %ld", tn_last(x), table->shape[1]);
-    if (x.shape[1] > table->shape[0])
-        return tn_fail(cx, "positions: %ld tokens, the model has %ld positions", x.shape[1], table->shape[0]);
+    long width = table->shape[table->rank - 1], rows = table->shape[table->rank - 2];
+    if (x.rank != 3 || tn_last(x) != width)
+        return tn_fail(cx, "positions: a token is %ld wide, a position %ld", tn_last(x), width);
+    if (x.shape[1] > rows)
+        return tn_fail(cx, "positions: %ld tokens, the model has %ld positions", x.shape[1], rows);
     return add_repeating(cx, x, table, x.shape[1] * x.shape[2]);
 }
 
