@@ -59,7 +59,7 @@ static tn_t add_first_type(tn_ctx *cx, const bl_bert *m, tn_t x)
 
 static tn_t embed(tn_ctx *cx, const bl_bert *m, const int *ids, long b, long t, const bl_bert_view *view)
 {
-    tn_t x = tn_embedding(cx, &m->word, ids, b, t);
+    tn_t x = tn_embedding_but(cx, &m->word, ids, b, t, m->pad);
     if (m->types)
         x = view->types ? tn_add(cx, x, tn_embedding(cx, &m->type, view->types, b, t)) : add_first_type(cx, m, x);
     x = view->positions ? tn_add(cx, x, tn_embedding(cx, &m->position, view->positions, b, t))

@@ -23,6 +23,7 @@ typedef struct bl_bert {
     bl_layer_shape shape;
     int layers, positions, vocab, types; /* types 0: tokens have no kinds */
     long context_width;                  /* of the rows that crossattention looks at; 0: there is none */
+    int pad;                             /* the token that fills up, whose row of the table learns nothing from being there */
     bool tied;                           /* a head reads the table of words as well */
     tn_param word;                       /* [vocab, width] */
     tn_param position;                   /* [positions, width] */

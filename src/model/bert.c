@@ -17,7 +17,7 @@ typedef struct bert {
     bl_bert encoder;
     tn_linear_w pooler; /* [width, width], may be absent */
     bool causal;        /* a token sees itself and those before it */
-    int pad, longest;   /* ids of a text that embeddings are made of */
+    int longest;        /* ids of a text that embeddings are made of */
     bool below;         /* its names start with "bert." */
     enum pooling pooling;
     bool normalizes; /* embeddings are of length 1 */
@@ -38,7 +38,7 @@ static void *create(const ck_config *c, oc_err *err)
     bert *m = calloc(1, sizeof *m);
     const char *architecture = "BertModel";
     if (!m || md_read_architecture(c, &architecture, err) || md_read_bert(c, &m->encoder, err) ||
-        ck_int(c, "pad_token_id", &m->pad, 0, MD_MOST_TOKENS, err) || ck_bool(c, "is_decoder", &m->causal, err))
+        ck_int(c, "pad_token_id", &m->encoder.pad, 0, MD_MOST_TOKENS, err) || ck_bool(c, "is_decoder", &m->causal, err))
         goto failed;
     m->below = strcmp(architecture, "BertModel") != 0;
     m->longest = m->encoder.positions;
@@ -59,7 +59,7 @@ static void sizes(const void *p, md_sizes *s)
                     .embedding = m->encoder.shape.width,
                     .bos = -1,
                     .eos = -1,
-                    .pad = m->pad,
+                    .pad = m->encoder.pad,
                     .padding = MD_PADDING_HIDDEN};
 }
 

@@ -86,6 +86,7 @@ static int read_text(const ck_config *c, blip *m, oc_err *err)
         ck_int(c, "max_position_embeddings", &positions, 1, MD_LONGEST, err) || read_tokens(c, m, err) ||
         ck_float(c, "label_smoothing", &m->smoothing, 0, 1, err))
         return -1;
+    b.pad = m->pad;
     b.vocab = vocab;
     b.positions = positions;
     if (m->dec >= vocab || m->sep >= vocab || m->mask >= vocab)

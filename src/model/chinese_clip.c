@@ -15,7 +15,7 @@
 typedef struct chinese_clip {
     bl_bert text;
     bl_vit vision;
-    int projection_dim, pad;
+    int projection_dim;
     tn_linear_w visual_projection; /* [projection, width], no bias */
     tn_linear_w text_projection;
     tn_param logit_scale; /* scalar */
@@ -34,7 +34,7 @@ static int read_config(const ck_config *c, chinese_clip *m, oc_err *err)
                          .channels = 3,
                          .kind = BL_VIT_CLIP};
     return !vision || md_read_bert(text, &m->text, err) || md_read_vit(vision, &m->vision, err) ||
-                   ck_int(text, "pad_token_id", &m->pad, 0, MD_MOST_TOKENS, err) ||
+                   ck_int(text, "pad_token_id", &m->text.pad, 0, MD_MOST_TOKENS, err) ||
                    ck_int(c, "projection_dim", &m->projection_dim, 1, MD_WIDEST, err)
                ? -1
                : 0;
@@ -75,7 +75,7 @@ static void sizes(const void *p, md_sizes *s)
                     .embedding = m->projection_dim,
                     .bos = -1,
                     .eos = -1,
-                    .pad = m->pad,
+                    .pad = m->text.pad,
                     .padding = MD_PADDING_HIDDEN};
 }
 

@@ -11,6 +11,7 @@ typedef struct embedding_record {
     tn_t y;
     const tn_param *table;
     const int *ids;
+    int fixed;
 } embedding_record;
 
 /* Serial: two rows of a batch may hold the same token. */
@@ -21,7 +22,8 @@ static void embedding_backward(tn_ctx *cx, tn_record *self)
     const float *dy = tn_gradient(cx, r->y);
     long n = tn_rows(r->y), d = tn_last(r->y);
     for (long i = 0; i < n; i++)
-        cx->kn->add(d, g + r->ids[i] * d, dy + i * d, g + r->ids[i] * d);
+        if (r->ids[i] != r->fixed)
+            cx->kn->add(d, g + r->ids[i] * d, dy + i * d, g + r->ids[i] * d);
 }
 
 static int read_row(tn_ctx *cx, const tn_param *table, long row, float *to)
@@ -34,6 +36,11 @@ static int read_row(tn_ctx *cx, const tn_param *table, long row, float *to)
 }
 
 tn_t tn_embedding(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t)
+{
+    return tn_embedding_but(cx, table, ids, b, t, -1);
+}
+
+tn_t tn_embedding_but(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t, int fixed)
 {
     if (cx->failed)
         return (tn_t){0};
@@ -50,7 +57,7 @@ tn_t tn_embedding(tn_ctx *cx, const tn_param *table, const int *ids, long b, lon
         }
     embedding_record *r = y.grad ? tn_push(cx, sizeof *r, embedding_backward) : NULL;
     if (r)
-        *r = (embedding_record){r->head, y, table, ids};
+        *r = (embedding_record){r->head, y, table, ids, fixed};
     return y;
 }
 

@@ -80,6 +80,8 @@ tn_t tn_rope(tn_ctx *cx, tn_t x, float theta, long offset);
 /* ---- positions, tokens, pieces: op_shape.c ---- */
 /* ids [n] in 0..rows-1, kept by the caller as long as the tape -> [B, T, D] (B * T = n). */
 tn_t tn_embedding(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t);
+/* The same, but row `fixed` of the table (the token that fills up) learns nothing from being looked up: torch.nn.Embedding's padding_idx. */
+tn_t tn_embedding_but(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t, int fixed);
 tn_t tn_add(tn_ctx *cx, tn_t a, tn_t b);
 /* x [.., n] + p: p (a parameter of k elements) repeats: bias of the last k elements' shape, as positions [T, D] on [B, T, D]. */
 tn_t tn_add_param(tn_ctx *cx, tn_t x, const tn_param *p);
