@@ -333,10 +333,12 @@ static float temperature_of(const tr_grounded *g, const md_model *m)
     return p && p->v ? p->v[0] : 0.07f;
 }
 
-static void put_targets(tr_grounded *g)
+static void put_some_targets(void *arg, long begin, long end, int worker)
 {
+    (void)worker;
+    tr_grounded *g = arg;
     float t = temperature_of(g, g->m);
-    for (long i = 0; i < g->batch; i++) {
+    for (long i = begin; i < end; i++) {
         put_target(g, i, g->image_key, g->text_key, t, g->to_text + i * g->keys);
         put_target(g, i, g->text_key, g->image_key, t, g->to_image + i * g->keys);
     }
@@ -534,7 +536,7 @@ static double gradients(void *arg, const tr_pass *p, const md_batch *b, oc_err *
         cx.lora = NULL;
         if (put_keys(g, &cx, b))
             return tr_checked(p, &cx, 0, err);
-        put_targets(g);
+        bs_pool_for(kn_work_pool(p->work), g->batch, 4, put_some_targets, g);
     }
     tr_begin(p, &cx, true);
     tn_t loss = losses(&cx, g, b);
