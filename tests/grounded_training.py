@@ -181,6 +181,10 @@ def prompts():
 
 def frozen():
     train("frozen", "--freeze", "vision_model.,text_encoder.embeddings", "--objectives", "itm,lm")
+    train("thawed", "--freeze", "vision_model.encoder.layers.0.,vision_model.embeddings", "--objectives", "itc", "--steps", 1, "--queue", 0)
+    train("still", "--freeze", "vision_model.", "--objectives", "itc", "--steps", 1, "--queue", 0)
+    a, b = metrics("thawed")[0]["loss_itc"], metrics("still")[0]["loss_itc"]
+    assert abs(a - b) < 1e-5 * a, f"an eye that learns nothing sees otherwise: {a}, {b}"
     mine, theirs = load(tmp / "frozen" / "model.safetensors"), load(TIED / "model.safetensors")
     for name, value in mine.items():
         still = np.array_equal(value, theirs[name])

@@ -1,5 +1,6 @@
 /* grounded.c - see grounded.h. One batch:
  *
+ *   eye:     pictures -> rows, kept for both where no gradient flows to them   (no tape)
  *   teacher: pictures, texts -> features of both -> keys [batch | queue]        (no tape)
  *   model:   pictures -> rows;  rows, texts -> features -> itc -> which others are hard -> itm;  rows, texts -> lm, mlm, vqa -> weighted sum */
 #include "grounded.h"
@@ -35,6 +36,9 @@ struct tr_grounded {
     float *key_group;                                   /* [keys]: pairs of one group mean the same; -1: of no group */
     float *to_text, *to_image;                          /* targets [batch, keys] */
     double *chance;                                     /* [batch] */
+    bool still;                                         /* the eye learns nothing: its rows are seen once, by no tape */
+    long rows_shape[3];                                 /* of all pictures */
+    float *rows;                                        /* own; NULL: not needed, or not yet */
     float cursor;                                       /* where the queue is written next */
     long step, filled;
     double lost[TR_OBJECTIVES];
@@ -89,6 +93,7 @@ void tr_grounded_close(tr_grounded *g)
     bs_free(g->to_text);
     bs_free(g->to_image);
     bs_free(g->chance);
+    bs_free(g->rows);
     bs_free(g->kept);
     md_close(g->teacher);
     free(g);
@@ -293,12 +298,31 @@ static void follow(const tr_grounded *g, kn_work *w)
     }
 }
 
+/* Rows of the batch's pictures, as m sees them; an eye that learns nothing has seen them already, and is its own teacher. */
+static tn_t look(tn_ctx *cx, const tr_grounded *g, const md_model *m, const md_batch *b)
+{
+    return g->still ? tn_input(cx, g->rows, false, 3, g->rows_shape) : g->does->see(cx, m->m, b);
+}
+
+static int look_once(tr_grounded *g, const tr_pass *p, tn_ctx *cx, const md_batch *b, oc_err *err)
+{
+    size_t bytes = (size_t)(g->rows_shape[0] * g->rows_shape[1] * g->rows_shape[2]) * sizeof *g->rows;
+    if (!g->rows && !(g->rows = bs_alloc(bytes, "the rows of a batch of pictures", err)))
+        return -1;
+    tr_begin(p, cx, false);
+    tn_t rows = g->does->see(cx, g->m->m, b);
+    if (cx->failed)
+        return bs_err(err, "%s", cx->err.text);
+    memcpy(g->rows, rows.v, bytes);
+    return 0;
+}
+
 /* The teacher's features of the batch become the first keys. */
 static int put_keys(tr_grounded *g, tn_ctx *cx, const md_batch *b)
 {
     size_t bytes = (size_t)(g->batch * g->sizes.embedding) * sizeof(float);
     md_words w = words_of(&g->read, g->batch);
-    tn_t image = g->does->image_features(cx, g->teacher->m, g->does->see(cx, g->teacher->m, b));
+    tn_t image = g->does->image_features(cx, g->teacher->m, look(cx, g, g->teacher, b));
     tn_t text = g->does->text_features(cx, g->teacher->m, &w);
     if (cx->failed)
         return -1;
@@ -476,7 +500,7 @@ static tn_t add_loss(tn_ctx *cx, tn_t sum, tn_t loss, float weight)
 static tn_t losses(tn_ctx *cx, tr_grounded *g, const md_batch *b)
 {
     const float *w = g->o.weight;
-    tn_t rows = g->does->see(cx, g->m->m, b), loss[TR_OBJECTIVES] = {{0}}, sum = {0};
+    tn_t rows = look(cx, g, g->m, b), loss[TR_OBJECTIVES] = {{0}}, sum = {0};
     scored s = {{0}, {0}, {0}};
     if (w[TR_ITC] > 0) {
         s = contrast(cx, g, rows, b);
@@ -501,6 +525,8 @@ static tn_t losses(tn_ctx *cx, tr_grounded *g, const md_batch *b)
     return sum;
 }
 
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
 static size_t plan(void *arg, const tr_pass *p, const kn_table *kn, int threads)
 {
     tr_grounded *g = arg;
@@ -514,21 +540,28 @@ static size_t plan(void *arg, const tr_pass *p, const kn_table *kn, int threads)
     text_rows *all[] = {&g->read, &g->pairs_read, &g->written, &g->hidden, &g->asked};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         all[i]->length = g->room;
+    tr_begin_plan(p, kn, threads, &cx, true);
+    g->still = false;
+    tn_t rows = g->does->see(&cx, g->m->m, &b);
+    g->still = !rows.grad;
+    memcpy(g->rows_shape, rows.shape, sizeof g->rows_shape);
+    tr_begin_plan(p, kn, threads, &cx, false);
+    g->does->see(&cx, g->m->m, &b);
+    size_t most = tn_plan_bytes(&cx);
     tr_begin_plan(p, kn, threads, &cx, false);
     if (g->teacher)
         put_keys(g, &cx, &b);
-    size_t keys = cx.failed ? 0 : tn_plan_bytes(&cx);
+    most = larger(most, cx.failed ? 0 : tn_plan_bytes(&cx));
     tr_begin_plan(p, kn, threads, &cx, true);
     losses(&cx, g, &b);
-    size_t rest = cx.failed ? 0 : tn_plan_bytes(&cx);
-    return rest > keys ? rest : keys;
+    return cx.failed ? 0 : larger(most, tn_plan_bytes(&cx));
 }
 
 static double gradients(void *arg, const tr_pass *p, const md_batch *b, oc_err *err)
 {
     tr_grounded *g = arg;
     tn_ctx cx;
-    if (put_texts(g, b, err))
+    if (put_texts(g, b, err) || (g->still && look_once(g, p, &cx, b, err)))
         return (double)NAN;
     if (g->teacher) {
         follow(g, p->work);
