@@ -140,9 +140,23 @@ static bool is_acronym(const scan *s, size_t from, size_t to)
     return (to - from) % 2 == 1;
 }
 
+/* Does the caption end at i, or another sentence begin? */
+static bool sentence_ends(const scan *s, size_t i)
+{
+    static const char *const beginnings[] = {"a", "an", "the", "there", "this", "it", "in", "some", "one", NULL};
+    size_t end;
+    while (s->c[i] == ' ')
+        i++;
+    for (end = i; is_letter(s->c[end]);)
+        end++;
+    return i == s->n || (s->upper[i] && is_one_of(s, i, end, beginnings));
+}
+
 static bool keeps_stop(const scan *s, size_t from, size_t to)
 {
     size_t next = s->c[to + 1] == ' ' ? to + 2 : to + 1;
+    if (to == from + 1 && sentence_ends(s, to + 1))
+        return false;
     return is_acronym(s, from, to) || is_one_of(s, from, to, abbreviations) ||
            (is_one_of(s, from, to, numbered) && is_digit(s->c[next]));
 }
