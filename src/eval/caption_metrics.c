@@ -187,7 +187,8 @@ static int32_t count_in(const grams *g, const gram *of)
 /* ---- BLEU --------------------------------------------------------------------------------------------------------------------- */
 
 typedef struct bleu {
-    double right[EV_GRAMS], all[EV_GRAMS], said, expected; /* runs that a reference has, all runs, words, words of the nearest reference */
+    double right[EV_GRAMS], all[EV_GRAMS], said,
+        expected; /* runs that a reference has, all runs, words, words of the nearest reference */
 } bleu;
 
 /* The length among n sentences that is nearest to `to`; the shorter of two. */
@@ -383,7 +384,8 @@ int ev_caption_score(const ev_captioned *captions, long n, ev_caption_scores *ou
     ev_captioned *words = bs_alloc((size_t)n * sizeof *words, "captions", err);
     const char **references = words ? bs_alloc(texts * sizeof *references, "captions", err) : NULL;
     char **own = references ? bs_calloc(texts, sizeof *own, "captions", err) : NULL;
-    int result = own && !cut_all(words, captions, n, references, own, err) ? ev_caption_score_words(words, n, out, NULL, err) : -1;
+    int result =
+        own && !cut_all(words, captions, n, references, own, err) ? ev_caption_score_words(words, n, out, NULL, err) : -1;
     for (size_t i = 0; own && i < texts; i++)
         free(own[i]);
     bs_free(words);

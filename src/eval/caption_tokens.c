@@ -106,7 +106,7 @@ static bool is_not(const scan *s, size_t i) { return spells(s, i, "n't") && !is_
 static bool goes_on(const scan *s, size_t from, size_t at)
 {
     static const char *const elided[] = {"o", "d", "l", "c", "n", "qu", NULL}, *const whole[] = {"ma'am", "hawai'i", "e'er",
-                                                                                               "ne'er", NULL};
+                                                                                                 "ne'er", NULL};
     if (!is_letter(s->c[at + 1]) || clitic(s, at))
         return false;
     for (int i = 0; whole[i]; i++)
@@ -119,14 +119,14 @@ static bool goes_on(const scan *s, size_t from, size_t at)
 
 /* Abbreviations of PTBTokenizer: their full stop is part of them. */
 static const char *const abbreviations[] = {
-    "adm",  "al",   "ala",   "apr",  "ariz", "assn", "assoc", "atty", "attys", "aug",  "ave",   "bhd",  "bldg",  "blvd", "brig",
-    "bros", "calif", "capt", "cf",   "cie",  "cmdr", "co",    "col",  "colo",  "conn", "corp",  "cos",  "cpl",   "ct",   "dec",
-    "dept", "det",  "dr",    "drs",  "elec", "esq",  "est",   "etc",  "ext",   "feb",  "fla",   "fri",  "ft",    "ga",   "gen",
-    "gov",  "govs", "hon",   "inc",  "ind",  "insp", "intl",  "jan",  "jos",   "jr",   "jul",   "jun",  "kan",   "kans", "ky",
-    "lt",   "ltd",  "maj",   "mar",  "md",   "messrs", "mfg", "mich", "minn",  "mo",   "mon",   "mont", "mr",    "mrs",  "ms",
-    "mt",   "natl", "neb",   "nev",  "nov",  "oct",  "okla",  "penn", "ph",    "ph.d", "plc",   "pres", "prof",  "pty",  "rd",
-    "rep",  "reps", "rev",   "sen",  "sens", "sep",  "sept",  "sgt",  "sq",    "sr",   "st",    "ste",  "supt",  "supts", "tel",
-    "tenn", "thu",  "thurs", "tue",  "tues", "univ", "va",    "vs",   "vt",    "wed",  "wis",   "wisc", "wm",    "wyo",  NULL};
+    "adm",  "al",    "ala",   "apr", "ariz", "assn",   "assoc", "atty", "attys", "aug",  "ave",  "bhd",  "bldg", "blvd",  "brig",
+    "bros", "calif", "capt",  "cf",  "cie",  "cmdr",   "co",    "col",  "colo",  "conn", "corp", "cos",  "cpl",  "ct",    "dec",
+    "dept", "det",   "dr",    "drs", "elec", "esq",    "est",   "etc",  "ext",   "feb",  "fla",  "fri",  "ft",   "ga",    "gen",
+    "gov",  "govs",  "hon",   "inc", "ind",  "insp",   "intl",  "jan",  "jos",   "jr",   "jul",  "jun",  "kan",  "kans",  "ky",
+    "lt",   "ltd",   "maj",   "mar", "md",   "messrs", "mfg",   "mich", "minn",  "mo",   "mon",  "mont", "mr",   "mrs",   "ms",
+    "mt",   "natl",  "neb",   "nev", "nov",  "oct",    "okla",  "penn", "ph",    "ph.d", "plc",  "pres", "prof", "pty",   "rd",
+    "rep",  "reps",  "rev",   "sen", "sens", "sep",    "sept",  "sgt",  "sq",    "sr",   "st",   "ste",  "supt", "supts", "tel",
+    "tenn", "thu",   "thurs", "tue", "tues", "univ",   "va",    "vs",   "vt",    "wed",  "wis",  "wisc", "wm",   "wyo",   NULL};
 
 /* Those only before a number (no. 5). */
 static const char *const numbered[] = {"art", "ca", "fig", "figs", "no", "nos", "op", "pp", "prop", NULL};
@@ -233,7 +233,7 @@ static const char *name_of(int32_t c)
     static const struct {
         int32_t c;
         const char *name;
-    } names[] = {{'(', "-lrb-"}, {')', "-rrb-"}, {'[', "-lsb-"}, {']', "-rsb-"},   {'{', "-lcb-"}, {'}', "-rcb-"},
+    } names[] = {{'(', "-lrb-"}, {')', "-rrb-"}, {'[', "-lsb-"}, {']', "-rsb-"},  {'{', "-lcb-"}, {'}', "-rcb-"},
                  {0xbd, "1/2"},  {0xbc, "1/4"},  {0xbe, "3/4"},  {0xa2, "cents"}, {0xa3, "#"},    {0x20ac, "$"}};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (names[i].c == c)
