@@ -819,13 +819,17 @@ static void scores_by_hand(void **state)
     assert_near(s.bleu[0], exp(1 - 9 / 8.0), 1e-6); /* all 8 words are right; the nearest references have 9 */
     assert_near(s.bleu[3], exp(1 - 9 / 8.0), 1e-6); /* so are all 3 runs of four */
     /* The first is its reference: 10. Of the second, `dogs` and `run` are rare (one picture each): log 2 each, against (two, dogs, run) and
-     * (dogs, running, fast); of the pairs `dogs run` is in the first one alone. One pair less than the references have. */
+     * (dogs, running, fast); of the pairs `dogs run` is in the first one alone. One word less than the references have. */
     double first = (sqrt(2 / 3.0) + sqrt(1 / 2.0)) / 4, second = (1 / sqrt(6.0)) / 4;
     assert_near(s.cider_d, (10 + 10 * exp(-1 / 72.0) * (first + second) / 2) / 2, 1e-9);
     assert_int_equal(ev_caption_score(c, 1, &s, &err), 0);
     assert_near(s.bleu[3], 1, 1e-6);
     assert_near(s.cider_d, 0, 0); /* of one picture alone no word is rare */
     assert_int_equal(s.references, 1);
+    const char *two[] = {"a b c d", "a b"};
+    ev_captioned between = {"a b c", two, 2}; /* as far from either: the shorter one counts, and there is no penalty */
+    assert_int_equal(ev_caption_score(&between, 1, &s, &err), 0);
+    assert_near(s.bleu[0], 1, 1e-6);
 }
 
 static int say_names(void *arg, const char *const *paths, int n, char **texts, oc_err *err)
@@ -916,14 +920,15 @@ static const char *file_of(const char *text)
     return path;
 }
 
-/* Reads predictions of data/x.png, data/sub/y.png and data/x.png once more; what they say, or the error, goes to `said` and err. */
-static int predict(const char *text, bool questions, char said[3][64], long *unknown, oc_err *err)
+/* Reads predictions of data/x.png, data/sub/y.png and data/x.png twice more; what they say, or the error, goes to `said` and err. */
+static int predict(const char *text, bool questions, char said[4][64], long *unknown, oc_err *err)
 {
     const char *ask = questions ? "what?" : NULL, *path = file_of(text);
-    ev_asked asked[] = {{"data/x.png", ask, NULL}, {"data/sub/y.png", ask, NULL}, {"data/x.png", questions ? "who?" : ask, NULL}};
+    ev_asked asked[4] = {{"data/x.png", ask, NULL}, {"data/sub/y.png", ask, NULL}};
+    asked[2] = asked[3] = (ev_asked){"data/x.png", questions ? "who?" : NULL, NULL};
     memset(err, 0, sizeof *err);
-    int result = ev_predictions_read(asked, 3, path, "data/pairs.jsonl", unknown, err);
-    for (int i = 0; i < 3; i++) {
+    int result = ev_predictions_read(asked, 4, path, "data/pairs.jsonl", unknown, err);
+    for (int i = 0; i < 4; i++) {
         snprintf(said[i], sizeof said[i], "%s", asked[i].said ? asked[i].said : "");
         free(asked[i].said);
     }
@@ -934,7 +939,7 @@ static int predict(const char *text, bool questions, char said[3][64], long *unk
 static void predictions_find_their_pictures(void **state)
 {
     (void)state;
-    char said[3][64];
+    char said[4][64];
     long unknown;
     oc_err err;
     assert_int_equal(
@@ -945,6 +950,7 @@ static void predictions_find_their_pictures(void **state)
     assert_string_equal(said[0], "by path");
     assert_string_equal(said[1], "");
     assert_string_equal(said[2], "by path");
+    assert_string_equal(said[3], "by path");
     assert_int_equal(unknown, 1);
     assert_int_equal(predict("{\"image\": \"x.png\", \"question\": \"who?\", \"text\": \"she\"}\n"
                              "{\"image\": \"x.png\", \"question\": \"what?\", \"text\": \"it\"}\n"
@@ -955,6 +961,7 @@ static void predictions_find_their_pictures(void **state)
     assert_string_equal(said[0], "it");
     assert_string_equal(said[1], "y");
     assert_string_equal(said[2], "she");
+    assert_string_equal(said[3], "she");
     assert_int_equal(unknown, 1);
 }
 
@@ -965,8 +972,8 @@ static void bad_predictions_are_named(void **state)
         bool questions;
         const char *text, *says;
     } bad[] = {
-        {false, "", "no text for 'data/x.png' (3 of 3 are missing)"},
-        {false, "{\"image\": \"x.png\", \"text\": \"a\"}\n", "no text for 'data/sub/y.png' (1 of 3 are missing)"},
+        {false, "", "no text for 'data/x.png' (4 of 4 are missing)"},
+        {false, "{\"image\": \"x.png\", \"text\": \"a\"}\n", "no text for 'data/sub/y.png' (1 of 4 are missing)"},
         {false, "{\"image\": \"x.png\", \"text\": \"a\"}\n{\"image\": \"data/x.png\", \"text\": \"b\"}\n",
          "line 2: 'data/x.png' had another text before"},
         {false, "{\"image\": \"x.png\"}\n", "line 1': text is missing, expected a string"},
@@ -976,9 +983,9 @@ static void bad_predictions_are_named(void **state)
         {false, "cat\n", "line 1"},
         {true, "{\"image\": \"x.png\", \"text\": \"x\"}\n", "line 1': question is missing, expected a string"},
         {true, "{\"image\": \"x.png\", \"question\": \"what?\", \"text\": \"x\"}\n",
-         "no answer to 'what?' about 'data/sub/y.png' (2 of 3 are missing)"},
+         "no answer to 'what?' about 'data/sub/y.png' (3 of 4 are missing)"},
     };
-    char said[3][64];
+    char said[4][64];
     oc_err err;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_int_equal(predict(bad[i].text, bad[i].questions, said, NULL, &err), -1);
