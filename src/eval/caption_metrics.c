@@ -259,12 +259,12 @@ static int count_pictures(corpus *c, oc_err *err)
 typedef struct vector {
     grams runs;
     double *weight, length[EV_GRAMS];
-    double pairs; /* runs of two words: what the penalty takes for the caption's length */
+    double words;
 } vector;
 
 static int vector_init(vector *v, const corpus *c, const sentence *s, oc_err *err)
 {
-    *v = (vector){.pairs = s->n > 1 ? (double)(s->n - 1) : 0};
+    *v = (vector){.words = (double)s->n};
     if (grams_of(&v->runs, s, err))
         return -1;
     v->weight = bs_alloc((size_t)(v->runs.n + 1) * sizeof *v->weight, "weights of words", err);
@@ -287,7 +287,7 @@ static void vector_clear(vector *v)
 /* The mean over runs of 1 .. 4 words. Both lists are in order, so they are walked side by side. */
 static double similarity(const vector *said, const vector *reference)
 {
-    const double sigma = 6, far = said->pairs - reference->pairs;
+    const double sigma = 6, far = said->words - reference->words;
     double sum[EV_GRAMS] = {0}, mean = 0;
     for (long i = 0, k = 0; i < said->runs.n && k < reference->runs.n;) {
         int order = compare(&said->runs.p[i], &reference->runs.p[k]);

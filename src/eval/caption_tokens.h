@@ -12,10 +12,10 @@
  *   and finds none
  * - $ % & # + and other signs are words
  *
- * And two rules of its own: every Chinese character (and every kana) is a word, as is usual for Chinese captions, and punctuation outside ASCII, such as
- * the Chinese, goes. Not done: web addresses, tags of HTML and smileys as single words. A caption is read by itself (Stanford's lets the next line decide
- * whether an initial at the end keeps its stop; here it does not). Of 84,129 short descriptions of drawings all words were the same but for three
- * web addresses; tests/data/captions/tokens.txt holds what it makes of hard ones. */
+ * And rules of its own: every Chinese character (and every kana) is a word, as is usual for Chinese captions; punctuation outside ASCII, such as
+ * the Chinese, goes; a curly apostrophe is a plain one (o’clock). Web addresses, entities and tags of HTML, and smileys are no words. A caption is
+ * read by itself: Stanford's lets the next line decide whether an initial at the end keeps its stop, here it does not. Of 84,854 short descriptions of
+ * drawings 403 differ: 346 by curly apostrophes, 54 by entities, 3 by a web address. tests/data/captions/tokens.txt holds hard ones that agree. */
 #ifndef EV_CAPTION_TOKENS_H
 #define EV_CAPTION_TOKENS_H
 
