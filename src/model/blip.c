@@ -40,6 +40,8 @@ typedef struct blip {
     float smoothing;
 } blip;
 
+static const float WARM = 0.07f; /* the temperature at first */
+
 static bool has_encoder(const blip *m) { return m->kind != CAPTIONS; }
 static bool has_decoder(const blip *m) { return m->kind != RETRIEVES; }
 static bool has_pairs(const blip *m) { return m->kind == RETRIEVES || m->kind == PRETRAINS; }
@@ -152,7 +154,7 @@ static void sizes(const void *p, md_sizes *s)
     int positions = has_decoder(m) ? m->decoder.positions : m->encoder.positions;
     *s = (md_sizes){.image_size = m->vision.image_size,
                     .channels = m->vision.channels,
-                    .max_tokens = has_pairs(m) ? positions : 0,
+                    .max_tokens = positions,
                     .context = has_decoder(m) ? positions : 0,
                     .vocab = has_decoder(m) ? m->decoder.vocab : m->encoder.vocab,
                     .embedding = has_pairs(m) ? m->projection : 0,
@@ -216,15 +218,14 @@ static void visit(void *p, tn_visitor *v)
     tn_visit_linear(v, &m->vision_proj, "vision_proj", m->projection, m->vision.shape.width, true);
     tn_visit_linear(v, &m->text_proj, "text_proj", m->projection, m->encoder.shape.width, true);
     tn_visit_linear(v, &m->itm_head, "itm_head", 2, m->encoder.shape.width, true);
-    if (m->kind == PRETRAINS)
-        tn_visit(v, &m->temp, "temp", TN_NO_DECAY, 0, 0, 0, 0, 0);
+    tn_visit(v, &m->temp, "temp", TN_NO_DECAY | (m->kind == RETRIEVES ? TN_OPTIONAL : 0), 0, 0, 0, 0, 0);
 }
 
 static void init(const void *p, const char *name, long n, float *values, bs_rng *rng)
 {
     (void)p;
     if (!strcmp(name, "temp"))
-        values[0] = 0.07f;
+        values[0] = WARM;
     else
         md_draw(name, n, values, rng, 0.02f);
 }
@@ -298,11 +299,11 @@ static tn_t read_question(tn_ctx *cx, const void *p, const md_words *w, tn_t row
 static const tn_param *temperature(const void *p) { return &((const blip *)p)->temp; }
 static float smoothing(const void *p) { return ((const blip *)p)->smoothing; }
 
-/* Files of Hugging Face's retrieval model leave the temperature out: then where training starts. */
-static float scale(const void *p)
+/* Files of Hugging Face's retrieval model leave the temperature out: then it is where training starts. */
+static tn_t scores(tn_ctx *cx, const void *p, tn_t cosines)
 {
     const blip *m = p;
-    return m->temp.v ? 1 / m->temp.v[0] : 1 / 0.07f;
+    return tn_has(&m->temp) ? tn_divide(cx, cosines, &m->temp) : tn_scale(cx, cosines, 1 / WARM);
 }
 
 /* ---- what it does ------------------------------------------------------------------------------------------- */
@@ -326,7 +327,7 @@ static tn_t embed_texts(tn_ctx *cx, const void *p, const md_batch *b)
 
 static tn_t pair_loss(tn_ctx *cx, const void *p, tn_t image_embeds, tn_t text_embeds, const md_batch *b)
 {
-    tn_t per_text = tn_divide(cx, tn_matmul_nt(cx, text_embeds, image_embeds), &((const blip *)p)->temp);
+    tn_t per_text = scores(cx, p, tn_matmul_nt(cx, text_embeds, image_embeds));
     return md_with_partners(cx, md_info_nce(cx, per_text, tn_transpose(cx, per_text), b), image_embeds, b);
 }
 
@@ -409,7 +410,7 @@ static tn_t contrastive_loss(tn_ctx *cx, const blip *m, const md_batch *b, tn_t 
 {
     md_words w = words_of(b);
     tn_t image = image_features(cx, m, rows), text = text_features(cx, m, &w);
-    tn_t per_image = tn_divide(cx, tn_matmul_nt(cx, image, text), &m->temp);
+    tn_t per_image = scores(cx, m, tn_matmul_nt(cx, image, text));
     md_emit(cx, out, image, "image_features");
     md_emit(cx, out, text, "text_features");
     md_emit(cx, out, per_image, "logits_per_image");
@@ -618,7 +619,7 @@ static int prepare(const void *p, const md_values *in, md_batch *b, oc_err *err)
 
 static const md_objectives of_captions = {.see = see, .write = write_texts, .smoothing = smoothing};
 static const md_objectives of_retrieval = {
-    .see = see, .image_features = image_features, .text_features = text_features, .match = match_rows, .temperature = temperature};
+    .see = see, .image_features = image_features, .text_features = text_features, .match = match_rows, .scores = scores};
 static const md_objectives of_answers = {.see = see, .write = write_texts, .read_question = read_question, .smoothing = smoothing};
 static const md_objectives of_all = {.see = see,
                                      .image_features = image_features,
@@ -627,7 +628,7 @@ static const md_objectives of_all = {.see = see,
                                      .write = write_texts,
                                      .find_words = find_words,
                                      .read_question = read_question,
-                                     .temperature = temperature,
+                                     .scores = scores,
                                      .smoothing = smoothing};
 
 static const md_objectives *objectives(const void *p)
@@ -657,7 +658,7 @@ const md_family md_blip = {
     .logits = logits,
     .pool_position = pool_position,
     .pair_loss = pair_loss,
-    .scale = scale,
+    .temperature = temperature,
     .lora_targets = "query,value",
     .init = init,
 };

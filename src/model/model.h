@@ -139,7 +139,7 @@ typedef struct md_objectives {
     tn_t (*write)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows);     /* what follows each token [n, length, vocab] */
     tn_t (*find_words)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows); /* what stands at each place [n, length, vocab] */
     tn_t (*read_question)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows); /* rows for `write` to answer from */
-    const tn_param *(*temperature)(const void *m); /* that cosines are divided by */
+    tn_t (*scores)(tn_ctx *cx, const void *m, tn_t cosines);                            /* divided by the temperature */
     float (*smoothing)(const void *m);             /* of the labels of `write` */
 } md_objectives;
 
@@ -179,7 +179,7 @@ typedef struct md_family {
     /* The loss of normalised embeddings of matching rows. */
     tn_t (*pair_loss)(tn_ctx *cx, const void *m, tn_t image_embeds, tn_t text_embeds, const md_batch *b);
     const tn_param *(*logit_scale)(const void *m);
-    float (*scale)(const void *m); /* instead of it: what cosines are multiplied by */
+    const tn_param *(*temperature)(const void *m); /* instead of it: what cosines are divided by; training keeps it within 0.001 and 0.5 */
     float max_logit_scale; /* training keeps it below; 0: free */
     /* Not NULL: each pair is judged by itself, its probability is sigmoid(exp(logit_scale) cosine + logit_bias). NULL: the candidates share one
      * softmax. */

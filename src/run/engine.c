@@ -204,8 +204,9 @@ int oc_embedding_width(const oc_engine *e) { return (int)e->sizes.embedding; }
 float oc_logit_scale(const oc_engine *e)
 {
     const md_family *f = e->model->family;
-    const tn_param *p = f->logit_scale ? f->logit_scale(e->model->m) : NULL;
-    return p ? expf(p->v[0]) : f->scale ? f->scale(e->model->m) : 1;
+    const tn_param *p = f->logit_scale ? f->logit_scale(e->model->m) : NULL,
+                   *t = f->temperature ? f->temperature(e->model->m) : NULL;
+    return p ? expf(p->v[0]) : t ? 1 / (t->v ? t->v[0] : 0.07f) : 1;
 }
 
 static float logit_bias(const oc_engine *e)
