@@ -8,10 +8,15 @@
 #include "../eval/zeroshot.h"
 #include "eval_captions.h"
 
+enum { RERANKED = 100 };
+
 typedef struct job {
     const cl_command *self;
     cl_common common;
-    const char *data_path, *train_path, *predictions, *baseline, *out, *set;
+    const char *data_path, *train_path, *predictions, *baseline, *out, *set, *prompt, *choices;
+    oc_generation how; /* of captions and answers */
+    bool rerank;
+    int judged; /* of the nearest are ordered anew */
     cl_texts words, given, languages, templates;
     bs_buf template_bytes;
     dt_pairs pairs;
@@ -84,6 +89,9 @@ static void print_retrieval(const job *j, int language, const ev_retrieval *r)
     print_direction(j, j->common.json ? "i2t" : "image to text", &r->image_to_text);
     print_recalls(j, "chance", r->chance);
     printf(j->common.json ? "\"pairs\":%ld" : "%ld pairs", r->pairs);
+    if (j->rerank)
+        printf(j->common.json ? ",\"rerank\":\"itm+itc\",\"rerank_top\":%ld" : ", the first %ld by ITM logit + ITC cosine",
+               j->judged < r->pairs ? (long)j->judged : r->pairs);
     close_line(j);
 }
 
@@ -95,7 +103,7 @@ static int one_language(job *j, bool zeroshot, int language, oc_err *err)
     ev_retrieval r;
     ev_talk *talk = &j->talk.talk;
     if (zeroshot ? ev_zeroshot_run(j->session, &j->pairs, j->rows, j->ok, language, j->templates.p, j->templates.n, &z, talk, err)
-                 : ev_retrieval_run(j->session, &j->pairs, j->rows, j->ok, language, &r, talk, err))
+                 : ev_retrieval_rerun(j->session, &j->pairs, j->rows, j->ok, language, j->judged, &r, talk, err))
         return -1;
     cl_talk_end(&j->talk, j->session->engine->sizes.max_tokens);
     if (zeroshot)
@@ -137,7 +145,10 @@ static int eval_model(job *j, bool zeroshot, oc_err *err)
     if (dt_pairs_read(&j->pairs, j->data_path, err) || check_languages(j, err))
         return -1;
     e = cl_open(&j->common, err);
-    j->session = e ? oc_session_open(e, err) : NULL;
+    if (e && j->rerank && !oc_can_match(e))
+        bs_err(err, "--rerank: the model '%s' (%s) has no head that matches a picture with a text", e->model->folder, oc_family(e));
+    else
+        j->session = e ? oc_session_open(e, err) : NULL;
     if (j->session)
         result = all_languages(j, zeroshot, err);
     cl_talk_pause(&j->talk);
@@ -204,14 +215,27 @@ static int eval_perplexity(job *j, oc_err *err)
 
 static int eval_caption(job *j, oc_err *err)
 {
-    cl_captioning c = {j->self,        &j->common,  j->data_path,  j->languages.n ? j->languages.p[0] : "text",
-                       j->predictions, j->baseline, j->train_path, j->out};
+    cl_captioning c = {.self = j->self,
+                       .common = &j->common,
+                       .data = j->data_path,
+                       .language = j->languages.n ? j->languages.p[0] : "text",
+                       .predictions = j->predictions,
+                       .baseline = j->baseline,
+                       .train = j->train_path,
+                       .out = j->out,
+                       .prompt = j->prompt,
+                       .how = &j->how};
     return cl_eval_captions(&c, &j->talk, err);
 }
 
 static int eval_vqa(job *j, oc_err *err)
 {
-    cl_captioning c = {.self = j->self, .common = &j->common, .data = j->data_path, .predictions = j->predictions};
+    cl_captioning c = {.self = j->self,
+                       .common = &j->common,
+                       .data = j->data_path,
+                       .predictions = j->predictions,
+                       .choices = j->choices,
+                       .how = &j->how};
     return cl_eval_answers(&c, &j->talk, err);
 }
 
@@ -236,24 +260,26 @@ static const kind *find_kind(const char *name)
 static const char *caption_usage(const job *j)
 {
     bool embeds = j->baseline && !strcmp(j->baseline, "embedding");
-    if (!j->predictions == !j->baseline)
-        return "caption takes --predictions FILE.jsonl or --baseline neighbour|embedding";
+    if ((j->predictions != NULL) + (j->baseline != NULL) + (j->common.model && !embeds) != 1)
+        return "caption takes one of --model M, --predictions FILE.jsonl and --baseline neighbour|embedding";
     if (j->baseline && !embeds && strcmp(j->baseline, "neighbour") != 0)
         return "--baseline: expected neighbour or embedding";
     if (!j->baseline != !j->train_path)
         return j->baseline ? "expected --train FILE.jsonl beside --baseline" : "--train goes with --baseline";
     if (j->predictions && j->out)
-        return "--out goes with --baseline";
-    if (j->common.model && !embeds)
-        return "--model goes with --baseline embedding";
+        return "--out goes with --model and --baseline";
+    if (j->prompt && (j->predictions || j->baseline))
+        return "--prompt goes with --model";
     return j->languages.n > 1 ? "caption takes one --language" : NULL;
 }
 
 static const char *vqa_usage(const job *j)
 {
-    if (!j->predictions)
-        return "expected --predictions FILE.jsonl";
-    return j->common.model ? "vqa takes no --model" : j->languages.n ? "vqa takes no --language" : NULL;
+    if (!j->predictions == !j->common.model)
+        return "vqa takes --model M or --predictions FILE.jsonl";
+    if (j->predictions && j->choices)
+        return "--choices goes with --model";
+    return j->languages.n ? "vqa takes no --language" : NULL;
 }
 
 /* The same of all kinds. */
@@ -265,6 +291,12 @@ static const char *wrong_with(const job *j, const kind *k)
         return j->data_path ? wrong : "expected --data FILE";
     if (!caption && !vqa && j->predictions)
         return "--predictions goes with caption and vqa only";
+    if ((j->prompt && !caption) || (j->choices && !vqa))
+        return j->choices && !vqa ? "--choices goes with vqa only" : "--prompt goes with caption only";
+    if (k->run != eval_retrieval && (j->rerank || j->judged))
+        return "--rerank goes with retrieval only";
+    if (j->judged && !j->rerank)
+        return "--rerank-top goes with --rerank";
     if (!caption && (j->baseline || j->out))
         return j->baseline ? "--baseline goes with caption only" : "--out goes with caption only";
     if (!caption && neighbour != (j->train_path != NULL))
@@ -303,7 +335,7 @@ static void clear(job *j)
 
 static int run(const cl_command *self, int argc, char **argv)
 {
-    job j = {.self = self};
+    job j = {.self = self, .how = cl_telling_start()};
     oc_err err = {0};
     const cl_option options[] = {
         {"data", "FILE", CL_TEXT, &j.data_path,
@@ -319,7 +351,13 @@ static int run(const cl_command *self, int argc, char **argv)
          "to --model",
          0, 0},
         {"train", "FILE", CL_TEXT, &j.train_path, "neighbour, caption --baseline: the pictures to learn from", 0, 0},
-        {"out", "FILE", CL_TEXT, &j.out, "caption --baseline: writes the captions as lines of {\"image\",\"text\"}", 0, 0},
+        {"out", "FILE", CL_TEXT, &j.out, "caption: writes the captions as lines of {\"image\",\"text\"}", 0, 0},
+        {"prompt", "S", CL_TEXT, &j.prompt, "caption --model: what a caption goes on with, as BLIP's 'a picture of '", 0, 0},
+        {"choices", "FILE|a,b,c", CL_TEXT, &j.choices, "vqa --model: the likeliest of these is the answer", 0, 0},
+        CL_TELLING_OPTIONS(j.how),
+        {"rerank", NULL, CL_FLAG, &j.rerank, "retrieval: the model's matching head (ITM) orders the first hits anew, with the cosine (ITC) added", 0, 0},
+        {"rerank-top", "N", CL_INT, &j.judged, "so many of them (100; BLIP's paper: 256 on COCO, 128 on Flickr30k)", 1, 1e9},
+        {"enc-token", NULL, CL_FLAG, &j.common.enc, CL_ENC_HELP, 0, 0},
         {"language", "KEY...", CL_MORE, &j.languages, "texts to use, by their key in the data (text); several print a line each",
          0, 0},
         {"context", "N", CL_INT, &j.context, "perplexity: tokens of a window (the model's context)", 2, 1 << 28},
@@ -334,6 +372,8 @@ static int run(const cl_command *self, int argc, char **argv)
     if (code < 0)
         code = check_usage(&j, k);
     if (code < 0) {
+        cl_telling_end(&j.how, &j.common);
+        j.judged = j.judged || !j.rerank ? j.judged : RERANKED;
         cl_talk_start(&j.talk, self, &j.common);
         code = cl_done(self, k->run(&j, &err) ? cl_fail(self, &err) : j.talk.talk.failed ? CL_FAILED : CL_OK);
     }
@@ -346,6 +386,9 @@ const cl_command cmd_eval = {
     "zeroshot|retrieval|caption|vqa|neighbour|perplexity --model M --data FILE [...]",
     "  ocelli eval zeroshot --data emoji.jsonl --language text text_zh --json\n"
     "  ocelli eval zeroshot --data emoji.jsonl --templates drawing\n  ocelli eval retrieval --data photos.jsonl --json\n"
+    "  ocelli eval retrieval --model blip-itm-base-coco --rerank --enc-token --data photos.jsonl\n"
+    "  ocelli eval caption --model starter-caption --data photos.jsonl --num-beams 3 --out said.jsonl\n"
+    "  ocelli eval vqa --model blip-vqa-base --data questions.jsonl\n"
     "  ocelli eval caption --predictions said.jsonl --data photos.jsonl --json\n"
     "  ocelli eval caption --baseline neighbour --train known.jsonl --data photos.jsonl --language text_zh --out copied.jsonl\n"
     "  ocelli eval vqa --predictions answers.jsonl --data questions.jsonl --json\n"

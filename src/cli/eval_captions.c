@@ -6,6 +6,9 @@
 #include "../eval/captions.h"
 #include "../eval/neighbour.h"
 #include "../eval/questions.h"
+#include "../eval/teller.h"
+#include "labels.h"
+#include "telling.h"
 
 /* ---- what is printed --------------------------------------------------------------------------------------------- */
 
@@ -85,11 +88,72 @@ static int copy_nearest(const cl_captioning *c, ev_pictures *p, cl_talk *talk, o
     return result;
 }
 
+/* ---- a model's own ------------------------------------------------------------------------------------------------- */
+
+enum { BATCH = 8, TOGETHER = 32 /* answers to choose from */ };
+
+static int batch_of(const cl_captioning *c) { return c->common->batch ? c->common->batch : BATCH; }
+
+static int caption_all(const cl_captioning *c, ev_pictures *p, cl_talk *talk, oc_err *err)
+{
+    int result = -1;
+    oc_engine *e = cl_open(c->common, err);
+    ev_teller t = {.how = c->how, .prompt = c->prompt, .talk = &talk->talk};
+    if (e && !cl_check_teller(e, false, c->prompt != NULL, err))
+        t.generator = cl_teller_open(e, &c->prompt, 1, c->how, batch_of(c), err);
+    if (t.generator)
+        result = ev_pictures_say(p, ev_teller_caption, &t, batch_of(c), &talk->talk, err);
+    cl_talk_pause(talk);
+    oc_generator_close(t.generator);
+    oc_engine_close(e);
+    return result;
+}
+
+/* With the longest question in mind, and the longest answer to choose from. */
+static oc_generator *open_answering(const cl_captioning *c, oc_engine *e, const ev_questions *q, const cl_texts *choices, oc_err *err)
+{
+    oc_generation how = *c->how;
+    const char **texts = bs_alloc((size_t)q->n * sizeof *texts, "questions", err);
+    oc_generator *g = NULL;
+    for (long i = 0; texts && i < q->n; i++)
+        texts[i] = q->asked[i].question;
+    if (choices->n)
+        how.max_new_tokens = rn_context_for(e, choices->p, choices->n, 1, err);
+    if (texts && how.max_new_tokens)
+        g = cl_teller_open(e, texts, (int)q->n, &how, choices->n ? TOGETHER : batch_of(c), err);
+    bs_free(texts);
+    return g;
+}
+
+static int answer_all(const cl_captioning *c, ev_questions *q, cl_talk *talk, oc_err *err)
+{
+    int result = -1;
+    cl_labels choices = {0};
+    oc_engine *e = NULL;
+    ev_teller t = {.how = c->how, .talk = &talk->talk};
+    if (c->choices && cl_labels_read(&choices, "choices", "answer", c->choices, err))
+        goto done;
+    t.choices = choices.texts.p;
+    t.choices_n = choices.texts.n;
+    e = cl_open(c->common, err);
+    if (e && !cl_check_teller(e, true, true, err))
+        t.generator = open_answering(c, e, q, &choices.texts, err);
+    if (t.generator)
+        result = ev_teller_answer(&t, q->asked, q->n, batch_of(c), err);
+    cl_talk_pause(talk);
+done:
+    oc_generator_close(t.generator);
+    oc_engine_close(e);
+    cl_labels_clear(&choices);
+    return result;
+}
+
 static int all_captions(const cl_captioning *c, ev_pictures *p, cl_talk *talk, oc_err *err)
 {
     long unknown = 0;
     int result = c->predictions ? ev_predictions_read(p->asked, p->n, c->predictions, c->data, &unknown, err)
-                                : copy_nearest(c, p, talk, err);
+                 : c->baseline  ? copy_nearest(c, p, talk, err)
+                                : caption_all(c, p, talk, err);
     if (!result && c->out)
         result = ev_pictures_write(p, c->out, err);
     if (!result)
@@ -120,18 +184,25 @@ int cl_eval_captions(const cl_captioning *c, cl_talk *talk, oc_err *err)
 
 int cl_eval_answers(const cl_captioning *c, cl_talk *talk, oc_err *err)
 {
-    (void)talk;
     ev_questions q;
-    long unknown;
+    long unknown = 0;
     double accuracy;
     if (ev_questions_read(&q, c->data, err))
         return -1;
-    int result =
-        ev_predictions_read(q.asked, q.n, c->predictions, c->data, &unknown, err) || ev_questions_score(&q, &accuracy, err) ? -1
-                                                                                                                            : 0;
+    int result = c->predictions ? ev_predictions_read(q.asked, q.n, c->predictions, c->data, &unknown, err)
+                 : answer_all(c, &q, talk, err) ? -1
+                                                : ev_questions_keep_answered(&q, err);
+    if (!result)
+        result = ev_questions_score(&q, &accuracy, err);
     if (!result) {
         tell_unknown(c, unknown);
-        printf(c->common->json ? "{\"accuracy\":%.9g,\"questions\":%ld}\n" : "accuracy %.4f, %ld questions\n", accuracy, q.n);
+        printf(c->common->json ? "{\"accuracy\":%.9g,\"questions\":%ld" : "accuracy %.4f, %ld questions", accuracy, q.n);
+        if (c->common->json)
+            printf(",\"failed\":%ld}\n", talk->talk.failed);
+        else if (talk->talk.failed)
+            printf("; %ld pictures could not be read\n", talk->talk.failed);
+        else
+            putchar('\n');
     }
     ev_questions_clear(&q);
     return result;

@@ -3,14 +3,17 @@
 #define CL_EVAL_CAPTIONS_H
 
 #include "naming.h"
+#include "telling.h"
 
 typedef struct cl_captioning {
     const cl_command *self;
     const cl_common *common;
     const char *data, *language;
     const char *predictions; /* a file, or NULL: */
-    const char *baseline, *train,
-        *out; /* neighbour or embedding, the pictures that it knows, and where its captions go (may be NULL) */
+    const char *baseline, *train; /* neighbour or embedding, and the pictures that it knows; or NULL: the common switches' model says them */
+    const char *out;              /* where captions or answers go; may be NULL */
+    const char *prompt, *choices; /* of that model: a caption's beginning, answers to choose from; may be NULL */
+    const oc_generation *how;
 } cl_captioning;
 
 /* Both print one line. What could not be read is counted by the talk. */

@@ -88,16 +88,35 @@ int ev_questions_read(ev_questions *q, const char *path, oc_err *err)
     return result;
 }
 
+static void clear_one(ev_questions *q, long i)
+{
+    for (int k = 0; k < q->answers[i].n; k++)
+        free(q->answers[i].p[k]);
+    free(q->answers[i].p);
+    free((char *)(uintptr_t)q->asked[i].image);
+    free((char *)(uintptr_t)q->asked[i].question);
+    free(q->asked[i].said);
+}
+
+int ev_questions_keep_answered(ev_questions *q, oc_err *err)
+{
+    long kept = 0;
+    for (long i = 0; i < q->n; i++) {
+        if (!q->asked[i].said) {
+            clear_one(q, i);
+            continue;
+        }
+        q->asked[kept] = q->asked[i];
+        q->answers[kept++] = q->answers[i];
+    }
+    q->n = kept;
+    return kept ? 0 : bs_err(err, "there is no answer to judge: no picture could be read");
+}
+
 void ev_questions_clear(ev_questions *q)
 {
-    for (long i = 0; i < q->n; i++) {
-        for (int k = 0; k < q->answers[i].n; k++)
-            free(q->answers[i].p[k]);
-        free(q->answers[i].p);
-        free((char *)(uintptr_t)q->asked[i].image);
-        free((char *)(uintptr_t)q->asked[i].question);
-        free(q->asked[i].said);
-    }
+    for (long i = 0; i < q->n; i++)
+        clear_one(q, i);
     free(q->asked);
     free(q->answers);
     *q = (ev_questions){0};

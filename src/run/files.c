@@ -73,6 +73,13 @@ int rn_match_files(oc_session *s, const char *const *paths, int n, const tx_ids 
     return result;
 }
 
+int rn_match_texts_of_file(oc_session *s, const char *path, const tx_ids *texts, int n, float *logits, oc_err *why, oc_err *err)
+{
+    int kept;
+    load(s, &path, 1, 2, why, NULL, &kept);
+    return kept ? rn_match_texts(s, s->pixels, texts, n, logits, err) : 0;
+}
+
 int oc_embed_files(oc_session *s, const char *const *paths, int n, float *rows, oc_err *errors, oc_err *err)
 {
     const oc_engine *e = s->engine;

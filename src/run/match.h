@@ -13,6 +13,8 @@ int rn_begin_with_enc(const oc_engine *e, tx_ids *ids, oc_err *err);
 int rn_match_pixels(oc_session *s, const float *pixels, int images, const tx_ids *texts, int n, float *logits, oc_err *err);
 /* The same of one picture and any number of texts. */
 int rn_match_texts(oc_session *s, const float *pixels, const tx_ids *texts, int n, float *logits, oc_err *err);
+/* The same of a picture file; why: it could not be read, and logits are not written. */
+int rn_match_texts_of_file(oc_session *s, const char *path, const tx_ids *texts, int n, float *logits, oc_err *why, oc_err *err);
 /* The same of picture files, n <= max_batch, with one text; errors[i] says why file i has none (then its logits are zeros), as rn_embed_files does. */
 int rn_match_files(oc_session *s, const char *const *paths, int n, const tx_ids *text, float *logits, oc_err *errors, oc_err *err);
 /* A file against n texts, which come as rows of length 1 and as ids (rn_encode_pair; not looked at where itm is NULL): cosines, and probabilities. why: the
