@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import tap
-from ocelli_run import CASES, Program
+from ocelli_run import CASES, Program, load, save
 
 MODEL = CASES / "mistral" / "model"
 PROMPTS = ["The old clock", "a", "a photo of a small red cat", "In 2019, a tree", "two dogs", "x" * 40, "The old clock stood", "ç", "In 2019, a tre"]
@@ -165,6 +165,21 @@ def tiny_temperature():
     assert answers(*small("--temperature", 1e-38)[3:])[0]["ids"] == answers(*small()[3:])[0]["ids"]
 
 
+def names_of_a_shared_head():
+    """BLIP's file may keep its table of words and the head's bias by the head's names for them, alone or beside the usual ones."""
+    model, picture = CASES / "blip_caption" / "model", CASES / "images" / "wide.png"
+    want = answers("--image", picture, "--max-new-tokens", 8, model=model)
+    usual = load(model / "model.safetensors")
+    pairs = {"text_decoder.cls.predictions.bias": "text_decoder.cls.predictions.decoder.bias",
+             "text_decoder.bert.embeddings.word_embeddings.weight": "text_decoder.cls.predictions.decoder.weight"}
+    for both in [False, True]:
+        folder = tmp / f"shared-{both}"
+        shutil.copytree(model, folder)
+        (folder / "model.safetensors").unlink()
+        save({**{k: v for k, v in usual.items() if both or k not in pairs}, **{new: usual[old] for old, new in pairs.items()}}, folder / "model.safetensors")
+        assert answers("--image", picture, "--max-new-tokens", 8, model=folder) == want, f"both: {both}"
+
+
 def info_tells():
     got = json.loads(program.good("info", "--json", MODEL).out)
     assert got["capabilities"] == ["generate"] and got["context"] == 64, got
@@ -182,6 +197,7 @@ def main():
     tap.check("stops cut", stops_cut)
     tap.check("scores are sums", scores_are_sums)
     tap.check("info tells context and cache", info_tells)
+    tap.check("a shared head's own names are read", names_of_a_shared_head)
     faults()
     shutil.rmtree(tmp)
     tap.finish()

@@ -14,7 +14,8 @@ typedef struct ck_renaming {
 
 /* What `to` makes of a name that `from` matches, with `third` (q, k or v) for '%'; free() it. NULL: no match, or out of memory (*failed). */
 char *ck_renamed(const ck_renaming *line, const char *name, char third, bool *failed);
-/* Gives every tensor of the store its name by the first line that matches; what none matches stays. Splitting is done in place. -1 and an error when a
+/* Gives every tensor of the store its name by the first line that matches; what none matches stays, and so does a copy of what has that name in the file already.
+ * Splitting is done in place. -1 and an error when a
  * tensor cannot be split or turned, or two get one name. */
 int ck_rename(ck_store *s, const ck_renaming *table, oc_err *err);
 

@@ -584,6 +584,10 @@ static int rename_one(ck_store *s, size_t at, const ck_renaming *table, oc_err *
             return bs_err(err, "out of memory: the name of a tensor");
         if (!name)
             continue;
+        if (ck_find(s, name)) { /* a copy under another name, of a tensor that has its own already */
+            free(name);
+            return 0;
+        }
         if (strchr(line->to, '%')) {
             free(name);
             return split(s, at, line, err);

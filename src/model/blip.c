@@ -230,6 +230,19 @@ static void init(const void *p, const char *name, long n, float *values, bs_rng 
         md_draw(name, n, values, rng, 0.02f);
 }
 
+/* Some files keep the head's names of what it shares. */
+static const ck_renaming shared[] = {
+    {"text_decoder.cls.predictions.decoder.bias", "text_decoder.cls.predictions.bias", false},
+    {"text_decoder.cls.predictions.decoder.weight", "text_decoder.bert.embeddings.word_embeddings.weight", false},
+    {0},
+};
+
+static const ck_renaming *renamings(const void *p)
+{
+    (void)p;
+    return shared;
+}
+
 /* ---- parts -------------------------------------------------------------------------------------------------- */
 
 static tn_t see(tn_ctx *cx, const void *p, const md_batch *b)
@@ -646,6 +659,7 @@ const md_family md_blip = {
     .create = create,
     .destroy = destroy,
     .visit = visit,
+    .renamings = renamings,
     .sizes = sizes,
     .cache = cache,
     .prepare = prepare,
