@@ -261,7 +261,7 @@ static const char *caption_usage(const job *j)
 {
     bool embeds = j->baseline && !strcmp(j->baseline, "embedding");
     if ((j->predictions != NULL) + (j->baseline != NULL) + (j->common.model && !embeds) != 1)
-        return "caption takes one of --model M, --predictions FILE.jsonl and --baseline neighbour|embedding";
+        return "caption takes --model M, --predictions FILE.jsonl or --baseline neighbour|embedding";
     if (j->baseline && !embeds && strcmp(j->baseline, "neighbour") != 0)
         return "--baseline: expected neighbour or embedding";
     if (!j->baseline != !j->train_path)
