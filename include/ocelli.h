@@ -59,6 +59,7 @@ typedef struct oc_options {
     uint64_t max_pixels;  /* pictures with more pixels are refused before memory is taken; 0: 178956970, Pillow's error limit */
     oc_dtype dtype;       /* of the weights in memory */
     int max_batch;        /* rows a session takes at once, larger requests are cut into such pieces; 0: 32 */
+    bool enc_token;       /* BLIP: a text that is read beside a picture begins with [ENC], as it was trained, not with [CLS] as in transformers */
     bool fast_pixels;     /* oc_embed_files may decode a JPEG at 1/2, 1/4 or 1/8: faster, pixels not exactly Pillow's */
     const char *data_dir; /* where `starter` and its like are looked for first; NULL: beside the program, then installed */
 } oc_options;
@@ -101,6 +102,13 @@ OC_API float oc_logit_scale(const oc_engine *engine);
 /* What n cosines of one picture with n texts (or of one text with n pictures) say: of most models the softmax of oc_logit_scale times them, shares that
  * add up to 1; of SigLIP, which judges every pair by itself, the probability that each belongs together. out may be cosines. */
 OC_API void oc_probabilities(const oc_engine *engine, const float *cosines, int n, float *out);
+
+/* Does the model judge a picture and a text together (BLIP's ITM head), beside comparing their vectors? */
+OC_API bool oc_can_match(const oc_engine *engine);
+/* n pictures and n texts, pair by pair: itc[i] is the cosine of their embeddings, itm[i] the probability, by that head, that they belong together. Either
+ * may be NULL; itm must be where oc_can_match says false. Texts are cut as oc_embed_texts cuts them. */
+OC_API int oc_match(oc_session *session, const oc_picture *pictures, const char *const *texts, int n, float *itc, float *itm,
+                    oc_err *err);
 
 /* ---- text that goes on ------------------------------------------------------------------------------------ */
 

@@ -229,6 +229,70 @@ def evaluated():
     lines("eval", "zeroshot", "--model", MODEL, "--data", photos / "pairs.jsonl", "--language", "text_zh")
 
 
+def captions_judged():
+    """Both baselines copy what NumPy says they should; predictions score the same as the baseline that wrote them."""
+    data, known, copied = photos / "pairs.jsonl", tmp / "known.jsonl", tmp / "copied.jsonl"
+    pairs = [json.loads(x) for x in data.read_text().splitlines()]
+    known.write_text("".join(json.dumps({**p, "image": str(photos / p["image"])}) + "\n" for p in pairs[:5]))
+    rows = unit(embed(*[photos / p["image"] for p in pairs]))
+    nearest = (rows @ rows[:5].T).argmax(1)
+    ask = ("eval", "caption", "--data", data)
+    got = lines(*ask, "--baseline", "embedding", "--model", MODEL, "--train", known, "--out", copied)[0]
+    said = [json.loads(x) for x in copied.read_text().splitlines()]
+    assert [x["image"] for x in said] == [str(photos / p["image"]) for p in pairs], said
+    assert [x["text"] for x in said] == [pairs[i]["text"][0] for i in nearest], "not the nearest picture's first text"
+    assert got["pictures"] == 12 and got["references"] == 24 and got["failed"] == 0 and 0 < got["bleu1"] < 1 and 0 < got["cider_d"] < 10, got
+    again = lines(*ask, "--predictions", copied)[0]
+    assert got == again == lines(*ask, "--predictions", "-", text=copied.read_text())[0], f"{got} and {again}"
+    own = lines(*ask, "--baseline", "neighbour", "--train", data)[0]
+    assert abs(own["bleu3"] - 1) < 1e-6, f"a picture that is known is not its own neighbour: {own}"
+    chinese = lines(*ask, "--baseline", "neighbour", "--train", data, "--language", "text_zh")[0]
+    assert abs(chinese["bleu4"] - 1) < 1e-6 and chinese["references"] == 12, chinese
+    assert "CIDEr-D " in program.good(*ask, "--predictions", copied).out
+
+
+def captions_refused():
+    data, said = photos / "pairs.jsonl", tmp / "said.jsonl"
+    said.write_text(json.dumps({"image": "red-disc.png", "text": "a red disc"}) + "\n")
+    ask = ("eval", "caption", "--data", data)
+    program.fails(*ask, "--predictions", said, says=["said.jsonl", "11 of 12 are missing"])
+    program.fails(*ask, "--predictions", tmp / "absent.jsonl", says="absent.jsonl")
+    program.fails(*ask, "--predictions", said, "--language", "text_fr", says="no texts in 'text_fr'")
+    program.fails(*ask, "--baseline", "neighbour", "--train", data, "--language", "text", "text_zh", code=2, says="one --language")
+    for words, says in [((), "--predictions FILE.jsonl or --baseline"), (("--baseline", "best", "--train", data), "neighbour or embedding"),
+                        (("--baseline", "neighbour"), "--train"), (("--predictions", said, "--baseline", "neighbour", "--train", data), "or --baseline"),
+                        (("--predictions", said, "--out", tmp / "o.jsonl"), "--out"), (("--predictions", said, "--model", MODEL), "--model")]:
+        program.fails(*ask, *words, code=2, says=says)
+    broken = tmp / "broken"
+    broken.mkdir()
+    (broken / "a.png").write_bytes(b"no picture")
+    shutil.copy(pictures[0], broken / "b.png")
+    (broken / "pairs.tsv").write_text("a.png\ta broken one\nb.png\ta disc\n")
+    got = program.run("eval", "caption", "--json", "--data", broken / "pairs.tsv", "--baseline", "neighbour", "--train", data, "--out", tmp / "o.jsonl")
+    assert got.returncode == 1 and "a.png" in got.err and json.loads(got.out)["failed"] == 1 and json.loads(got.out)["pictures"] == 1, got.err
+    assert len((tmp / "o.jsonl").read_text().splitlines()) == 1
+    (tmp / "o.jsonl").unlink()
+    program.fails("eval", "caption", "--data", data, "--baseline", "neighbour", "--train", broken / "none.tsv", "--out", tmp / "o.jsonl", says="none.tsv")
+    assert not (tmp / "o.jsonl").exists()
+
+
+def answers_judged():
+    ten = ["two"] * 3 + ["2"] + ["a dog"] * 4 + ["Dog."] * 2
+    asked = [{"image": "x.png", "question": "how many?", "answers": ten}, {"image": "x.png", "question": "is it?", "answers": ["yes"] * 9 + ["no"]}]
+    (tmp / "questions.jsonl").write_text("".join(json.dumps(x) + "\n" for x in asked))
+    said = [{"image": str(tmp / "x.png"), "question": "how many?", "text": "Two"}, {"image": "x.png", "question": "is it?", "text": "No!"},
+            {"image": "y.png", "question": "is it?", "text": "No!"}]
+    (tmp / "answers.jsonl").write_text("".join(json.dumps(x) + "\n" for x in said))
+    got = program.good("eval", "vqa", "--json", "--data", tmp / "questions.jsonl", "--predictions", tmp / "answers.jsonl")
+    assert abs(json.loads(got.out)["accuracy"] - (1 + 0.3) / 2) < 1e-9 and json.loads(got.out)["questions"] == 2, got.out
+    assert "1 lines" in got.err, got.err
+    (tmp / "answers.jsonl").write_text(json.dumps(said[1]) + "\n")
+    program.fails("eval", "vqa", "--data", tmp / "questions.jsonl", "--predictions", tmp / "answers.jsonl", says=["how many?", "1 of 2"])
+    program.fails("eval", "vqa", "--data", tmp / "questions.jsonl", code=2, says="--predictions")
+    (tmp / "questions.jsonl").write_text(json.dumps({**asked[0], "answers": ["one"]}) + "\n")
+    program.fails("eval", "vqa", "--data", tmp / "questions.jsonl", "--predictions", tmp / "answers.jsonl", says=["questions.jsonl line 1", "answers"])
+
+
 def a_tokenizer_of_ones_own():
     (tmp / "corpus.txt").write_text("the red disc and the blue square 红色的圆和蓝色的正方形\n" * 50)
     got = lines("tokenizer", "--size", 560, "--out", tmp / "tokenizer", tmp / "corpus.txt")[-1]
@@ -335,6 +399,9 @@ def main():
     tap.check("kill -9 while indexing", killed_while_indexing)
     tap.check("the database is found from below", found_from_below)
     tap.check("eval answers", evaluated)
+    tap.check("captions are judged, and copied by two baselines", captions_judged)
+    tap.check("captions that cannot be judged are refused", captions_refused)
+    tap.check("answers are judged as VQA judges them", answers_judged)
     tap.check("a tokenizer of one's own", a_tokenizer_of_ones_own)
     tap.check("fewer bits in memory and on disk", in_fewer_bits)
     tap.check("info tells the truth", facts)

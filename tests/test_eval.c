@@ -1,4 +1,5 @@
-/* test_eval.c - metrics on matrices whose answers are known, templates, classes, and the neighbour's features against numpy's. */
+/* test_eval.c - metrics on matrices whose answers are known, templates, classes, the neighbour's features against numpy's, captions against what
+ * pycocoevalcap gives, and answers against the rules of VQA. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,14 +9,18 @@
 
 #include <cmocka.h>
 
+#include "../src/eval/captions.h"
 #include "../src/eval/metrics.h"
 #include "../src/eval/neighbour.h"
+#include "../src/eval/questions.h"
 #include "../src/eval/retrieval.h"
 #include "../src/eval/templates.h"
+#include "../src/eval/vqa.h"
 #include "../src/eval/zeroshot.h"
 
 #define MODEL "tests/reference/clip/model"
 #define IMAGES "tests/reference/images/"
+#define CAPTIONS "tests/data/captions/"
 
 /* ---- helpers ------------------------------------------------------------------------------------------ */
 
@@ -681,6 +686,450 @@ static void neighbour_needs_texts(void **state)
     dt_pairs_clear(&data);
 }
 
+/* ---- captions ----------------------------------------------------------------------------------------------------- */
+
+static void assert_words(const char *text, const char *want)
+{
+    bs_buf b = {0};
+    oc_err err = {0};
+    assert_int_equal(ev_caption_tokens(&b, text, &err), 0);
+    if (strcmp(b.p, want) != 0)
+        fail_msg("'%s' becomes '%s', expected '%s'", text, b.p, want);
+    bs_buf_clear(&b);
+}
+
+/* tools/make_caption_cases.py wrote the lines: a text, a tab, its words by Stanford's tokenizer. */
+static void words_are_those_of_the_treebank(void **state)
+{
+    (void)state;
+    bs_buf b = {0};
+    oc_err err = {0};
+    int lines = 0;
+    assert_int_equal(bs_read_file(&b, CAPTIONS "tokens.txt", 1 << 20, &err), 0);
+    for (char *line = b.p, *end; (end = strchr(line, '\n')) != NULL; line = end + 1, lines++) {
+        char *tab = strchr(line, '\t');
+        *end = 0;
+        assert_non_null(tab);
+        *tab = 0;
+        assert_words(line, tab + 1);
+    }
+    assert_int_equal(lines, 20);
+    bs_buf_clear(&b);
+}
+
+static void every_chinese_character_is_a_word(void **state)
+{
+    (void)state;
+    assert_words("一只猫，坐在垫子上。", "一 只 猫 坐 在 垫 子 上");
+    assert_words("穿T恤的人有2只狗！（图）", "穿 t 恤 的 人 有 2 只 狗 图");
+    assert_words("ネコ と 犬", "ネ コ と 犬");
+    assert_words("고양이 한 마리.", "고양이 한 마리");
+}
+
+static void odd_captions_have_words_too(void **state)
+{
+    (void)state;
+    assert_words("", "");
+    assert_words(" \t\n", "");
+    assert_words("...", "");
+    assert_words("'", "");
+    assert_words("the letter A.", "the letter a"); /* an initial at the end is no initial */
+    assert_words("a\xff"
+                 "b \xc3",
+                 "ab"); /* what is no UTF-8 is left out */
+    assert_words("soft\xc2\xadhyphen \xf0\x9f\x90\xb1 cat", "softhyphen cat");
+    bs_buf b = {0};
+    oc_err err = {0};
+    assert_int_equal(ev_caption_tokens(&b, "A cat", &err) || ev_caption_tokens(&b, "A dog", &err), 0);
+    assert_string_equal(b.p, "a cata dog"); /* appended as it is */
+    bs_buf_clear(&b);
+}
+
+/* The made-up captions of CAPTIONS cases.jsonl. */
+typedef struct made_up {
+    ev_captioned c[512];
+    double want[512];
+    char *own[512 * 8];
+    const char *reference[512 * 8];
+    long n, texts;
+} made_up;
+
+static char *keep(made_up *all, const ck_config *place, const char *key)
+{
+    const char *text = NULL;
+    oc_err err = {0};
+    assert_int_equal(ck_string(place, key, &text, &err), 0);
+    assert_non_null(text);
+    return all->own[all->texts++] = bs_strdup(text);
+}
+
+static int read_case(void *arg, const ck_config *object, long number, oc_err *err)
+{
+    made_up *all = arg;
+    const ck_config *list = NULL;
+    ev_captioned *c = &all->c[all->n];
+    assert_int_equal(number, all->n + 1);
+    assert_int_equal(ck_array(object, "references", &list, err), 0);
+    assert_int_equal(ck_double(object, "cider_d", &all->want[all->n], 0, 10, err), 0);
+    c->said = keep(all, object, "said");
+    c->references = all->reference + all->texts;
+    c->n = (long)ck_config_size(list);
+    for (long i = 0; i < c->n; i++)
+        c->references[i] = keep(all, ck_config_at(list, (size_t)i), NULL);
+    all->n++;
+    return 0;
+}
+
+static void scores_equal_cocos(void **state)
+{
+    (void)state;
+    static made_up all;
+    ev_caption_scores got;
+    double each[512], want = -1;
+    oc_err err = {0};
+    const ck_config *bleu = NULL;
+    assert_int_equal(ev_json_lines(CAPTIONS "cases.jsonl", read_case, &all, &err), 0);
+    assert_int_equal(all.n, 400);
+    assert_int_equal(ev_caption_score_words(all.c, all.n, &got, each, &err), 0);
+    for (long i = 0; i < all.n; i++)
+        assert_near(each[i], all.want[i], 1e-9);
+    ck_config *totals = ck_config_read(CAPTIONS "scores.json", &err);
+    assert_non_null(totals);
+    assert_int_equal(ck_double(totals, "cider_d", &want, 0, 10, &err) || ck_array(totals, "bleu", &bleu, &err), 0);
+    assert_near(got.cider_d, want, 1e-9);
+    for (size_t k = 0; k < EV_GRAMS; k++) {
+        assert_int_equal(ck_double(ck_config_at(bleu, k), NULL, &want, 0, 1, &err), 0);
+        assert_near(got.bleu[k], want, 1e-9);
+    }
+    assert_int_equal(got.pictures, 400);
+    assert_int_equal(got.references, all.texts - 400);
+    ck_config_free(totals);
+    for (long i = 0; i < all.texts; i++)
+        free(all.own[i]);
+}
+
+static void scores_by_hand(void **state)
+{
+    (void)state;
+    const char *cat[] = {"A cat sits on a mat."}, *dog[] = {"Two dogs run.", "dogs running fast"};
+    ev_captioned c[] = {{"a cat sits on a mat", cat, 1}, {"Dogs run", dog, 2}};
+    ev_caption_scores s;
+    oc_err err = {0};
+    assert_int_equal(ev_caption_score(c, 2, &s, &err), 0);
+    assert_near(s.bleu[0], exp(1 - 9 / 8.0), 1e-6); /* all 8 words are right; the nearest references have 9 */
+    assert_near(s.bleu[3], exp(1 - 9 / 8.0), 1e-6); /* so are all 3 runs of four */
+    /* The first is its reference: 10. Of the second, `dogs` and `run` are rare (one picture each): log 2 each, against (two, dogs, run) and
+     * (dogs, running, fast); of the pairs `dogs run` is in the first one alone. One word less than the references have. */
+    double first = (sqrt(2 / 3.0) + sqrt(1 / 2.0)) / 4, second = (1 / sqrt(6.0)) / 4;
+    assert_near(s.cider_d, (10 + 10 * exp(-1 / 72.0) * (first + second) / 2) / 2, 1e-9);
+    assert_int_equal(ev_caption_score(c, 1, &s, &err), 0);
+    assert_near(s.bleu[3], 1, 1e-6);
+    assert_near(s.cider_d, 0, 0); /* of one picture alone no word is rare */
+    assert_int_equal(s.references, 1);
+    const char *two[] = {"a b c d", "a b"};
+    ev_captioned between = {"a b c", two, 2}; /* as far from either: the shorter one counts, and there is no penalty */
+    assert_int_equal(ev_caption_score(&between, 1, &s, &err), 0);
+    assert_near(s.bleu[0], 1, 1e-6);
+}
+
+static int say_names(void *arg, const char *const *paths, int n, char **texts, oc_err *err)
+{
+    heard *h = arg;
+    (void)err;
+    for (int i = 0; i < n; i++, h->done++)
+        if (!strstr(paths[i], "none"))
+            texts[i] = bs_strdup(strrchr(paths[i], '/') + 1);
+    return 0;
+}
+
+static void captions_of_a_callback(void **state)
+{
+    (void)state;
+    dt_pairs pairs = pairs_of("jsonl", "{\"image\": \"@b\", \"text\": [\"b one\", \"b two\"], \"text_zh\": \"乙\"}\n"
+                                       "{\"image\": \"@a\", \"text_zh\": \"甲\"}\n{\"image\": \"@none\", \"text\": \"gone\"}\n"
+                                       "{\"image\": \"@a\", \"text\": \"a one\"}\n{\"image\": \"@b\", \"text\": \"b three\"}\n");
+    ev_pictures p;
+    heard h = {0};
+    ev_caption_scores s;
+    oc_err err = {0};
+    assert_int_equal(ev_pictures_init(&p, &pairs, dt_language(&pairs, "text"), &err), 0);
+    assert_int_equal(p.n, 3); /* b, none, a: each once, in the order of the data */
+    assert_non_null(strstr(p.asked[0].image, "/b"));
+    assert_non_null(strstr(p.asked[2].image, "/a"));
+    assert_int_equal(p.captioned[0].n, 3);
+    assert_string_equal(p.captioned[0].references[2], "b three");
+    assert_string_equal(p.captioned[2].references[0], "a one");
+    assert_int_equal(ev_pictures_score(&p, &s, &err), -1);
+    assert_says(&err, "no caption to judge");
+    assert_int_equal(ev_pictures_say(&p, say_names, &h, 2, NULL, &err), 0);
+    assert_int_equal(h.done, 3);
+    assert_null(p.asked[1].said);
+    assert_int_equal(ev_pictures_score(&p, &s, &err), 0);
+    assert_int_equal(s.pictures, 2);
+    assert_int_equal(s.references, 4);
+    assert_near(s.bleu[0], exp(1 - 4 / 2.0), 1e-6);
+    ev_pictures_clear(&p);
+    dt_pairs_clear(&pairs);
+}
+
+static void the_nearest_picture_lends_its_text(void **state)
+{
+    (void)state;
+    dt_pairs train = pairs_of("tsv", "@photo.jpg\tphoto\n@none.png\tnone\n@tall.png\ttall\n@photo.jpg\tagain\n");
+    const char *paths[] = {IMAGES "tall.png", "/nowhere/x.png", IMAGES "photo.jpg"};
+    opened o = open_model(2);
+    ev_plain_eyes plain;
+    oc_options options = {.threads = 2};
+    oc_err err = {0};
+    assert_int_equal(ev_plain_eyes_open(&plain, &options, &err), 0);
+    ev_eyes eyes[] = {ev_eyes_of(&plain), ev_session_eyes(o.session)};
+    for (int i = 0; i < 2; i++) {
+        heard h = {0};
+        ev_talk talk = {hear_progress, hear_refused, &h, 0, 0};
+        ev_gallery g;
+        char *texts[3] = {NULL};
+        assert_int_equal(ev_gallery_init(&g, &eyes[i], &train, "text", &talk, &err), 0);
+        assert_int_equal(g.n, 3);
+        assert_int_equal(talk.failed, 1);
+        assert_int_equal(ev_gallery_say(&g, paths, 3, texts, &err), 0);
+        assert_string_equal(texts[0], "tall");
+        assert_null(texts[1]);
+        assert_string_equal(texts[2], "photo"); /* the first of equal ones */
+        assert_int_equal(talk.failed, 2);
+        assert_non_null(strstr(h.last, "/nowhere/x.png"));
+        free(texts[0]);
+        free(texts[2]);
+        ev_gallery_clear(&g);
+    }
+    ev_plain_eyes_close(&plain);
+    close_model(&o);
+    dt_pairs_clear(&train);
+}
+
+/* ---- predictions ---------------------------------------------------------------------------------------------------- */
+
+/* Writes text to a new file. */
+static const char *file_of(const char *text)
+{
+    static char path[64];
+    snprintf(path, sizeof path, "/tmp/ocelli-eval-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), (long)strlen(text));
+    close(fd);
+    return path;
+}
+
+/* Reads predictions of data/x.png, data/sub/y.png and data/x.png twice more; what they say, or the error, goes to `said` and err. */
+static int predict(const char *text, bool questions, char said[4][64], long *unknown, oc_err *err)
+{
+    const char *ask = questions ? "what?" : NULL, *path = file_of(text);
+    ev_asked asked[4] = {{"data/x.png", ask, NULL}, {"data/sub/y.png", ask, NULL}};
+    asked[2] = asked[3] = (ev_asked){"data/x.png", questions ? "who?" : NULL, NULL};
+    memset(err, 0, sizeof *err);
+    int result = ev_predictions_read(asked, 4, path, "data/pairs.jsonl", unknown, err);
+    for (int i = 0; i < 4; i++) {
+        snprintf(said[i], sizeof said[i], "%s", asked[i].said ? asked[i].said : "");
+        free(asked[i].said);
+    }
+    unlink(path);
+    return result;
+}
+
+static void predictions_find_their_pictures(void **state)
+{
+    (void)state;
+    char said[4][64];
+    long unknown;
+    oc_err err;
+    assert_int_equal(
+        predict("{\"image\": \"./data//x.png\", \"text\": \"by path\"}\n\n{\"image\": \"sub/y.png\", \"text\": \"\"}\n"
+                "{\"image\": \"z.png\", \"text\": \"?\"}\n{\"image\": \"x.png\", \"text\": \"by path\", \"ids\": [1]}",
+                false, said, &unknown, &err),
+        0);
+    assert_string_equal(said[0], "by path");
+    assert_string_equal(said[1], "");
+    assert_string_equal(said[2], "by path");
+    assert_string_equal(said[3], "by path");
+    assert_int_equal(unknown, 1);
+    assert_int_equal(predict("{\"image\": \"x.png\", \"question\": \"who?\", \"text\": \"she\"}\n"
+                             "{\"image\": \"x.png\", \"question\": \"what?\", \"text\": \"it\"}\n"
+                             "{\"image\": \"x.png\", \"question\": \"when?\", \"text\": \"now\"}\n"
+                             "{\"image\": \"data/sub/y.png\", \"question\": \"what?\", \"text\": \"y\"}\n",
+                             true, said, &unknown, &err),
+                     0);
+    assert_string_equal(said[0], "it");
+    assert_string_equal(said[1], "y");
+    assert_string_equal(said[2], "she");
+    assert_string_equal(said[3], "she");
+    assert_int_equal(unknown, 1);
+}
+
+static void bad_predictions_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        bool questions;
+        const char *text, *says;
+    } bad[] = {
+        {false, "", "no text for 'data/x.png' (4 of 4 are missing)"},
+        {false, "{\"image\": \"x.png\", \"text\": \"a\"}\n", "no text for 'data/sub/y.png' (1 of 4 are missing)"},
+        {false, "{\"image\": \"x.png\", \"text\": \"a\"}\n{\"image\": \"data/x.png\", \"text\": \"b\"}\n",
+         "line 2: 'data/x.png' had another text before"},
+        {false, "{\"image\": \"x.png\"}\n", "line 1': text is missing, expected a string"},
+        {false, "\n{\"text\": \"x\"}\n", "line 2': image is missing, expected a path"},
+        {false, "{\"image\": \"x.png\", \"text\": 5}\n", "line 1': text is 5, expected a string"},
+        {false, "[1]\n", "line 1': expected a JSON object"},
+        {false, "cat\n", "line 1"},
+        {true, "{\"image\": \"x.png\", \"text\": \"x\"}\n", "line 1': question is missing, expected a string"},
+        {true, "{\"image\": \"x.png\", \"question\": \"what?\", \"text\": \"x\"}\n",
+         "no answer to 'what?' about 'data/sub/y.png' (3 of 4 are missing)"},
+    };
+    char said[4][64];
+    oc_err err;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_equal(predict(bad[i].text, bad[i].questions, said, NULL, &err), -1);
+        assert_says(&err, bad[i].says);
+    }
+}
+
+/* ---- answers ---------------------------------------------------------------------------------------------------------- */
+
+/* The rules of visualqa.org, and the slips of the official program that change an answer. */
+static void answers_in_plain_form(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"Yes", "yes"},
+        {"  two\tred\ndogs ", "2 red dogs"},
+        {"The cat and a dog", "cat and dog"},
+        {"an apple", "apple"},
+        {"a", ""},
+        {"none", "0"},
+        {"Ten", "10"},
+        {"eleven", "eleven"},
+        {"yes.", "yes"},
+        {"2.5", "2.5"},
+        {"3. 5", "3 5"},
+        {".5", ".5"},
+        {"u.s.a.", "usa"},
+        {"..................................x", "..x"}, /* 34 stops, of which 32 go */
+        {"1,000", "1000"},
+        {"1,000 red/blue", "1000 redblue"}, /* a comma in a number makes every sign go */
+        {"red,blue", "red blue"},
+        {"red, blue", "red blue"},
+        {"red , blue,green", "red bluegreen"}, /* a space beside one comma makes all commas go */
+        {"t-shirt", "t shirt"},
+        {"t- shirt", "t shirt"},
+        {"black/white", "black white"},
+        {"yes!", "yes"},
+        {"what?!", "what"},
+        {"(left) [x] {y} <z>", "left x y z"},
+        {"a=b+c", "b c"}, /* "a b c", of which the article goes */
+        {"x_y\\z@w`v\"u;t", "x y z w v u t"},
+        {"10:30", "10:30"},
+        {"girl's", "girl's"},
+        {"dont", "don't"},
+        {"DONT know", "don't know"},
+        {"couldntve", "couldntve"}, /* two are missing: not in the list */
+        {"couldn'tve", "couldn't've"},
+        {"couldnt've", "couldn't've"},
+        {"Im", "im"}, /* its list has "Im", its words are in lower case */
+        {"isnt it", "isn't it"},
+        {"oclock", "o'clock"},
+        {"twas", "'twas"},
+        {"'ow'sat", "'ow's'at"},
+        {"yall'll", "y'all'll"},
+        {"somebody'd", "somebodyd"},
+        {"its", "its"},
+        {"wed", "wed"},
+        {"shes", "shes"},
+        {"let's", "let's"},
+        {"ÄPFEL", "äpfel"},
+        {"红色。", "红色。"},
+        {"", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        bs_buf b = {0};
+        oc_err err = {0};
+        assert_int_equal(ev_vqa_plain(&b, cases[i][0], &err), 0);
+        if (strcmp(b.p, cases[i][1]) != 0)
+            fail_msg("'%s' becomes '%s', expected '%s'", cases[i][0], b.p, cases[i][1]);
+        bs_buf_clear(&b);
+    }
+}
+
+/* k of n answers are "yes", the others "no". */
+static double accuracy_of(const char *said, int k, int n)
+{
+    const char *answers[16];
+    double accuracy = -1;
+    oc_err err = {0};
+    for (int i = 0; i < n; i++)
+        answers[i] = i < k ? "yes" : "no";
+    assert_int_equal(ev_vqa_accuracy(said, answers, n, &accuracy, &err), 0);
+    return accuracy;
+}
+
+static void answers_have_their_share(void **state)
+{
+    (void)state;
+    static const double want[] = {0, 0.3, 0.6, 0.9, 1}; /* the known figures for ten people */
+    for (int k = 0; k <= 9; k++)
+        assert_near(accuracy_of("Yes.", k, 10), k > 4 ? 1 : want[k], 1e-12);
+    assert_near(accuracy_of("yes", 10, 10), 1, 0);
+    assert_near(accuracy_of("Yes.", 10, 10), 0, 0); /* all ten agree: nothing is put into plain form, officially */
+    assert_near(accuracy_of(" yes\n", 10, 10), 1, 0);
+    assert_near(accuracy_of("yes", 2, 3), (0 + 2 * (1 / 3.0) + 1 * (2 / 3.0)) / 3, 1e-12);
+    assert_near(accuracy_of("maybe", 2, 3), 0, 0);
+    assert_near(accuracy_of("yes", 1, 2), 1 / 6.0, 1e-12);
+}
+
+static void questions_of_a_file(void **state)
+{
+    (void)state;
+    ev_questions q;
+    double accuracy;
+    oc_err err = {0};
+    const char *path =
+        file_of("{\"image\": \"x.png\", \"question\": \"how many?\", \"answers\": [\"2\", \"two\", \"Two.\", \"3\"]}\n"
+                "{\"image\": \"x.png\", \"question\": \"who?\", \"answers\": [\"man\", \"a man\"]}\n");
+    assert_int_equal(ev_questions_read(&q, path, &err), 0);
+    assert_int_equal(q.n, 2);
+    assert_string_equal(q.asked[0].image, "/tmp/x.png");
+    assert_int_equal(q.answers[0].n, 4);
+    q.asked[0].said = bs_strdup("two");
+    q.asked[1].said = bs_strdup("woman");
+    assert_int_equal(ev_questions_score(&q, &accuracy, &err), 0);
+    assert_near(accuracy, (3 * (2 / 3.0) + 1) / 4 / 2, 1e-12);
+    ev_questions_clear(&q);
+    unlink(path);
+}
+
+static void bad_questions_are_named(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"", "holds no question"},
+        {"{\"image\": \"x\", \"question\": \"q\"}", "line 1': answers is missing, expected a list of strings"},
+        {"{\"question\": \"q\", \"answers\": [\"a\", \"b\"]}", "line 1': image is missing"},
+        {"{\"image\": \"x\", \"answers\": [\"a\", \"b\"]}", "line 1': question is missing"},
+        {"{\"image\": \"x\", \"question\": \"q\", \"answers\": [\"a\"]}", "line 1': answers is "},
+        {"{\"image\": \"x\", \"question\": \"q\", \"answers\": []}", "expected from 2 to 1000 answers"},
+        {"{\"image\": \"x\", \"question\": \"q\", \"answers\": \"a\"}", "line 1': answers is \"a\", expected"},
+        {"{\"image\": \"x\", \"question\": \"q\", \"answers\": [\"a\", 5]}", "line 1': answers[1] is 5, expected a string"},
+        {"{\"image\": \"x\", \"question\": \"q\", \"answers\": [\"a\", null]}", "line 1': answers[1] is null, expected a string"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        ev_questions q;
+        oc_err err = {0};
+        const char *path = file_of(bad[i][0]);
+        assert_int_equal(ev_questions_read(&q, path, &err), -1);
+        assert_says(&err, bad[i][1]);
+        unlink(path);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -708,6 +1157,19 @@ int main(void)
         cmocka_unit_test(equal_neighbours_keep_their_order),
         cmocka_unit_test(only_the_nearest_are_looked_at),
         cmocka_unit_test(neighbour_needs_texts),
+        cmocka_unit_test(words_are_those_of_the_treebank),
+        cmocka_unit_test(every_chinese_character_is_a_word),
+        cmocka_unit_test(odd_captions_have_words_too),
+        cmocka_unit_test(scores_equal_cocos),
+        cmocka_unit_test(scores_by_hand),
+        cmocka_unit_test(captions_of_a_callback),
+        cmocka_unit_test(the_nearest_picture_lends_its_text),
+        cmocka_unit_test(predictions_find_their_pictures),
+        cmocka_unit_test(bad_predictions_are_named),
+        cmocka_unit_test(answers_in_plain_form),
+        cmocka_unit_test(answers_have_their_share),
+        cmocka_unit_test(questions_of_a_file),
+        cmocka_unit_test(bad_questions_are_named),
     };
     return cmocka_run_group_tests_name("eval", tests, NULL, NULL);
 }

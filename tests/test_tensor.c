@@ -764,6 +764,34 @@ static tn_t op_embedding(bench *b)
     return tn_add_param(&b->cx, tn_add(&b->cx, tn_embedding(&b->cx, P(b, 1), some_ids, 2, 3), b->x[0]), P(b, 2));
 }
 
+static tn_t but(bench *b, int fixed)
+{
+    return tn_add_param(&b->cx, tn_add(&b->cx, tn_embedding_but(&b->cx, P(b, 1), some_ids, 2, 3, fixed), b->x[0]), P(b, 2));
+}
+
+static tn_t op_embedding_but(bench *b) { return but(b, 2); } /* a row that nobody looks up: all others learn as ever */
+static tn_t op_embedding_but_three(bench *b) { return but(b, 3); }
+
+/* The row that is left out has no gradient, the others have what they have without it. */
+static void a_fixed_row_learns_nothing(void **state)
+{
+    (void)state;
+    bench b;
+    float whole[5 * 4];
+    start_bench(&b, kn_best(NULL), 1);
+    set_pieces(&b);
+    b.op = op_embedding;
+    backward(&b);
+    memcpy(whole, b.leaf[1].g, sizeof whole);
+    b.op = op_embedding_but_three;
+    backward(&b);
+    for (int i = 0; i < 5 * 4; i++) {
+        assert_true(i / 4 == 3 ? whole[i] != 0 : true);
+        assert_true(b.leaf[1].g[i] == (i / 4 == 3 ? 0 : whole[i]));
+    }
+    stop_bench(&b);
+}
+
 static tn_t op_positions(bench *b)
 {
     return tn_add_param(&b->cx, tn_add_sinusoid(&b->cx, tn_add_positions(&b->cx, b->x[0], P(b, 1))), P(b, 2));
@@ -817,7 +845,8 @@ static tn_t op_max_of_none(bench *b) { return tn_pool(&b->cx, b->x[0], one_row_k
 static void gradients_of_pieces(void **state)
 {
     (void)state;
-    RUN_CASES({"embedding", set_pieces, op_embedding}, {"positions", set_pieces, op_positions},
+    RUN_CASES({"embedding", set_pieces, op_embedding}, {"embedding but one", set_pieces, op_embedding_but},
+              {"positions", set_pieces, op_positions},
               {"prepend", set_pieces, op_prepend}, {"select", set_pieces, op_select}, {"pick", set_pieces, op_pick},
               {"split, gate", set_pieces, op_split}, {"columns", set_pieces, op_columns}, {"repeat", set_repeat, op_repeat},
               {"mean", set_pieces, op_mean}, {"mean of all", set_pieces, op_mean_of_all},
@@ -842,6 +871,8 @@ static tn_t op_silu(bench *b) { return activation(b, KN_SILU); }
 static tn_t op_relu(bench *b) { return activation(b, KN_RELU); }
 static tn_t op_tanh(bench *b) { return activation(b, KN_TANH); }
 static tn_t op_softmax(bench *b) { return tn_scale_exp(&b->cx, tn_softmax(&b->cx, tn_scale(&b->cx, b->x[0], 3)), P(b, 1)); }
+
+static tn_t op_divide(bench *b) { return tn_divide(&b->cx, b->x[0], P(b, 1)); }
 
 static const int some_targets[4] = {5, -100, 0, 2};
 static const float soft_targets[4 * 6] = {1, 0, 0, 0, 0, 0, 0, 0.5f, 0.5f, 0, 0, 0, 0, 0, 0, 0.2f, 0.3f, 0.5f, 0, 0, 0, 0, 0, 1};
@@ -868,7 +899,7 @@ static void gradients_of_functions(void **state)
     (void)state;
     RUN_CASES({"gelu", set_plain, op_gelu}, {"gelu by tanh", set_plain, op_gelu_tanh}, {"quick gelu", set_plain, op_quick_gelu},
               {"silu", set_plain, op_silu}, {"relu", set_plain, op_relu}, {"tanh", set_plain, op_tanh},
-              {"softmax", set_plain, op_softmax}, {"cross-entropy", set_plain, op_cross_entropy},
+              {"softmax", set_plain, op_softmax}, {"division", set_plain, op_divide}, {"cross-entropy", set_plain, op_cross_entropy},
               {"cross-entropy, smoothed", set_plain, op_smoothed}, {"cross-entropy, soft targets", set_plain, op_soft},
               {"cross-entropy with the others", set_square, op_others}, {"sigmoid cross-entropy", set_square, op_sigmoid},
               {"sigmoid cross-entropy, shared", set_square, op_sigmoid_shared});
@@ -1533,6 +1564,7 @@ int main(void)
         cmocka_unit_test(distances_fall_into_buckets),
         cmocka_unit_test(sequences_go_on_with_distances),
         cmocka_unit_test(gradients_of_pieces),
+        cmocka_unit_test(a_fixed_row_learns_nothing),
         cmocka_unit_test(gradients_of_functions),
         cmocka_unit_test(fused_equals_unfused),
         cmocka_unit_test(hidden_rows_give_zeros),

@@ -58,6 +58,14 @@ void cl_json_text(const char *text)
     bs_buf_clear(&b);
 }
 
+void cl_json_ids(const int32_t *ids, long n)
+{
+    putchar('[');
+    for (long i = 0; i < n; i++)
+        printf("%s%d", i ? "," : "", (int)ids[i]);
+    putchar(']');
+}
+
 void cl_json_floats(const float *x, long n)
 {
     putchar('[');
@@ -353,7 +361,8 @@ oc_engine *cl_open(const cl_common *common, oc_err *err)
                     .max_batch = common->batch,
                     .max_pixels = common->max_pixels,
                     .dtype = cl_dtype(common),
-                    .fast_pixels = common->fast};
+                    .fast_pixels = common->fast,
+                    .enc_token = common->enc};
     char *lora = common->lora ? cl_lora_folder(common->lora, &o.lora_scale, err) : NULL;
     o.lora = lora;
     oc_engine *e = common->lora && !lora ? NULL : oc_engine_open(common->model ? common->model : "starter", &o, err);

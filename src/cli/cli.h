@@ -38,8 +38,11 @@ typedef struct cl_common {
     int threads, batch;
     uint64_t seed, max_pixels;
     bool json, quiet;
-    bool fast; /* CL_FAST_HELP; not every command has it */
+    bool fast; /* CL_FAST_HELP; not every command has it, nor */
+    bool enc;  /* CL_ENC_HELP */
 } cl_common;
+#define CL_CAPTIONER "starter-caption" /* that ships; `starter` itself says nothing */
+#define CL_ENC_HELP "BLIP: texts read beside a picture begin with [ENC], as published figures have it"
 #define CL_FAST_HELP "JPEGs at 1/2, 1/4 or 1/8: faster, pixels not exactly Pillow's"
 
 /* Parses argv (after the command's name) into options and common switches; words that are no switch go to rest. Returns -1 to go on, or the
@@ -55,6 +58,7 @@ void cl_say(const cl_common *common, const char *format, ...) __attribute__((for
 /* Standard output: everything buffered is flushed; CL_FAILED and a line when it cannot be written (a full disk), else `code`. */
 int cl_done(const cl_command *c, int code);
 void cl_json_text(const char *text);         /* prints a JSON string */
+void cl_json_ids(const int32_t *ids, long n);
 void cl_json_floats(const float *x, long n); /* prints an array; shortest form that reads back the same */
 
 /* Splits DIR[:SCALE] (a folder whose name has a colon is a folder): the folder, which the caller frees, and the scale (1 when not given). */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "../eval/metrics.h"
+#include "labels.h"
 #include "naming.h"
 
 typedef struct job {
@@ -10,8 +11,9 @@ typedef struct job {
     cl_common common;
     const char *labels_from, *set;
     cl_texts given, pictures; /* --template; and words that are no switch */
-    cl_texts labels, templates, paths;
-    bs_buf label_bytes, template_bytes;
+    cl_texts templates, paths;
+    cl_labels labels;
+    bs_buf template_bytes;
     int top;
     oc_session *session;
     cl_talk talk;
@@ -19,82 +21,6 @@ typedef struct job {
     float *scores;  /* [batch, labels] */
     long *best;     /* [labels] */
 } job;
-
-/* ---- labels ------------------------------------------------------------------------------------------------------ */
-
-static char *trim(char *s)
-{
-    s += strspn(s, " \t\r");
-    size_t n = strlen(s);
-    while (n && strchr(" \t\r", s[n - 1]))
-        n--;
-    s[n] = 0;
-    return s;
-}
-
-/* "a,b,c", also with the comma that Chinese is written with. */
-static int split_labels(job *j, oc_err *err)
-{
-    static const char wide[] = "，";
-    if (bs_buf_put(&j->label_bytes, j->labels_from, strlen(j->labels_from), err))
-        return -1;
-    for (char *at = j->label_bytes.p, *next = at; next; at = next) {
-        char *comma = strchr(at, ','), *other = strstr(at, wide);
-        char *stop = !comma || (other && other < comma) ? other : comma;
-        next = !stop ? NULL : stop + (stop == comma ? 1 : sizeof wide - 1);
-        if (stop)
-            *stop = 0;
-        if (cl_texts_add(&j->labels, trim(at)))
-            return bs_err(err, "out of memory: the labels");
-        if (!trim(at)[0])
-            return bs_err(err, "--labels: label %d of '%s' is empty", j->labels.n, j->labels_from);
-    }
-    return 0;
-}
-
-static int read_label_file(job *j, oc_err *err)
-{
-    cl_texts lines = {0};
-    int result = cl_read_lines(&lines, &j->label_bytes, j->labels_from, false, err);
-    for (int i = 0; !result && i < lines.n; i++) {
-        char *line = trim((char *)(uintptr_t)lines.p[i]);
-        if (i == 0 && !strncmp(line, "\xef\xbb\xbf", 3)) /* some editors mark a file as UTF-8 so */
-            line = trim(line + 3);
-        if (line[0] && cl_texts_add(&j->labels, line))
-            result = bs_err(err, "out of memory: the labels of '%s'", j->labels_from);
-    }
-    cl_texts_clear(&lines);
-    return result;
-}
-
-static int check_labels(const job *j, oc_err *err)
-{
-    int n = j->labels.n, result = 0;
-    long distinct = 0;
-    if (n < 2)
-        return bs_err(err, "--labels: '%s' %s, expected at least two", j->labels_from, n ? "is one label" : "holds no label");
-    long *id = bs_alloc((size_t)n * sizeof *id, "the labels", err),
-         *first = bs_alloc((size_t)n * sizeof *first, "the labels", err);
-    if (!id || !first || ev_ids(j->labels.p, n, id, &distinct, err))
-        result = -1;
-    else
-        memset(first, -1, (size_t)n * sizeof *first);
-    for (int i = 0; !result && i < n; i++) {
-        if (first[id[i]] >= 0)
-            result = bs_err(err, "--labels: '%s' is given twice, as label %ld and %d", j->labels.p[i], first[id[i]] + 1, i + 1);
-        first[id[i]] = i;
-    }
-    bs_free(id);
-    bs_free(first);
-    return result;
-}
-
-static int read_labels(job *j, bool file, oc_err *err)
-{
-    if (!file && !strchr(j->labels_from, ',') && !strstr(j->labels_from, "，"))
-        return bs_err(err, "--labels: '%s' is neither a file nor a list a,b,c", j->labels_from);
-    return (file ? read_label_file(j, err) : split_labels(j, err)) || check_labels(j, err) ? -1 : 0;
-}
 
 /* ---- pictures ------------------------------------------------------------------------------------------------------ */
 
@@ -107,7 +33,7 @@ static void emit(const job *j, const char *path, const float *scores, int top)
     } else
         printf("%s\n", path);
     for (int i = 0; i < top; i++) {
-        const char *label = j->labels.p[j->best[i]];
+        const char *label = j->labels.texts.p[j->best[i]];
         double score = (double)scores[j->best[i]];
         if (!j->common.json) {
             printf("  %6.4f  %s\n", score, label);
@@ -123,7 +49,7 @@ static void emit(const job *j, const char *path, const float *scores, int top)
 
 static int classify_batch(job *j, int at, int n, float *rows, bool *ok, oc_err *err)
 {
-    int width = oc_embedding_width(j->session->engine), labels = j->labels.n;
+    int width = oc_embedding_width(j->session->engine), labels = j->labels.texts.n;
     int top = j->top ? j->top : j->common.json ? labels : 5;
     top = top < labels ? top : labels;
     j->talk.talk.progress = NULL; /* it would count within the batch */
@@ -146,14 +72,14 @@ static int classify_all(job *j, oc_err *err)
 {
     const oc_engine *e = j->session->engine;
     int batch = e->options.max_batch, result = -1;
-    size_t width = (size_t)oc_embedding_width(e), labels = (size_t)j->labels.n;
+    size_t width = (size_t)oc_embedding_width(e), labels = (size_t)j->labels.texts.n;
     float *rows = bs_alloc((size_t)batch * width * sizeof *rows, "embeddings", err);
     bool *ok = bs_alloc((size_t)batch * sizeof *ok, "a batch of pictures", err);
     j->classes = bs_alloc(labels * width * sizeof *j->classes, "the vectors of labels", err);
     j->scores = bs_alloc((size_t)batch * labels * sizeof *j->scores, "scores", err);
     j->best = bs_alloc(labels * sizeof *j->best, "scores", err);
     if (!rows || !ok || !j->classes || !j->scores || !j->best ||
-        ev_class_vectors(j->session, j->labels.p, j->labels.n, j->templates.p, j->templates.n, j->classes, &j->talk.talk, err))
+        ev_class_vectors(j->session, j->labels.texts.p, j->labels.texts.n, j->templates.p, j->templates.n, j->classes, &j->talk.talk, err))
         goto done;
     cl_talk_end(&j->talk, e->sizes.max_tokens);
     cl_progress_start(&j->talk.progress, &j->common, "classifying");
@@ -193,10 +119,9 @@ static void clear(job *j)
 {
     cl_texts_clear(&j->given);
     cl_texts_clear(&j->pictures);
-    cl_texts_clear(&j->labels);
+    cl_labels_clear(&j->labels);
     cl_texts_clear(&j->templates);
     cl_texts_free(&j->paths);
-    bs_buf_clear(&j->label_bytes);
     bs_buf_clear(&j->template_bytes);
     bs_free(j->classes);
     bs_free(j->scores);
@@ -216,12 +141,11 @@ static int run(const cl_command *self, int argc, char **argv)
         {0},
     };
     int code = cl_parse(self, argc, argv, options, &j.common, &j.pictures);
-    bool file = code < 0 && j.labels_from && (!strcmp(j.labels_from, "-") || bs_is_file(j.labels_from));
     if (code >= 0)
         goto done;
     if (!j.labels_from)
         code = cl_usage(self, "expected --labels");
-    else if (cl_templates(&j.given, j.set, &j.templates, &j.pictures, &j.template_bytes, &err) || read_labels(&j, file, &err))
+    else if (cl_templates(&j.given, j.set, &j.templates, &j.pictures, &j.template_bytes, &err) || cl_labels_read(&j.labels, "labels", "label", j.labels_from, &err))
         code = cl_usage(self, "%s", err.text);
     else if (!j.pictures.n)
         code = cl_usage(self, "expected pictures or folders");

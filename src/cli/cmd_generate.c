@@ -20,14 +20,6 @@ typedef struct job {
     bool missed; /* some prompt has no answer, and it was said why */
 } job;
 
-static void print_ids(const int32_t *ids, int n)
-{
-    putchar('[');
-    for (int i = 0; i < n; i++)
-        printf("%s%d", i ? "," : "", (int)ids[i]);
-    putchar(']');
-}
-
 static void print_answer(const job *j, int number, const oc_answer *a)
 {
     if (!j->common.json) {
@@ -43,7 +35,7 @@ static void print_answer(const job *j, int number, const oc_answer *a)
         putchar(',');
     }
     printf("\"ids\":");
-    print_ids(a->ids, a->n);
+    cl_json_ids(a->ids, a->n);
     printf(",\"text\":");
     cl_json_text(a->text);
     printf(",\"logprob\":%.9g,\"ended\":%s}\n", a->logprob, a->ended ? "true" : "false");
@@ -91,7 +83,7 @@ static int answer_prompts(job *j, oc_err *err)
     for (int i = 0, n; !result && i < j->prompts.n; i += n ? n : 1) {
         n = good_ones(j, i, batch);
         for (int k = 0; k < n; k++)
-            prompts[k] = (rn_prompt){j->prompts.p[i + k], j->pixels};
+            prompts[k] = (rn_prompt){j->prompts.p[i + k], j->pixels, 0};
         result = n ? rn_generate(j->generator, prompts, n, i, &j->how, j->shown ? show : NULL, j, a, err) : 0;
         for (int k = 0; k < n; k++) {
             if (!result)
@@ -114,7 +106,7 @@ static int score_answers(job *j, oc_err *err)
         for (int k = 0; k < j->answers.n; k++) {
             double logprob;
             int tokens;
-            if (rn_score(j->generator, &(rn_prompt){j->prompts.p[i], j->pixels}, j->answers.p[k], false, &logprob, &tokens, err))
+            if (rn_score(j->generator, &(rn_prompt){j->prompts.p[i], j->pixels, 0}, j->answers.p[k], false, &logprob, &tokens, err))
                 return -1;
             if (!j->common.json) {
                 printf("%.6f\t%s\n", logprob, j->answers.p[k]);

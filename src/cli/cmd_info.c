@@ -110,5 +110,5 @@ const cl_command cmd_info = {
     "info", "what a model is, can, weighs and needs", "MODEL",
     "  ocelli info starter\n  ocelli info --json --batch 8 ./clip-vit-large-patch14\n  ocelli info --weights starter\n\n"
     "families: clip (CLIPModel, its towers alone, open_clip's own layout), chinese_clip, siglip, bert, llama, mistral, phi3, "
-    "gpt2, opt, t5\n",
+    "gpt2, opt, t5, blip\n",
     run};

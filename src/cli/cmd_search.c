@@ -3,22 +3,23 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../index/index.h"
-#include "cli.h"
+#include "judge.h"
 #include "search_lines.h"
 
 typedef struct job {
     const cl_command *self;
     cl_common common;
-    const char *db, *image, *lines;
-    int top;
+    const char *db, *image, *lines, *rerank;
+    int top, judged; /* hits; those that are ordered anew */
     bool from_stdin;
     cl_texts texts; /* the queries */
     ix_library *library;
     oc_engine *engine;
     oc_session *session;
+    cl_judge judge; /* --rerank */
     char id[IX_ID];
     char *here; /* the working folder */
+    bool failed; /* a picture is gone, which was told */
 } job;
 
 /* ---- output ---------------------------------------------------------------------------------------------------------------- */
@@ -35,7 +36,23 @@ static char *path_from_here(const job *j, const char *path)
     return below;
 }
 
-static void print_hit(const job *j, const char *query, const ix_hit *hit)
+/* What a hit was ordered by: the judge's probability, if there was one and it could see the picture, else the cosine. */
+static void print_score(const job *j, const ix_hit *hit, const float *together)
+{
+    const char *number = j->common.json ? "%.6f" : "%.4f";
+    if (j->common.json)
+        printf("\"score\":");
+    if (together && *together < 0)
+        printf(j->common.json ? "null" : "     -");
+    else
+        printf(number, together ? (double)*together : (double)hit->score);
+    if (!together)
+        return;
+    printf(j->common.json ? ",\"cosine\":" : "  ");
+    printf(number, (double)hit->score);
+}
+
+static void print_hit(const job *j, const char *query, const ix_hit *hit, const float *together)
 {
     char *path = path_from_here(j, hit->path);
     const char *shown = path ? path : hit->path;
@@ -46,7 +63,9 @@ static void print_hit(const job *j, const char *query, const ix_hit *hit)
     if (j->common.json) {
         printf("{\"path\":");
         cl_json_text(shown);
-        printf(",\"score\":%.6f,\"deviations\":%.3f", (double)hit->score, (double)hit->deviations);
+        putchar(',');
+        print_score(j, hit, together);
+        printf(",\"deviations\":%.3f", (double)hit->deviations);
         if (judged)
             printf(",\"probability\":%.6f", (double)probability);
         if (j->from_stdin) {
@@ -55,7 +74,8 @@ static void print_hit(const job *j, const char *query, const ix_hit *hit)
         }
         printf("}\n");
     } else {
-        printf("%.4f  %+5.1f  ", (double)hit->score, (double)hit->deviations);
+        print_score(j, hit, together);
+        printf("  %+5.1f  ", (double)hit->deviations);
         if (judged)
             printf("%6.4f  ", (double)probability);
         printf("%s\n", shown);
@@ -67,8 +87,8 @@ static void print_hits(const job *j, const char *query, const ix_hits *hits)
 {
     if (j->from_stdin && !j->common.json)
         printf("%s\n", query);
-    for (int i = 0; i < hits->n; i++)
-        print_hit(j, query, &hits->p[i]);
+    for (int i = 0; i < hits->n && i < j->top; i++)
+        print_hit(j, query, &hits->p[i], j->rerank ? &j->judge.together[i] : NULL);
 }
 
 /* ---- lines of a text ------------------------------------------------------------------------------------------------------ */
@@ -106,11 +126,15 @@ static int open_library(job *j, oc_err *err)
 
 static int open_model(job *j, oc_err *err)
 {
-    if (!j->common.batch && !j->lines) /* a single query needs no room for 32 */
-        j->common.batch = j->image ? 1 : j->texts.n < 32 ? j->texts.n : 32;
-    j->engine = cl_open(&j->common, err);
+    cl_common own = j->common;
+    own.enc = false; /* only the judge reads words beside pictures */
+    if (!own.batch && !j->lines) /* a single query needs no room for 32 */
+        own.batch = j->image ? 1 : j->texts.n < 32 ? j->texts.n : 32;
+    j->engine = cl_open(&own, err);
     j->session = j->engine ? oc_session_open(j->engine, err) : NULL;
-    return !j->session ? -1 : j->lines ? 0 : ix_model_id(j->engine, j->id, err);
+    if (!j->session || (!j->lines && ix_model_id(j->engine, j->id, err)))
+        return -1;
+    return j->rerank ? cl_judge_open(&j->judge, j->self, &j->common, j->rerank, j->judged, err) : 0;
 }
 
 static int check_model(const job *j, oc_err *err)
@@ -140,13 +164,18 @@ static int search_batch(job *j, int at, int n, float *rows, ix_hits *hits, oc_er
     if (!j->image && oc_last_cut(j->session))
         cl_say(&j->common, "ocelli search: %d of %d queries were longer than %ld tokens and are cut, their end token kept\n",
                oc_last_cut(j->session), n, j->engine->sizes.max_tokens);
-    if (ix_search(j->library, j->session, j->id, rows, n, j->top, hits, err))
+    if (ix_search(j->library, j->session, j->id, rows, n, j->rerank ? j->judged : j->top, hits, err))
         return -1;
+    int result = 0;
     for (int i = 0; i < n; i++) {
-        print_hits(j, j->image ? j->image : j->texts.p[at + i], &hits[i]);
+        const char *query = j->image ? j->image : j->texts.p[at + i];
+        if (!result && j->rerank)
+            result = cl_judge_hits(&j->judge, ix_root(j->library), query, &hits[i], j->judged, err);
+        if (!result)
+            print_hits(j, query, &hits[i]);
         ix_hits_clear(&hits[i]);
     }
-    return 0;
+    return result;
 }
 
 static int search_all(job *j, oc_err *err)
@@ -157,8 +186,8 @@ static int search_all(job *j, oc_err *err)
     if (!rows || !hits)
         goto done;
     if (!j->common.json)
-        cl_say(&j->common, "score   stands out by (standard deviations above the mean of all pictures)%s\n",
-               !j->image && rn_judges_pairs(j->engine) ? "  probability" : "");
+        cl_say(&j->common, "%sstands out by (standard deviations above the mean of all pictures)%s\n",
+               j->rerank ? "match   cosine  " : "score   ", !j->image && rn_judges_pairs(j->engine) ? "  probability" : "");
     for (int i = 0; i < all; i += batch)
         if (search_batch(j, i, all - i < batch ? all - i : batch, rows, hits, err))
             goto done;
@@ -198,10 +227,26 @@ done:
     free(j->here);
     free(query);
     bs_buf_clear(&hold);
+    j->failed = j->judge.failed > 0;
+    cl_judge_close(&j->judge);
     ix_close(j->library);
     oc_session_close(j->session);
     oc_engine_close(j->engine);
     return result;
+}
+
+/* -1 to go on, or the exit code of wrong usage. */
+static int check_rerank(job *j)
+{
+    if (!j->rerank)
+        return j->judged || j->common.enc ? cl_usage(j->self, "%s goes with --rerank", j->judged ? "--rerank-top" : "--enc-token") : -1;
+    if (j->image || j->lines)
+        return cl_usage(j->self, "--rerank matches words with pictures: it does not go with %s", j->image ? "--image" : "--lines");
+    if (j->judged && j->judged < j->top)
+        return cl_usage(j->self, "--rerank-top %d is fewer than the %d hits that are asked for (--top)", j->judged, j->top);
+    if (!j->judged)
+        j->judged = j->top > CL_JUDGED ? j->top : CL_JUDGED;
+    return -1;
 }
 
 static int run(const cl_command *self, int argc, char **argv)
@@ -214,6 +259,9 @@ static int run(const cl_command *self, int argc, char **argv)
         {"image", "FILE", CL_TEXT, &j.image, "a picture instead of words", 0, 0},
         {"lines", "FILE", CL_TEXT, &j.lines, "search the lines of this text instead, by meaning", 0, 0},
         {"top", "K", CL_INT, &j.top, "so many of the best (10)", 1, 1e9},
+        {"rerank", "MODEL", CL_TEXT, &j.rerank, "a model that matches pictures with texts (BLIP) orders the first hits anew", 0, 0},
+        {"rerank-top", "N", CL_INT, &j.judged, "so many of them (100, or as many as --top)", 1, 1e9},
+        {"enc-token", NULL, CL_FLAG, &j.common.enc, "with --rerank: " CL_ENC_HELP, 0, 0},
         {"stdin", NULL, CL_FLAG, &j.from_stdin, "queries from standard input, a line each", 0, 0},
         {"fast-decode", NULL, CL_FLAG, &j.common.fast, CL_FAST_HELP, 0, 0},
         {0},
@@ -224,7 +272,9 @@ static int run(const cl_command *self, int argc, char **argv)
     if (code < 0 && j.lines && j.db)
         code = cl_usage(self, "--lines and --db: expected one of them");
     if (code < 0)
-        code = cl_done(self, run_job(&j, &words, &err) ? cl_fail(self, &err) : CL_OK);
+        code = check_rerank(&j);
+    if (code < 0)
+        code = cl_done(self, run_job(&j, &words, &err) ? cl_fail(self, &err) : j.failed ? CL_FAILED : CL_OK);
     cl_texts_clear(&j.texts);
     cl_texts_clear(&words);
     return code;
@@ -236,8 +286,10 @@ const cl_command cmd_search = {
     "  ocelli search 'a dog on the beach'       # looks in " IX_DEFAULT_NAME " here or above\n"
     "  ocelli search --top 3 --json 一只猫\n  ocelli search --db ~/photos/" IX_DEFAULT_NAME " --image sketch.png\n"
     "  ocelli search --stdin --json < queries.txt\n"
+    "  ocelli search --rerank blip-itm-base-coco 'two dogs, one of them asleep'\n"
     "  ocelli search --model all-MiniLM-L6-v2 --lines notes.txt 'how do I reset it'\n\n"
     "The score is the cosine of the two vectors. How many standard deviations it lies above the mean "
     "of all pictures tells whether a hit stands\n"
-    "out: in a folder without any dog the best `dog` is still the best, but hardly above the rest.\n",
+    "out: in a folder without any dog the best `dog` is still the best, but hardly above the rest.\n"
+    "With --rerank the score is the probability that words and picture belong together, by a model that looks at both (slower).\n",
     run};

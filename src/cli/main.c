@@ -3,11 +3,11 @@
 
 #include "cli.h"
 
-extern const cl_command cmd_bench, cmd_classify, cmd_embed, cmd_eval, cmd_finetune, cmd_forward, cmd_generate, cmd_index,
-    cmd_info, cmd_merge, cmd_preprocess, cmd_quantize, cmd_search, cmd_tokenize, cmd_tokenizer, cmd_train;
+extern const cl_command cmd_ask, cmd_bench, cmd_caption, cmd_classify, cmd_embed, cmd_eval, cmd_finetune, cmd_forward, cmd_generate, cmd_index,
+    cmd_info, cmd_match, cmd_merge, cmd_preprocess, cmd_quantize, cmd_search, cmd_tokenize, cmd_tokenizer, cmd_train;
 
 const cl_command *const cl_commands[] = {
-    &cmd_info,      &cmd_generate,   &cmd_embed,    &cmd_classify, &cmd_index,    &cmd_search,
+    &cmd_info,      &cmd_generate,   &cmd_caption,   &cmd_ask, &cmd_match, &cmd_embed,    &cmd_classify, &cmd_index,    &cmd_search,
     &cmd_eval,      &cmd_train,      &cmd_finetune, &cmd_merge,    &cmd_quantize, &cmd_tokenize,
     &cmd_tokenizer, &cmd_preprocess, &cmd_forward,  &cmd_bench,    NULL,
 };

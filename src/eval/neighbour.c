@@ -102,17 +102,10 @@ int ev_neighbour_features(const oc_picture *in, float *features, oc_err *err)
     return 0;
 }
 
-/* ---- a set of pictures --------------------------------------------------------------------------------------------- */
-
-/* Pictures with their names; those that could not be read have gone. */
-typedef struct gallery {
-    float *features; /* [n, EV_FEATURES] */
-    const char **name;
-    long n;
-} gallery;
+/* ---- pictures by their features ------------------------------------------------------------------------------------ */
 
 typedef struct reading {
-    const dt_pair *pair;
+    const char *const *path;
     const oc_options *options;
     float *features;
     oc_err *errors;
@@ -124,66 +117,45 @@ static void read_features(void *arg, long begin, long end, int worker)
     reading *r = arg;
     for (long i = begin; i < end; i++) {
         oc_picture p;
-        if (oc_picture_read(&p, r->pair[i].image, r->options))
+        if (oc_picture_read(&p, r->path[i], r->options))
             r->errors[i] = p.err;
         else if (ev_neighbour_features(&p, r->features + i * EV_FEATURES, &r->errors[i]))
-            bs_err_prefix(&r->errors[i], "cannot prepare '%s': ", r->pair[i].image);
+            bs_err_prefix(&r->errors[i], "cannot prepare '%s': ", r->path[i]);
         oc_picture_clear(&p);
     }
 }
 
-static void refuse(ev_talk *talk, const char *why)
+static int look(void *arg, const char *const *paths, int n, float *rows, oc_err *errors, oc_err *err)
 {
-    talk->failed++;
-    if (talk->refused)
-        talk->refused(talk->arg, why);
+    (void)err;
+    const ev_plain_eyes *e = arg;
+    reading r = {paths, &e->options, rows, errors};
+    memset(rows, 0, (size_t)n * EV_FEATURES * sizeof *rows);
+    memset(errors, 0, (size_t)n * sizeof *errors);
+    bs_pool_for(e->pool, n, 4, read_features, &r);
+    return 0;
 }
 
-static int gallery_fill(gallery *g, const dt_pairs *pairs, int language, const oc_options *options, bs_pool *pool, ev_talk *talk,
-                        oc_err *err)
+int ev_plain_eyes_open(ev_plain_eyes *e, const oc_options *options, oc_err *err)
+{
+    const kn_table *kn = kn_best(err);
+    *e = (ev_plain_eyes){.options = *options};
+    e->pool = kn ? bs_pool_open(options->threads, err) : NULL;
+    e->work = e->pool ? kn_work_open(kn, e->pool, err) : NULL;
+    return e->work ? 0 : -1;
+}
+
+void ev_plain_eyes_close(ev_plain_eyes *e)
+{
+    kn_work_close(e->work);
+    bs_pool_close(e->pool);
+    *e = (ev_plain_eyes){0};
+}
+
+ev_eyes ev_eyes_of(ev_plain_eyes *e)
 {
     enum { PART = 256 };
-    oc_err *errors = bs_alloc(PART * sizeof *errors, "a batch of pictures", err);
-    if (!errors)
-        return -1;
-    for (long at = 0; at < pairs->n; at += PART) {
-        long part = pairs->n - at < PART ? pairs->n - at : PART;
-        reading r = {pairs->p + at, options, g->features + g->n * EV_FEATURES, errors};
-        float *from = r.features;
-        memset(errors, 0, PART * sizeof *errors);
-        bs_pool_for(pool, part, 4, read_features, &r);
-        for (long i = 0; i < part; i++, from += EV_FEATURES) {
-            const dt_texts *t = &r.pair[i].language[language];
-            if (errors[i].text[0])
-                refuse(talk, errors[i].text);
-            else if (t->n) {
-                memmove(g->features + g->n * EV_FEATURES, from, EV_FEATURES * sizeof *from);
-                g->name[g->n++] = t->p[0];
-            }
-        }
-        if (talk->progress)
-            talk->progress(talk->arg, "pictures", at + part, pairs->n);
-    }
-    bs_free(errors);
-    return g->n ? 0 : bs_err(err, "no picture could be read and has a text in '%s'", pairs->language[language]);
-}
-
-static int gallery_init(gallery *g, const dt_pairs *pairs, const char *language, const oc_options *options, bs_pool *pool,
-                        ev_talk *talk, oc_err *err)
-{
-    int k = dt_language(pairs, language);
-    *g = (gallery){0};
-    if (k < 0)
-        return bs_err(err, "no picture has a text in '%s'", language);
-    g->features = bs_alloc((size_t)pairs->n * EV_FEATURES * sizeof *g->features, "features", err);
-    g->name = g->features ? bs_alloc((size_t)pairs->n * sizeof *g->name, "names", err) : NULL;
-    return g->name ? gallery_fill(g, pairs, k, options, pool, talk, err) : -1;
-}
-
-static void gallery_clear(gallery *g)
-{
-    bs_free(g->features);
-    bs_free(g->name);
+    return (ev_eyes){look, e, EV_FEATURES, PART, e->work};
 }
 
 /* ---- neighbours --------------------------------------------------------------------------------------------------------- */
@@ -205,8 +177,8 @@ static long place_of(long name, const long *nearest, long n, const long *train_n
     return 0;
 }
 
-static int find_places(kn_work *work, const gallery *train, const gallery *data, const long *train_name, const long *data_name,
-                       long *place, oc_err *err)
+static int find_places(kn_work *work, const ev_gallery *train, const ev_gallery *data, const long *train_name,
+                       const long *data_name, long *place, oc_err *err)
 {
     enum { ROWS = 128 };
     long nearest[EV_NEAREST], k = train->n < EV_NEAREST ? train->n : EV_NEAREST;
@@ -215,7 +187,7 @@ static int find_places(kn_work *work, const gallery *train, const gallery *data,
         return -1;
     for (long at = 0; at < data->n; at += ROWS) {
         long part = data->n - at < ROWS ? data->n - at : ROWS;
-        ev_scores(work, data->features + at * EV_FEATURES, part, train->features, train->n, EV_FEATURES, scores);
+        ev_scores(work, data->rows + at * EV_FEATURES, part, train->rows, train->n, EV_FEATURES, scores);
         for (long i = 0; i < part; i++) {
             ev_best(scores + i * train->n, train->n, k, nearest);
             place[at + i] = place_of(data_name[at + i], nearest, k, train_name);
@@ -226,21 +198,21 @@ static int find_places(kn_work *work, const gallery *train, const gallery *data,
 }
 
 /* One list of both sets' names gives them common numbers: ids [train, data]. */
-static int number_names(const gallery *train, const gallery *data, long *ids, long *train_names, oc_err *err)
+static int number_names(const ev_gallery *train, const ev_gallery *data, long *ids, long *train_names, oc_err *err)
 {
     long distinct;
     const char **all = bs_alloc((size_t)(train->n + data->n) * sizeof *all, "names", err);
     if (!all)
         return -1;
-    memcpy(all, train->name, (size_t)train->n * sizeof *all);
-    memcpy(all + train->n, data->name, (size_t)data->n * sizeof *all);
+    memcpy(all, train->text, (size_t)train->n * sizeof *all);
+    memcpy(all + train->n, data->text, (size_t)data->n * sizeof *all);
     int result =
-        ev_ids(train->name, train->n, ids, train_names, err) || ev_ids(all, train->n + data->n, ids, &distinct, err) ? -1 : 0;
+        ev_ids(train->text, train->n, ids, train_names, err) || ev_ids(all, train->n + data->n, ids, &distinct, err) ? -1 : 0;
     bs_free(all);
     return result;
 }
 
-static int judge(kn_work *work, const gallery *train, const gallery *data, ev_neighbour *out, oc_err *err)
+static int judge(kn_work *work, const ev_gallery *train, const ev_gallery *data, ev_neighbour *out, oc_err *err)
 {
     long *ids = bs_alloc((size_t)(train->n + data->n) * sizeof *ids, "names", err), names = 0;
     long *place = ids ? bs_alloc((size_t)data->n * sizeof *place, "ranks", err) : NULL;
@@ -259,19 +231,17 @@ static int judge(kn_work *work, const gallery *train, const gallery *data, ev_ne
 int ev_neighbour_run(const dt_pairs *train, const dt_pairs *data, const char *language, const oc_options *options,
                      ev_neighbour *out, ev_talk *talk, oc_err *err)
 {
-    ev_talk silent = {0};
-    gallery known = {0}, asked = {0};
+    ev_plain_eyes plain;
+    ev_gallery known = {0}, asked = {0};
     int result = -1;
-    const kn_table *kn = kn_best(err);
-    bs_pool *pool = kn ? bs_pool_open(options->threads, err) : NULL;
-    kn_work *work = pool ? kn_work_open(kn, pool, err) : NULL;
-    talk = talk ? talk : &silent;
-    if (work && !gallery_init(&known, train, language, options, pool, talk, err) &&
-        !gallery_init(&asked, data, language, options, pool, talk, err))
-        result = judge(work, &known, &asked, out, err);
-    gallery_clear(&known);
-    gallery_clear(&asked);
-    kn_work_close(work);
-    bs_pool_close(pool);
+    if (!ev_plain_eyes_open(&plain, options, err)) {
+        ev_eyes eyes = ev_eyes_of(&plain);
+        if (!ev_gallery_init(&known, &eyes, train, language, talk, err) &&
+            !ev_gallery_init(&asked, &eyes, data, language, talk, err))
+            result = judge(plain.work, &known, &asked, out, err);
+    }
+    ev_gallery_clear(&known);
+    ev_gallery_clear(&asked);
+    ev_plain_eyes_close(&plain);
     return result;
 }

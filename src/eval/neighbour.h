@@ -5,7 +5,7 @@
 #ifndef EV_NEIGHBOUR_H
 #define EV_NEIGHBOUR_H
 
-#include "vectors.h"
+#include "gallery.h"
 
 enum {
     EV_SIDE = 32, /* pictures are cut to what is not white and brought to this size */
@@ -21,6 +21,17 @@ enum {
 /* features [EV_FEATURES], of length 1: square roots of the gradients' strength in 8 unsigned orientations and 8 x 8 cells, and 0.7 times
  * the mean colour of each cell less 0.6. The picture must lie on white already: an alpha channel is not looked at. */
 int ev_neighbour_features(const oc_picture *in, float *features, oc_err *err);
+
+/* How pictures are looked at by these features. Zeroed is closed. */
+typedef struct ev_plain_eyes {
+    oc_options options;
+    bs_pool *pool;
+    kn_work *work;
+} ev_plain_eyes;
+/* threads and max_pixels of the options are used. e must stay where it is while the eyes (ev_eyes_of) are used. */
+int ev_plain_eyes_open(ev_plain_eyes *e, const oc_options *options, oc_err *err);
+void ev_plain_eyes_close(ev_plain_eyes *e);
+ev_eyes ev_eyes_of(ev_plain_eyes *e);
 
 typedef struct ev_neighbour {
     double top1, top5, chance_top1;

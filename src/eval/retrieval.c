@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "metrics.h"
+#include "rerank.h"
 
 const int ev_ks[EV_KS] = {1, 5, 10};
 
@@ -40,7 +41,7 @@ done:
 
 /* The pairs that take part, side by side. */
 typedef struct part {
-    const char **text;
+    const char **text, **image;
     float *pictures, *texts;
     long *keys, *id;
     long n;
@@ -49,6 +50,7 @@ typedef struct part {
 static void part_clear(part *p)
 {
     bs_free(p->text);
+    bs_free(p->image);
     bs_free(p->pictures);
     bs_free(p->texts);
     bs_free(p->keys);
@@ -59,16 +61,21 @@ static int part_init(part *p, const dt_pairs *pairs, const float *rows, const bo
 {
     size_t n = (size_t)pairs->n, vector = (size_t)width * sizeof(float);
     long distinct;
-    *p = (part){bs_alloc(n * sizeof *p->text, "texts", err), bs_alloc(n * vector, "pictures", err),
-                bs_alloc(n * vector, "texts", err),          bs_alloc(n * 2 * sizeof *p->keys, "keys", err),
-                bs_alloc(n * sizeof *p->id, "keys", err),    0};
-    if (!p->text || !p->pictures || !p->texts || !p->keys || !p->id)
+    *p = (part){bs_alloc(n * sizeof *p->text, "texts", err),
+                bs_alloc(n * sizeof *p->image, "pictures", err),
+                bs_alloc(n * vector, "pictures", err),
+                bs_alloc(n * vector, "texts", err),
+                bs_alloc(n * 2 * sizeof *p->keys, "keys", err),
+                bs_alloc(n * sizeof *p->id, "keys", err),
+                0};
+    if (!p->text || !p->image || !p->pictures || !p->texts || !p->keys || !p->id)
         return -1;
     for (long i = 0; i < pairs->n; i++) {
         const dt_texts *t = &pairs->p[i].language[language];
         if (!ok[i] || !t->n)
             continue;
         p->text[p->n] = t->p[0];
+        p->image[p->n] = pairs->p[i].image;
         p->keys[2 * p->n] = pairs->p[i].group;
         memcpy(p->pictures + p->n++ * width, rows + i * width, vector);
     }
@@ -84,11 +91,20 @@ static int part_init(part *p, const dt_pairs *pairs, const float *rows, const bo
 int ev_retrieval_run(oc_session *s, const dt_pairs *pairs, const float *rows, const bool *ok, int language, ev_retrieval *out,
                      ev_talk *talk, oc_err *err)
 {
+    return ev_retrieval_rerun(s, pairs, rows, ok, language, 0, out, talk, err);
+}
+
+int ev_retrieval_rerun(oc_session *s, const dt_pairs *pairs, const float *rows, const bool *ok, int language, long most,
+                       ev_retrieval *out, ev_talk *talk, oc_err *err)
+{
     long width = oc_embedding_width(s->engine);
     part p;
     int result = -1;
-    if (!part_init(&p, pairs, rows, ok, language, width, err) && !ev_embed_texts(s, p.text, p.n, p.texts, talk, err))
-        result = ev_retrieval_of(s->work, p.pictures, p.texts, p.n, width, p.keys, out, err);
+    if (!part_init(&p, pairs, rows, ok, language, width, err) && !ev_embed_texts(s, p.text, p.n, p.texts, talk, err)) {
+        ev_ranking r = {p.image, p.text, p.pictures, p.texts, p.keys, p.n};
+        result = most ? ev_rerank(s, &r, most, out, talk, err)
+                      : ev_retrieval_of(s->work, p.pictures, p.texts, p.n, width, p.keys, out, err);
+    }
     part_clear(&p);
     return result;
 }

@@ -23,6 +23,10 @@ typedef struct ev_retrieval {
 int ev_retrieval_run(oc_session *s, const dt_pairs *pairs, const float *rows, const bool *ok, int language, ev_retrieval *out,
                      ev_talk *talk, oc_err *err);
 
+/* The same; where `most` is not 0, so many of the nearest are ordered anew (ev_rerank). */
+int ev_retrieval_rerun(oc_session *s, const dt_pairs *pairs, const float *rows, const bool *ok, int language, long most,
+                       ev_retrieval *out, ev_talk *talk, oc_err *err);
+
 /* The figures alone, from rows [n, width] of length 1; keys [n, 2]: group and text of each pair, negative for none. */
 int ev_retrieval_of(kn_work *work, const float *pictures, const float *texts, long n, long width, const long *keys,
                     ev_retrieval *out, oc_err *err);

@@ -347,7 +347,12 @@ static tn_t pair_loss(tn_ctx *cx, const void *p, tn_t image_embeds, tn_t text_em
 static tn_t match(tn_ctx *cx, const void *p, const md_batch *b)
 {
     md_words w = words_of(b);
-    return match_rows(cx, p, &w, see(cx, p, b));
+    tn_t rows = see(cx, p, b);
+    if (b->pair_rows) {
+        long n = rows.shape[1];
+        rows = tn_reshape(cx, tn_pick(cx, rows, b->pair_rows, b->texts * n), 3, (long[]){b->texts, n, tn_last(rows)});
+    }
+    return match_rows(cx, p, &w, rows);
 }
 
 /* What a decoder looks at: a picture's rows, or what the encoder makes of them and a question. */

@@ -163,7 +163,8 @@ typedef struct md_family {
     /* [B, embedding], not normalised. NULL where the family cannot. */
     tn_t (*embed_images)(tn_ctx *cx, const void *m, const md_batch *b);
     tn_t (*embed_texts)(tn_ctx *cx, const void *m, const md_batch *b);
-    /* Texts and pictures of a batch by pairs -> [B, 2]: apart, together. */
+    /* Texts and pictures of a batch by pairs -> [B, 2]: apart, together. Where there are fewer pictures, pair_rows [B, picture_rows] says which of their rows each
+     * text looks at. */
     tn_t (*match)(tn_ctx *cx, const void *m, const md_batch *b);
     const md_objectives *(*objectives)(const void *m);
     /* What follows each position, [B, T, vocab] or [wanted_n, vocab]; what its cache of keys must hold; what a position 0, 1, 2, ... is called in `positions` (NULL: that). */

@@ -3,10 +3,10 @@
 
 #include <string.h>
 
-static int check_eye(const oc_generator *g, oc_err *err)
+int rn_check_eye(const oc_engine *e, oc_err *err)
 {
-    const oc_engine *e = g->speaker.engine;
-    return e->sizes.picture_rows ? 0 : bs_err(err, "the model '%s' (%s) does not look at pictures", e->model->folder, oc_family(e));
+    bool writes = e->sizes.picture_rows && (md_can(e->model) & MD_GENERATES);
+    return writes ? 0 : bs_err(err, "the model '%s' (%s) writes nothing about pictures", e->model->folder, oc_family(e));
 }
 
 static size_t floats_of_picture(const oc_generator *g)
@@ -18,7 +18,7 @@ static size_t floats_of_picture(const oc_generator *g)
 float *rn_load_pictures(oc_generator *g, const char *const *paths, int n, oc_err *errors, oc_err *err)
 {
     const oc_engine *e = g->speaker.engine;
-    if (check_eye(g, err))
+    if (rn_check_eye(e, err))
         return NULL;
     float *pixels = bs_alloc((size_t)n * floats_of_picture(g) * sizeof *pixels, "a batch of pictures", err);
     im_load options = {{.max_pixels = e->options.max_pixels}, e->options.fast_pixels, g->speaker.pool};
@@ -33,13 +33,13 @@ static int keep_good(const char *const *texts, const float *pixels, size_t each,
     int kept = 0;
     for (int i = 0; i < n; i++)
         if (!errors[i].text[0]) {
-            to[kept] = (rn_prompt){texts && texts[i] ? texts[i] : "", pixels + (size_t)i * each};
+            to[kept] = (rn_prompt){texts && texts[i] ? texts[i] : "", pixels + (size_t)i * each, i - kept};
             at[kept++] = i;
         }
     return kept;
 }
 
-int rn_tell_files(oc_generator *g, const char *const *paths, const char *const *texts, int n, const oc_generation *how,
+int rn_tell_files(oc_generator *g, const char *const *paths, const char *const *texts, int n, int first, const oc_generation *how,
                   oc_answer *answers, oc_err *errors, oc_err *err)
 {
     int result = -1;
@@ -52,7 +52,7 @@ int rn_tell_files(oc_generator *g, const char *const *paths, const char *const *
     if (!at)
         goto done;
     int kept = keep_good(texts, pixels, floats_of_picture(g), n, errors, prompts, at);
-    result = kept ? rn_generate(g, prompts, kept, 0, how, NULL, NULL, found, err) : 0;
+    result = kept ? rn_generate(g, prompts, kept, first, how, NULL, NULL, found, err) : 0;
     for (int k = 0; k < kept; k++)
         answers[at[k]] = found[k];
 done:
@@ -68,7 +68,7 @@ int oc_generate_about(oc_generator *g, const oc_picture *pictures, const char *c
 {
     int result = -1;
     size_t each = floats_of_picture(g);
-    if (check_eye(g, err))
+    if (rn_check_eye(g->speaker.engine, err))
         return -1;
     memset(answers, 0, (size_t)n * sizeof *answers);
     float *pixels = bs_alloc((size_t)n * each * sizeof *pixels, "a batch of pictures", err);
@@ -80,7 +80,7 @@ int oc_generate_about(oc_generator *g, const oc_picture *pictures, const char *c
             bs_err(err, "picture %d has no pixels: %s", i, pictures[i].err.text);
             goto done;
         }
-        all[i] = (rn_prompt){prompts && prompts[i] ? prompts[i] : "", pixels + (size_t)i * each};
+        all[i] = (rn_prompt){prompts && prompts[i] ? prompts[i] : "", pixels + (size_t)i * each, 0};
         if (im_processor_run(&g->speaker.engine->processor, &pictures[i], pixels + (size_t)i * each, err))
             goto done;
     }

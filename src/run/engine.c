@@ -391,23 +391,25 @@ static void make_pixels(void *arg, long begin, long end, int worker)
         im_processor_run(k->processor, &k->pictures[i], k->out + (size_t)i * k->each, &k->errors[i]);
 }
 
-static int embed_pictures(oc_session *s, const oc_picture *pictures, int n, float *rows, oc_err *err)
+int rn_take_pictures(oc_session *s, const oc_picture *pictures, int n, oc_err *err)
 {
-    int side = (int)s->engine->sizes.image_size, result = -1;
+    int side = (int)s->engine->sizes.image_size, result = 0;
     oc_err *errors = bs_calloc((size_t)n, sizeof *errors, "a batch of pictures", err);
     if (!errors)
         return -1;
     pixel_work k = {&s->engine->processor, pictures, s->pixels, 3 * (size_t)side * (size_t)side, errors};
     bs_pool_for(s->pool, n, 1, make_pixels, &k);
-    for (int i = 0; i < n; i++)
-        if (errors[i].text[0]) {
-            bs_err(err, "%s", errors[i].text);
-            goto done;
-        }
-    result = rn_embed_pixels(s, s->pixels, n, side, side, rows, err);
-done:
+    for (int i = 0; i < n && !result; i++)
+        if (errors[i].text[0])
+            result = bs_err(err, "%s", errors[i].text);
     bs_free(errors);
     return result;
+}
+
+static int embed_pictures(oc_session *s, const oc_picture *pictures, int n, float *rows, oc_err *err)
+{
+    int side = (int)s->engine->sizes.image_size;
+    return rn_take_pictures(s, pictures, n, err) || rn_embed_pixels(s, s->pixels, n, side, side, rows, err) ? -1 : 0;
 }
 
 int oc_embed_pictures(oc_session *s, const oc_picture *pictures, int n, float *rows, oc_err *err)

@@ -55,6 +55,8 @@ int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, 
 int rn_pad(const tx_tokenizer *t);
 /* Probabilities are of each pair by itself, not shares of one softmax. */
 bool rn_judges_pairs(const oc_engine *e);
+/* Decoded pictures as the model takes them, into the session's pixels; n <= max_batch. */
+int rn_take_pictures(oc_session *s, const oc_picture *pictures, int n, oc_err *err);
 /* Rows of normalised embeddings of prepared pixels [n, 3, height, width], n <= max_batch. */
 int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int width, float *rows, oc_err *err);
 /* The same of picture files, n <= max_batch: read, decoded and prepared by the session's threads, many files at once or one by all of them.

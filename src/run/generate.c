@@ -1,5 +1,6 @@
 /* generate.c - prompts in a batch, each going on until it ends; a prompt that waits takes the place of one that is done. */
 #include "generate.h"
+#include "match.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -54,7 +55,7 @@ void oc_generator_close(oc_generator *g)
     bs_free(g);
 }
 
-static int check_ids(const oc_engine *e, const tx_ids *ids, oc_err *err)
+int rn_check_ids(const oc_engine *e, const tx_ids *ids, oc_err *err)
 {
     for (size_t i = 0; i < ids->n; i++)
         if (ids->p[i] < 0 || ids->p[i] >= e->sizes.vocab)
@@ -82,6 +83,8 @@ static int encode_prompt(const oc_generator *g, const char *prompt, tx_ids *ids,
         return -1;
     if (begins)
         return put_beginning(e, ids, err);
+    if (ids->n && e->sizes.picture_rows && rn_begin_with_enc(e, ids, err))
+        return -1;
     if (!ids->n && e->sizes.bos < 0)
         return bs_err(err, "the prompt is empty, and the model '%s' has no token that begins a text", e->model->folder);
     return ids->n ? 0 : tx_ids_put(ids, e->sizes.bos, err);
@@ -98,7 +101,23 @@ int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids
         memmove(ids->p, ids->p + (long)ids->n - most, (size_t)most * sizeof *ids->p);
         ids->n = (size_t)most;
     }
-    return check_ids(g->speaker.engine, ids, err);
+    return rn_check_ids(g->speaker.engine, ids, err);
+}
+
+int rn_context_for(oc_engine *e, const char *const *prompts, int n, int new_tokens, oc_err *err)
+{
+    const tx_tokenizer *t = rn_tokenizer(e, err);
+    tx_ids ids = {0};
+    size_t longest = 0;
+    int result = t ? 0 : -1;
+    for (int i = 0; !result && prompts && i < n; i++) {
+        ids.n = 0;
+        result = prompts[i] ? tx_encode(t, prompts[i], strlen(prompts[i]), true, &ids, err) : 0;
+        longest = ids.n > longest ? ids.n : longest;
+    }
+    tx_ids_clear(&ids);
+    long wanted = (long)longest + new_tokens + 1;
+    return result ? 0 : (int)(wanted < e->sizes.context ? wanted : e->sizes.context);
 }
 
 int rn_start(oc_generator *g, tx_ids *ids, const float *pixels, int *memory, long *have, oc_err *err)
@@ -168,10 +187,10 @@ static int begin_line(job *j, line *l, int number, const rn_prompt *prompt)
     l->number = number;
     l->stream = tx_stream_open(j->g->tokenizer, true, j->err);
     if (!l->stream || rn_encode_prompt(j->g, prompt->text, j->how->cut, &l->ids, j->err))
-        return bs_err_prefix(j->err, "prompt %d: ", j->first + number + 1);
+        return bs_err_prefix(j->err, "prompt %d: ", j->first + number + prompt->skipped + 1);
     l->sequence = rn_start(j->g, &l->ids, prompt->pixels, &l->memory, &l->fed, j->err);
     l->prompt = l->ids.n;
-    bs_rng_seed(&j->g->chooser[l - j->line].rng, j->how->seed, (uint64_t)(j->first + number));
+    bs_rng_seed(&j->g->chooser[l - j->line].rng, j->how->seed, (uint64_t)(j->first + number + prompt->skipped));
     return l->sequence < 0 ? -1 : 0;
 }
 
@@ -319,7 +338,7 @@ static int answer_by_beams(job *j, int number, const rn_prompt *prompt)
     bs_buf text = {0};
     int result = -1;
     if (rn_encode_prompt(j->g, prompt->text, j->how->cut, &ids, j->err)) {
-        bs_err_prefix(j->err, "prompt %d: ", j->first + number + 1);
+        bs_err_prefix(j->err, "prompt %d: ", j->first + number + prompt->skipped + 1);
         goto done;
     }
     if (rn_beam_search(j->g, &ids, prompt->pixels, j->how, &best, &a->logprob, &a->ended, j->err) ||
@@ -401,66 +420,5 @@ done:
     bs_free(j.line);
     bs_free(j.feed);
     bs_free(j.at);
-    return result;
-}
-
-/* ---- answers that are given --------------------------------------------------------------------------------- */
-
-typedef struct scoring {
-    const tx_ids *ids;
-    long first; /* id that the feed begins with */
-    rn_chooser *chooser;
-    double sum;
-} scoring;
-
-static void score_next(void *arg, int feed, long index, float *logits)
-{
-    (void)feed;
-    scoring *s = arg;
-    int32_t next = s->ids->p[s->first + index + 1];
-    s->sum += (double)logits[next] - rn_log_sum(s->chooser, logits);
-}
-
-int oc_score(oc_generator *g, const char *prompt, const char *answer, double *logprob, int *tokens, oc_err *err)
-{
-    return rn_score(g, &(rn_prompt){prompt, NULL}, answer, false, logprob, tokens, err);
-}
-
-int rn_score(oc_generator *g, const rn_prompt *prompt, const char *answer, bool whole, double *logprob, int *tokens, oc_err *err)
-{
-    rn_speaker *s = &g->speaker;
-    tx_ids ids = {0};
-    int result = -1;
-    long have = 0;
-    int memory = -1, sequence = -1;
-    if (rn_encode_prompt(g, prompt->text, false, &ids, err))
-        goto done;
-    sequence = rn_start(g, &ids, prompt->pixels, &memory, &have, err);
-    size_t first = ids.n;
-    if (sequence < 0 || tx_encode(g->tokenizer, answer, strlen(answer), false, &ids, err) ||
-        (whole && s->eos_n && tx_ids_put(&ids, s->eos[0], err)) || check_ids(s->engine, &ids, err))
-        goto done;
-    if ((long)ids.n > s->context) {
-        bs_err(err, "prompt and answer have %zu tokens, the context is %ld", ids.n, s->context);
-        goto done;
-    }
-    scoring k = {&ids, have, &g->chooser[0], 0};
-    long n = (long)ids.n - have - 1; /* behind the last id nothing is asked */
-    rn_feed feed = {sequence, ids.p + have, n, (long)(ids.n - first), memory};
-    result = ids.n > first ? rn_run_feeds(s, &feed, 1, score_next, &k, err) : 0;
-    *logprob = k.sum;
-    if (tokens)
-        *tokens = (int)(ids.n - first);
-    ids.n = result ? 0 : (size_t)tn_sequence_length(s->cache, sequence);
-    if (memory < 0 && ids.n) { /* what a pass that failed left there is not to be read */
-        rn_keep(s, sequence, &ids);
-        sequence = -1;
-    }
-done:
-    if (sequence >= 0)
-        tn_sequence_close(s->cache, sequence);
-    if (memory >= 0)
-        tn_sequence_close(s->memory, memory);
-    tx_ids_clear(&ids);
     return result;
 }
