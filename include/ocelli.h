@@ -107,6 +107,7 @@ OC_API void oc_probabilities(const oc_engine *engine, const float *cosines, int 
 /* How the next tokens are chosen; start from oc_generation_default(). Names and meanings are transformers'. */
 typedef struct oc_generation {
     int max_new_tokens;       /* 256 */
+    int min_new_tokens;       /* no text ends before so many; 0 */
     float temperature;        /* 0: always the likeliest token */
     int top_k;                /* of so many likeliest ones; 0: of all */
     float top_p;              /* of the likeliest that together have this much; 1: of all */
@@ -143,6 +144,9 @@ typedef bool oc_heard(void *arg, int i, const char *bytes, size_t n);
  * went when this fails. */
 OC_API int oc_generate(oc_generator *g, const char *const *prompts, int n, const oc_generation *how, oc_heard *heard, void *arg,
                        oc_answer *answers, oc_err *err);
+/* The same about n pictures, one for each prompt: captions (prompts, or one of them, may be NULL), or answers to questions. */
+OC_API int oc_generate_about(oc_generator *g, const oc_picture *pictures, const char *const *prompts, int n, const oc_generation *how,
+                             oc_heard *heard, void *arg, oc_answer *answers, oc_err *err);
 /* The log-probability of an answer's tokens behind the prompt; *tokens (may be NULL) says how many they are. */
 OC_API int oc_score(oc_generator *g, const char *prompt, const char *answer, double *logprob, int *tokens, oc_err *err);
 

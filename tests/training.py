@@ -307,6 +307,50 @@ def full_finetune():
     program.good("info", tmp / "full")
 
 
+def start_from():
+    """A fresh model with another's weights: the same ones where nothing differs, positions resampled where pictures are larger, and a word where it cannot be."""
+    train("again", "--start-from", MODEL, "--lr", 0, "--weight-decay", 0)
+    mine, theirs = load(tmp / "again" / "model.safetensors"), load(MODEL / "model.safetensors")
+    assert all(np.array_equal(mine[k], theirs[k].astype(mine[k].dtype)) for k in mine), "weights that were taken are not the same"
+    larger = tmp / "larger"
+    shutil.copytree(MODEL, larger)
+    (larger / "model.safetensors").unlink()
+    for name in ["config.json", "preprocessor_config.json"]:
+        (larger / name).chmod(0o644)
+    config = json.loads((larger / "config.json").read_text())
+    vision = config["vision_config"]
+    side, patch = vision["image_size"], vision["patch_size"]
+    vision["image_size"] = 2 * side
+    (larger / "config.json").write_text(json.dumps(config))
+    processor = json.loads((larger / "preprocessor_config.json").read_text())
+    processor["size"], processor["crop_size"] = {"shortest_edge": 2 * side}, {"height": 2 * side, "width": 2 * side}
+    (larger / "preprocessor_config.json").write_text(json.dumps(processor))
+    train("grown", "--start-from", MODEL, "--lr", 0, "--weight-decay", 0, start=["--config", larger])
+    name = "vision_model.embeddings.position_embedding.weight"
+    got, had, n = load(tmp / "grown" / "model.safetensors")[name], theirs[name].astype(float), side // patch
+    assert np.array_equal(got[0], theirs[name][0]), "the class token's place moved"
+    assert np.abs(got[1:] - twice(had[1:].reshape(n, n, -1)).reshape(4 * n * n, -1)).max() < 1e-5, "positions are not bicubic"
+    program.fails(*arguments("odd", "--start-from", CASES / "blip_caption" / "model"), says="start from")
+    program.fails(*arguments("odd2", "--start-from", MODEL, start=["--model", MODEL]), says="--start-from", code=2)
+
+
+def twice(x):
+    """x [n, n, d] at twice the size, as torch's bicubic interpolation has it (a = -0.75): new points lie a quarter to both sides of the old ones."""
+    def shares(t, a=-0.75):
+        near, far = (lambda d: ((a + 2) * d - (a + 3)) * d * d + 1), (lambda d: ((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
+        return [far(1 + t), near(t), near(1 - t), far(2 - t)]
+
+    def axis(x):
+        n = len(x)
+        rows = []
+        for i in range(2 * n):
+            at = (i + 0.5) / 2 - 0.5
+            low = int(np.floor(at))
+            rows.append(sum(s * x[min(max(low - 1 + k, 0), n - 1)] for k, s in enumerate(shares(at - low))))
+        return np.array(rows)
+    return axis(axis(x).swapaxes(0, 1)).swapaxes(0, 1)
+
+
 def other_family(case):
     """Learns from nothing, in parts as in one, by LoRA too, and the adapter folded in gives what it gives beside."""
     model = CASES / case / "model"
@@ -352,6 +396,7 @@ def main():
     for micro in [1, 2, 3]:
         tap.check(f"parts of {micro} give the loss and gradients of the whole batch", accumulated, micro)
     tap.check("parts that do not divide the batch are refused", wrong_micro)
+    tap.check("a run starts from another model's weights", start_from)
     tap.check("LoRA learns, and leaves the model alone", lora)
     tap.check("an adapter is applied, scaled and merged", lora_is_applied)
     tap.check("LoRA stopped and resumed: the same bits", lora_resumed)

@@ -1,9 +1,11 @@
-/* bert_encoder.c - the post-norm encoder.
+/* bert_encoder.c - the post-norm encoder, and decoder.
  *
- *   ids -> word + type + position -> norm -> N x { norm(x + attention(x)) -> norm(y + mlp(y)) } */
+ *   ids -> word + position (+ type) -> norm -> N x { norm(x + attention(x)) -> (norm(y + crossattention(y, seen))) -> norm(z + mlp(z)) } */
 #include "bert_encoder.h"
 
-static void visit_attention(tn_visitor *v, bl_bert_attention *a, const char *name, long width, long context_width)
+/* ---- weights ---------------------------------------------------------------------------------------------- */
+
+void bl_visit_bert_attention(tn_visitor *v, bl_bert_attention *a, const char *name, long width, long context_width)
 {
     size_t mark = tn_enter(v, "%s", name);
     tn_visit_linear(v, &a->heads.q_proj, "self.query", width, width, true);
@@ -14,9 +16,12 @@ static void visit_attention(tn_visitor *v, bl_bert_attention *a, const char *nam
     tn_leave(v, mark);
 }
 
-static void visit_layer(tn_visitor *v, bl_bert_layer *l, const bl_layer_shape *s)
+static void visit_layer(tn_visitor *v, bl_bert_layer *l, const bl_bert *m)
 {
-    visit_attention(v, &l->attention, "attention.", s->width, s->width);
+    const bl_layer_shape *s = &m->shape;
+    bl_visit_bert_attention(v, &l->attention, "attention.", s->width, s->width);
+    if (m->context_width)
+        bl_visit_bert_attention(v, &l->crossattention, "crossattention.", s->width, m->context_width);
     tn_visit_linear(v, &l->mlp.fc1, "intermediate.dense", s->hidden, s->width, true);
     tn_visit_linear(v, &l->mlp.fc2, "output.dense", s->width, s->hidden, true);
     tn_visit_norm(v, &l->norm, "output.LayerNorm", s->width, true);
@@ -25,17 +30,20 @@ static void visit_layer(tn_visitor *v, bl_bert_layer *l, const bl_layer_shape *s
 void bl_visit_bert(tn_visitor *v, bl_bert *m, const char *name)
 {
     size_t mark = tn_enter(v, "%s", name);
-    tn_visit(v, &m->word, "embeddings.word_embeddings.weight", 0, 2, m->vocab, m->shape.width, 0, 0);
+    tn_visit(v, &m->word, "embeddings.word_embeddings.weight", m->tied ? TN_TABLE | TN_TIED : 0, 2, m->vocab, m->shape.width, 0, 0);
     tn_visit(v, &m->position, "embeddings.position_embeddings.weight", 0, 2, m->positions, m->shape.width, 0, 0);
-    tn_visit(v, &m->type, "embeddings.token_type_embeddings.weight", 0, 2, m->types, m->shape.width, 0, 0);
+    if (m->types)
+        tn_visit(v, &m->type, "embeddings.token_type_embeddings.weight", 0, 2, m->types, m->shape.width, 0, 0);
     tn_visit_norm(v, &m->norm, "embeddings.LayerNorm", m->shape.width, true);
     for (int i = 0; i < m->layers; i++) {
         size_t inner = tn_enter(v, "encoder.layer.%d.", i);
-        visit_layer(v, &m->layer[i], &m->shape);
+        visit_layer(v, &m->layer[i], m);
         tn_leave(v, inner);
     }
     tn_leave(v, mark);
 }
+
+/* ---- layers ----------------------------------------------------------------------------------------------- */
 
 tn_t bl_bert_attend(tn_ctx *cx, const bl_bert_attention *a, tn_t x, tn_t context, const tn_attention_args *args, float eps)
 {
@@ -49,46 +57,68 @@ static tn_t add_first_type(tn_ctx *cx, const bl_bert *m, tn_t x)
     return tn_reshape(cx, tn_add_positions(cx, rows, &m->type), 3, x.shape);
 }
 
-static tn_t embed(tn_ctx *cx, const bl_bert *m, const int *ids, const int *types, long b, long t)
+static tn_t embed(tn_ctx *cx, const bl_bert *m, const int *ids, long b, long t, const bl_bert_view *view)
 {
-    tn_t x = tn_embedding(cx, &m->word, ids, b, t);
-    x = types ? tn_add(cx, x, tn_embedding(cx, &m->type, types, b, t)) : add_first_type(cx, m, x);
-    return tn_layer_norm(cx, tn_add_positions(cx, x, &m->position), &m->norm, m->shape.eps);
+    tn_t x = tn_embedding_but(cx, &m->word, ids, b, t, m->pad);
+    if (m->types)
+        x = view->types ? tn_add(cx, x, tn_embedding(cx, &m->type, view->types, b, t)) : add_first_type(cx, m, x);
+    x = view->positions ? tn_add(cx, x, tn_embedding(cx, &m->position, view->positions, b, t))
+                        : tn_add_positions(cx, x, &m->position);
+    return tn_layer_norm(cx, x, &m->norm, m->shape.eps);
+}
+
+static tn_t look(tn_ctx *cx, const bl_bert *m, int i, tn_t x, const bl_bert_view *view)
+{
+    tn_attention_args args = {.heads = m->shape.heads, .key_mask = view->seen_mask, .memory = view->remembered ? i + 1 : 0};
+    if (!m->context_width || (!view->seen.rank && !view->remembered))
+        return x;
+    return bl_bert_attend(cx, &m->layer[i].crossattention, x, view->seen, &args, m->shape.eps);
 }
 
 /* Of the rows `x` [B, Tq, width]; keys and values come from `all`, of which they are a part. */
-static tn_t layer(tn_ctx *cx, const bl_bert_layer *l, tn_t x, tn_t all, const tn_attention_args *args, const bl_layer_shape *s)
+static tn_t layer(tn_ctx *cx, const bl_bert *m, int i, tn_t x, tn_t all, const bl_bert_view *view)
 {
-    tn_t y = bl_bert_attend(cx, &l->attention, x, all, args, s->eps);
-    return tn_layer_norm(cx, bl_feed_forward(cx, &l->mlp, y, s->act, y), &l->norm, s->eps);
+    const bl_bert_layer *l = &m->layer[i];
+    tn_attention_args args = {
+        .heads = m->shape.heads, .causal = view->causal, .key_mask = view->key_mask, .layer = view->causal ? i + 1 : 0};
+    tn_t y = bl_bert_attend(cx, view->self ? &view->self[i] : &l->attention, x, all, &args, m->shape.eps);
+    y = look(cx, m, i, y, view);
+    return tn_layer_norm(cx, bl_feed_forward(cx, &l->mlp, y, m->shape.act, y), &l->norm, m->shape.eps);
 }
 
-static tn_t layers(tn_ctx *cx, const bl_bert *m, int n, tn_t x, const tn_attention_args *args)
+static tn_t layers(tn_ctx *cx, const bl_bert *m, int n, tn_t x, const bl_bert_view *view)
 {
     for (int i = 0; i < n; i++) {
         tn_scope scope = tn_begin(cx);
-        x = tn_end(cx, scope, x, layer(cx, &m->layer[i], x, x, args, &m->shape));
+        x = tn_end(cx, scope, x, layer(cx, m, i, x, x, view));
     }
     return x;
 }
 
-tn_t bl_bert_rows(tn_ctx *cx, const bl_bert *m, const int *ids, const int *types, const uint8_t *key_mask, long b, long t)
+tn_t bl_bert_rows(tn_ctx *cx, const bl_bert *m, const int *ids, long b, long t, const bl_bert_view *view)
 {
-    tn_attention_args args = {.heads = m->shape.heads, .causal = m->causal, .key_mask = key_mask};
-    return layers(cx, m, m->layers, embed(cx, m, ids, types, b, t), &args);
+    return layers(cx, m, m->layers, embed(cx, m, ids, b, t, view), view);
 }
 
-tn_t bl_bert_first(tn_ctx *cx, const bl_bert *m, const int *ids, const int *types, const uint8_t *key_mask, long b, long t,
-                   tn_t *hidden)
+tn_t bl_bert_first(tn_ctx *cx, const bl_bert *m, const int *ids, long b, long t, const bl_bert_view *view, tn_t *hidden)
 {
-    tn_attention_args args = {.heads = m->shape.heads, .key_mask = key_mask};
     if (hidden) {
-        *hidden = bl_bert_rows(cx, m, ids, types, key_mask, b, t);
+        *hidden = bl_bert_rows(cx, m, ids, b, t, view);
         return tn_select(cx, *hidden, NULL);
     }
-    tn_t x = layers(cx, m, m->layers - 1, embed(cx, m, ids, types, b, t), &args);
+    tn_t x = layers(cx, m, m->layers - 1, embed(cx, m, ids, b, t, view), view);
     tn_scope scope = tn_begin(cx);
     tn_t first = tn_reshape(cx, tn_select(cx, x, NULL), 3, (long[]){b, 1, m->shape.width});
-    tn_t y = layer(cx, &m->layer[m->layers - 1], first, x, &args, &m->shape);
+    tn_t y = layer(cx, m, m->layers - 1, first, x, view);
     return tn_end(cx, scope, x, tn_reshape(cx, y, 2, (long[]){b, m->shape.width}));
+}
+
+void bl_bert_remember(tn_ctx *cx, const bl_bert *m, tn_t seen)
+{
+    for (int i = 0; i < m->layers; i++) {
+        tn_scope scope = tn_begin(cx);
+        const bl_attention *a = &m->layer[i].crossattention.heads;
+        tn_remember(cx, tn_linear(cx, seen, &a->k_proj), tn_linear(cx, seen, &a->v_proj), i + 1);
+        cx->used = scope.used;
+    }
 }

@@ -13,12 +13,35 @@ void bl_visit_attention(tn_visitor *v, bl_attention *a, const char *name, long w
     tn_leave(v, mark);
 }
 
+void bl_visit_fused_attention(tn_visitor *v, bl_attention *a, const char *name, long width)
+{
+    size_t mark = tn_enter(v, "%s", name);
+    a->fused = true;
+    tn_visit_linear(v, &a->qkv, "qkv", 3 * width, width, true);
+    tn_visit_linear(v, &a->out_proj, "projection", width, width, true);
+    tn_leave(v, mark);
+}
+
+/* Queries, keys and values [B, T, width] of a fused weight; of `rows`, which may be a part of x, the queries alone. */
+static void project(tn_ctx *cx, const bl_attention *a, tn_t rows, tn_t x, tn_t *qkv)
+{
+    long width = tn_last(x);
+    tn_split(cx, tn_linear(cx, x, &a->qkv), 3, (long[]){width, width, width}, qkv);
+    if (rows.shape[1] != x.shape[1])
+        qkv[0] = tn_columns(cx, tn_linear(cx, rows, &a->qkv), 0, width);
+}
+
 tn_t bl_attend(tn_ctx *cx, const bl_attention *a, tn_t x, tn_t context, const tn_attention_args *args, tn_t residual)
 {
-    tn_t q = tn_linear(cx, x, &a->q_proj);
-    tn_t k = tn_linear(cx, context, &a->k_proj);
-    tn_t v = tn_linear(cx, context, &a->v_proj);
-    return tn_linear_add(cx, tn_attention(cx, q, k, v, args), &a->out_proj, residual);
+    tn_t qkv[3] = {0};
+    if (a->fused)
+        project(cx, a, x, context, qkv);
+    else {
+        qkv[0] = tn_linear(cx, x, &a->q_proj);
+        qkv[1] = args->memory ? (tn_t){0} : tn_linear(cx, context, &a->k_proj);
+        qkv[2] = args->memory ? (tn_t){0} : tn_linear(cx, context, &a->v_proj);
+    }
+    return tn_linear_add(cx, tn_attention(cx, qkv[0], qkv[1], qkv[2], args), &a->out_proj, residual);
 }
 
 void bl_visit_mlp(tn_visitor *v, bl_mlp *m, const char *name, long width, long hidden)
@@ -34,11 +57,14 @@ tn_t bl_feed_forward(tn_ctx *cx, const bl_mlp *m, tn_t x, kn_act f, tn_t residua
     return tn_linear_add(cx, tn_linear_act(cx, x, &m->fc1, f), &m->fc2, residual);
 }
 
-void bl_visit_layers(tn_visitor *v, bl_layer *layers, int n, const char *name, const bl_layer_shape *s)
+void bl_visit_layers(tn_visitor *v, bl_layer *layers, int n, const char *name, const bl_layer_shape *s, bool fused)
 {
     for (int i = 0; i < n; i++) {
         size_t mark = tn_enter(v, "%s%d.", name, i);
-        bl_visit_attention(v, &layers[i].self_attn, "self_attn.", s->width, s->width);
+        if (fused)
+            bl_visit_fused_attention(v, &layers[i].self_attn, "self_attn.", s->width);
+        else
+            bl_visit_attention(v, &layers[i].self_attn, "self_attn.", s->width, s->width);
         tn_visit_norm(v, &layers[i].layer_norm1, "layer_norm1", s->width, true);
         bl_visit_mlp(v, &layers[i].mlp, "mlp.", s->width, s->hidden);
         tn_visit_norm(v, &layers[i].layer_norm2, "layer_norm2", s->width, true);

@@ -9,11 +9,16 @@ typedef struct bl_attention {
     tn_linear_w q_proj;   /* [heads * d, width] */
     tn_linear_w k_proj;   /* [heads * d, width of the context] */
     tn_linear_w v_proj;   /* likewise */
+    tn_linear_w qkv;      /* [3 width, width] instead of the three, one below the other */
+    bool fused;           /* that it is there */
     tn_linear_w out_proj; /* [width, heads * d] */
 } bl_attention;
 
 void bl_visit_attention(tn_visitor *v, bl_attention *a, const char *name, long width, long context_width);
-/* x [B, Tq, width] attends to context [B, Tk, ..]; self-attention when context is x. Added to residual unless that has rank 0. */
+/* The same with fused weights, as timm's ViT names them: qkv, projection. */
+void bl_visit_fused_attention(tn_visitor *v, bl_attention *a, const char *name, long width);
+/* x [B, Tq, width] attends to context [B, Tk, ..]; self-attention when context is x; to what is remembered when args say so. Added to residual unless that
+ * has rank 0. */
 tn_t bl_attend(tn_ctx *cx, const bl_attention *a, tn_t x, tn_t context, const tn_attention_args *args, tn_t residual);
 
 typedef struct bl_mlp {
@@ -39,7 +44,8 @@ typedef struct bl_layer_shape {
     float eps;
 } bl_layer_shape;
 
-void bl_visit_layers(tn_visitor *v, bl_layer *layers, int n, const char *name, const bl_layer_shape *s);
+/* fused: the attention's weights are. */
+void bl_visit_layers(tn_visitor *v, bl_layer *layers, int n, const char *name, const bl_layer_shape *s, bool fused);
 /* x [B, T, width] through n layers; x's memory may be reused. */
 tn_t bl_layers(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const bl_layer_shape *s, bool causal, const uint8_t *key_mask);
 /* Row pool[b] of each sequence (NULL, where not causal: row 0) of what bl_layers gives, [B, width], to the bit: behind the last layer's keys and values no other row

@@ -36,13 +36,13 @@ static void add(ck_tensor *t, size_t *n, const char *name, ck_dtype dtype, const
 int cl_dump_batch(const char *folder, long step, const md_batch *b, oc_err *err)
 {
     char name[64];
-    ck_tensor t[8];
+    ck_tensor t[9];
     size_t n = 0, ids = (size_t)(b->texts * b->length);
     const int *integers[] = {b->input_ids, b->positions, b->from, b->positions ? b->target : NULL};
     static const char *const names[] = {"input_ids", "position_ids", "from", "target"};
     snprintf(name, sizeof name, "step-%06ld.safetensors", step);
     char *path = bs_join(folder, name);
-    int64_t *wide = malloc(4 * ids * sizeof *wide); /* PyTorch's embedding wants 64 bits */
+    int64_t *wide = malloc(5 * ids * sizeof *wide); /* PyTorch's embedding wants 64 bits */
     int result = -1;
     if (!path || !wide) {
         bs_err(err, "out of memory: a batch's copy");
@@ -53,6 +53,9 @@ int cl_dump_batch(const char *folder, long step, const md_batch *b, oc_err *err)
             wide[k * ids + i] = integers[k][i];
         add(t, &n, names[k], CK_I64, integers[k] ? wide + k * ids : NULL, 2, (long[]){b->texts, b->length});
     }
+    for (size_t i = 0; b->attention_mask && i < ids; i++)
+        wide[4 * ids + i] = b->attention_mask[i];
+    add(t, &n, "attention_mask", CK_I64, b->attention_mask ? wide + 4 * ids : NULL, 2, (long[]){b->texts, b->length});
     add(t, &n, "pixel_values", CK_F32, b->pixel_values, 4, (long[]){b->images, b->channels, b->height, b->width});
     add(t, &n, "text_target", CK_F32, b->text_target, 2, (long[]){b->texts, b->images});
     add(t, &n, "image_target", CK_F32, b->image_target, 2, (long[]){b->images, b->texts});

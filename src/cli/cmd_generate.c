@@ -9,7 +9,8 @@ typedef struct job {
     const cl_command *self;
     cl_common common;
     cl_texts prompts, stops, answers;
-    const char *kv;
+    const char *kv, *image;
+    float *pixels; /* of the image; NULL: there is none */
     kn_kv_type type;
     bool from_stdin;
     int context;
@@ -79,14 +80,19 @@ static int answer_prompts(job *j, oc_err *err)
 {
     int batch = j->generator->batch / (j->how.num_beams > 1 ? j->how.num_beams : 1), result = 0;
     oc_answer *a = bs_calloc((size_t)batch, sizeof *a, "answers", err);
+    rn_prompt *prompts = a ? bs_calloc((size_t)batch, sizeof *prompts, "prompts", err) : NULL;
     cl_progress progress;
-    if (!a)
+    if (!prompts) {
+        bs_free(a);
         return -1;
+    }
     j->shown = !j->common.json && j->prompts.n == 1;
     cl_progress_start(&progress, &j->common, "answering");
     for (int i = 0, n; !result && i < j->prompts.n; i += n ? n : 1) {
         n = good_ones(j, i, batch);
-        result = n ? rn_generate(j->generator, j->prompts.p + i, n, i, &j->how, j->shown ? show : NULL, j, a, err) : 0;
+        for (int k = 0; k < n; k++)
+            prompts[k] = (rn_prompt){j->prompts.p[i + k], j->pixels};
+        result = n ? rn_generate(j->generator, prompts, n, i, &j->how, j->shown ? show : NULL, j, a, err) : 0;
         for (int k = 0; k < n; k++) {
             if (!result)
                 print_answer(j, i + k, &a[k]);
@@ -97,6 +103,7 @@ static int answer_prompts(job *j, oc_err *err)
             cl_progress_show(&progress, i + n, j->prompts.n);
     }
     cl_progress_end(&progress);
+    bs_free(prompts);
     bs_free(a);
     return result;
 }
@@ -107,7 +114,7 @@ static int score_answers(job *j, oc_err *err)
         for (int k = 0; k < j->answers.n; k++) {
             double logprob;
             int tokens;
-            if (oc_score(j->generator, j->prompts.p[i], j->answers.p[k], &logprob, &tokens, err))
+            if (rn_score(j->generator, &(rn_prompt){j->prompts.p[i], j->pixels}, j->answers.p[k], false, &logprob, &tokens, err))
                 return -1;
             if (!j->common.json) {
                 printf("%.6f\t%s\n", logprob, j->answers.p[k]);
@@ -134,6 +141,13 @@ static bool read_type(job *j)
     return false;
 }
 
+static int load_image(job *j, oc_err *err)
+{
+    oc_err why = {0};
+    j->pixels = rn_load_pictures(j->generator, &j->image, 1, &why, err);
+    return !j->pixels ? -1 : why.text[0] ? bs_err(err, "%s", why.text) : 0;
+}
+
 static int run_job(job *j, oc_err *err)
 {
     int result = -1;
@@ -151,9 +165,12 @@ static int run_job(job *j, oc_err *err)
     j->how.stop = j->stops.p;
     j->how.stops = j->stops.n;
     j->generator = rn_generator_open(e, j->context, batch, j->type, err);
-    result = !j->generator ? -1 : j->answers.n ? score_answers(j, err) : answer_prompts(j, err);
+    if (!j->generator || (j->image && load_image(j, err)))
+        goto done;
+    result = j->answers.n ? score_answers(j, err) : answer_prompts(j, err);
 done:
     bs_buf_clear(&hold);
+    bs_free(j->pixels);
     oc_generator_close(j->generator);
     oc_engine_close(e);
     return result;
@@ -166,8 +183,10 @@ static int run(const cl_command *self, int argc, char **argv)
     oc_err err = {0};
     const cl_option options[] = {
         {"prompt", "S", CL_TEXTS, &j.prompts, "what to go on with; may be given again", 0, 0},
+        {"image", "FILE", CL_TEXT, &j.image, "a picture that the text is about, for models that look at one", 0, 0},
         {"stdin", NULL, CL_FLAG, &j.from_stdin, "prompts from standard input, a line each", 0, 0},
         {"max-new-tokens", "N", CL_INT, &j.how.max_new_tokens, "tokens of an answer at most (256)", 1, 1 << 28},
+        {"min-new-tokens", "N", CL_INT, &j.how.min_new_tokens, "tokens of an answer at least (0)", 0, 1 << 28},
         {"temperature", "T", CL_FLOAT, &j.how.temperature, "0: always the likeliest token (0)", 0, 0},
         {"top-k", "K", CL_INT, &j.how.top_k, "draw from so many likeliest ones (0: all)", 0, 0},
         {"top-p", "P", CL_FLOAT, &j.how.top_p, "draw from the likeliest that have P together (1)", 1e-9, 1},

@@ -41,9 +41,9 @@ static void print_json(const facts *f)
         if (f->by_dtype[i])
             printf("%s\"%s\":%ld", n++ ? "," : "", ck_dtype_name(i), f->by_dtype[i]);
     printf("},\"capabilities\":[");
-    static const char *const names[] = {"embed_images", "embed_texts", "generate"};
-    static const unsigned bits[] = {MD_EMBEDS_IMAGES, MD_EMBEDS_TEXTS, MD_GENERATES};
-    for (int i = 0, n = 0; i < 3; i++)
+    static const char *const names[] = {"embed_images", "embed_texts", "generate", "match"};
+    static const unsigned bits[] = {MD_EMBEDS_IMAGES, MD_EMBEDS_TEXTS, MD_GENERATES, MD_MATCHES};
+    for (int i = 0, n = 0; i < 4; i++)
         if (md_can(f->m) & bits[i])
             printf("%s\"%s\"", n++ ? "," : "", names[i]);
     printf("],\"weights_bytes\":%zu,\"arena_bytes\":%zu,\"image_size\":%ld,\"max_tokens\":%ld,\"vocab_size\":%ld,\"embedding\":%"

@@ -8,17 +8,19 @@
 #include "adapter_options.h"
 #include "batch_dump.h"
 #include "cli.h"
+#include "objective_options.h"
 #include "run_lines.h"
 
 typedef struct job {
     const cl_command *self;
     cl_common common;
     bool finetune;
-    const char *config, *from, *data, *out, *metrics, *save, *dump;
+    const char *config, *from, *freeze, *data, *out, *metrics, *save, *dump;
     int steps, epochs, micro, stop_after, texts, context;
     float temperature, partners, muon_lr, embedding_lr;
     float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes;
     cl_adapter adapter; /* a new one */
+    cl_objectives objectives;
     bool export_too, fresh, full, dumped;
     FILE *log;
     double shown;
@@ -27,7 +29,8 @@ typedef struct job {
     md_model *model;
     tx_tokenizer *tokenizer;
     im_processor processor;
-    bool reads; /* a language model: the data are texts, not pairs */
+    bool reads;    /* a language model: the data are texts, not pairs */
+    bool grounded; /* it learns by objectives over pictures and texts */
     dt_pairs pairs;
     dt_corpus corpus;
     md_lora lora;
@@ -37,6 +40,7 @@ typedef struct job {
     dt_rows *rows;
     tr_contrastive contrastive;
     tr_next_token next_token;
+    tr_grounded *ground;
     tr_task task;
 } job;
 
@@ -49,6 +53,9 @@ static void on_report(void *arg, const tr_report *r)
             j->task.unit, r->per_s, r->norm);
     if (!j->reads)
         fprintf(j->log, ",\"logit_scale\":%.4f", r->scale);
+    for (int i = 0; j->ground && i < TR_OBJECTIVES; i++)
+        if (isfinite(tr_grounded_losses(j->ground)[i]))
+            fprintf(j->log, ",\"loss_%s\":%.6f", tr_objective_names[i], tr_grounded_losses(j->ground)[i]);
     fprintf(j->log, "}\n");
     double now = bs_now();
     bool terminal = isatty(2);
@@ -96,6 +103,24 @@ static int start_from(job *j, oc_err *err)
     return taken < 0 ? -1 : 0;
 }
 
+/* Weights whose names begin with one of a list learn nothing, and a tower that holds nothing else costs its forward alone. */
+static int freeze(job *j, oc_err *err)
+{
+    for (const char *at = j->freeze; *at;) {
+        size_t n = strcspn(at, ",");
+        int frozen = 0;
+        for (int i = 0; i < j->model->n; i++)
+            if (!strncmp(j->model->slots[i].name, at, n)) {
+                j->model->slots[i].flags |= TN_BUFFER;
+                frozen++;
+            }
+        if (!frozen || !n)
+            return bs_err(err, "--freeze: no weight's name begins with '%.*s'", (int)n, at);
+        at += n + (at[n] == ',');
+    }
+    return 0;
+}
+
 static int open_model(job *j, oc_err *err)
 {
     j->folder = rn_find_model(j->config ? j->config : j->common.model, NULL, err);
@@ -106,8 +131,9 @@ static int open_model(job *j, oc_err *err)
         return bs_err(err, "--out '%s' is the model's own folder, which training would overwrite", j->out);
     const md_family *f = j->model->family;
     unsigned can = md_can(j->model), pairs = MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS;
-    j->reads = can & MD_GENERATES;
-    if (!j->reads && (!f->pair_loss || (can & pairs) != pairs))
+    j->grounded = tr_grounded_can(j->model) != 0;
+    j->reads = can & MD_GENERATES && !j->grounded;
+    if (!j->reads && !j->grounded && (!f->pair_loss || (can & pairs) != pairs))
         return bs_err(err, "'%s' is neither a model of picture-text pairs nor one that goes on with texts", j->model->folder);
     if (!j->common.batch)
         j->common.batch = j->reads ? 8 : j->finetune ? 32 : 128;
@@ -119,7 +145,7 @@ static int open_model(job *j, oc_err *err)
         return -1;
     if (j->config && j->temperature > 0)
         set_temperature(j);
-    if (j->from && start_from(j, err))
+    if ((j->from && start_from(j, err)) || (j->freeze && freeze(j, err)))
         return -1;
     j->tokenizer = tx_open(j->folder, err);
     return !j->tokenizer ? -1 : j->reads ? 0 : im_processor_read(&j->processor, j->folder, err);
@@ -171,6 +197,18 @@ static int open_texts(job *j, oc_err *err)
     return j->rows ? tr_next_token_open(&j->next_token, j->rows, j->micro, &j->task, err) : -1;
 }
 
+static int open_grounded(job *j, oc_err *err)
+{
+    tr_grounded_options o;
+    if (j->texts > 1 || j->partners > 0 || (j->micro && j->micro != j->common.batch))
+        return bs_err(err, "'%s' learns from one text a picture and whole batches: --texts, --partners and --micro are for dual encoders",
+                      j->folder);
+    if (cl_objectives_read(&j->objectives, j->model, j->pairs.n, j->common.batch, j->common.seed, j->finetune && !j->full, &o, err))
+        return -1;
+    j->ground = tr_grounded_open(&o, j->loader, &j->pairs, j->tokenizer, j->model, j->common.batch, &j->task, err);
+    return j->ground ? 0 : -1;
+}
+
 static int open_pairs(job *j, oc_err *err)
 {
     if (dt_pairs_read(&j->pairs, j->data, err))
@@ -183,12 +221,15 @@ static int open_pairs(job *j, oc_err *err)
                            .batch = j->common.batch,
                            .texts = j->texts,
                            .partners = j->partners,
-                           .max_pixels = j->common.max_pixels};
+                           .max_pixels = j->common.max_pixels,
+                           .max_tokens = j->grounded ? j->objectives.length : 0};
     dt_augment_default(&o.augment, j->augment);
     j->loader = dt_loader_open(&o, err);
-    return j->loader ? tr_contrastive_open(&j->contrastive, j->loader, j->model, j->common.batch, j->micro, j->texts, j->partners,
-                                           &j->task, err)
-                     : -1;
+    if (!j->loader)
+        return -1;
+    return j->grounded ? open_grounded(j, err)
+                       : tr_contrastive_open(&j->contrastive, j->loader, j->model, j->common.batch, j->micro, j->texts, j->partners,
+                                             &j->task, err);
 }
 
 static int open_rest(job *j, oc_err *err)
@@ -204,6 +245,8 @@ static void close_all(job *j)
     if (j->log && j->log != stdout)
         fclose(j->log);
     tr_contrastive_close(&j->contrastive);
+    tr_grounded_close(j->ground);
+    cl_texts_clear(&j->objectives.prompts);
     dt_loader_close(j->loader);
     dt_rows_close(j->rows);
     dt_corpus_clear(&j->corpus);
@@ -250,7 +293,8 @@ static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err
             " lr %g final %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g muon %g embedding %g temperature %g",
             (double)j->lr, (double)j->final_lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip,
             (double)j->ema, (double)j->augment, (double)j->muon_lr, (double)j->embedding_lr, (double)j->temperature) ||
-        (j->from && bs_buf_printf(to, err, " start %s", j->from)))
+        (j->from && bs_buf_printf(to, err, " start %s", j->from)) || (j->freeze && bs_buf_printf(to, err, " freeze %s", j->freeze)) ||
+        (j->grounded && cl_objectives_say(&j->objectives, to, err)))
         return -1;
     if (!adapter)
         return 0;
@@ -336,6 +380,7 @@ static int run(const cl_command *self, int argc, char **argv)
              .finetune = !strcmp(self->name, "finetune"),
              .save = "fp32",
              .adapter = {.rank = 8},
+             .objectives = cl_objectives_default(),
              .warmup = 0.05f,
              .beta1 = 0.9f,
              .beta2 = 0.98f,
@@ -386,6 +431,16 @@ static int run(const cl_command *self, int argc, char **argv)
         {"dora", NULL, CL_FLAG, &j.adapter.dora, "finetune: learn the lengths of the weights' rows apart (DoRA)", 0, 0},
         {"modules-to-save", "A,B", CL_TEXT, &j.adapter.saved, "finetune: modules that learn whole, beside the factors", 0, 0},
         {"full", NULL, CL_FLAG, &j.full, "finetune: all weights instead of an adapter", 0, 0},
+        {"objectives", "A=W,B", CL_TEXT, &j.objectives.list,
+         "BLIP: which of itc, itm, lm, mlm, vqa are learned, with weights (itc,itm,lm as far as the model has them)", 0, 0},
+        {"momentum", "X", CL_FLOAT, &j.objectives.momentum, "BLIP: of the teacher that itc compares with, 0 for none (0.995)", 0, 1},
+        {"queue", "N", CL_INT, &j.objectives.queue, "BLIP: earlier pairs that itc compares with (57600, or as the data allows)", 0,
+         1 << 24},
+        {"alpha", "X", CL_FLOAT, &j.objectives.alpha, "BLIP: the teacher's share of itc's targets, after two epochs (0.4)", 0, 1},
+        {"text-length", "N", CL_INT, &j.objectives.length, "BLIP: tokens of a text at most (30)", 4, 4096},
+        {"prompt", "KEY=S", CL_TEXTS, &j.objectives.prompts,
+         "BLIP: what captions of a language begin with (text_zh=...), not learned itself; may be given again", 0, 0},
+        {"freeze", "A,B", CL_TEXT, &j.freeze, "weights whose names begin so learn nothing", 0, 0},
         {"checkpoint-minutes", "X", CL_FLOAT, &j.minutes, "how often the run is saved (10)", 0, 1e6},
         {"export", NULL, CL_FLAG, &j.export_too, "each checkpoint writes the model as well", 0, 0},
         {"fresh", NULL, CL_FLAG, &j.fresh, "start over instead of going on", 0, 0},

@@ -81,6 +81,8 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
     if (!l->o.cache_bytes)
         l->o.cache_bytes = (size_t)4 << 30;
     o->model->family->sizes(o->model->m, &l->sizes);
+    if (o->max_tokens > 0 && o->max_tokens < l->sizes.max_tokens)
+        l->sizes.max_tokens = o->max_tokens;
     size_t n = (size_t)o->batch, rows = (size_t)l->rows, side = (size_t)l->sizes.image_size, picture = 3 * side * side;
     l->cache = bs_calloc((size_t)o->pairs->n, sizeof *l->cache, "decoded pictures", err);
     l->order = bs_calloc((size_t)o->pairs->n, sizeof *l->order, "the order of the pairs", err);

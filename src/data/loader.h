@@ -21,6 +21,7 @@ typedef struct dt_loader_options {
                                        * weight of the loss by which they find each other */
     size_t cache_bytes; /* decoded pictures kept in memory; 0: 4 GiB */
     uint64_t max_pixels;
+    long max_tokens; /* longer texts are cut; 0: the model's own limit */
 } dt_loader_options;
 
 /* One batch. Owned by the loader, valid until the next call. */

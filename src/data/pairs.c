@@ -146,18 +146,20 @@ static int add_texts(reader *r, dt_pair *p, const ck_config *value, const char *
 
 static int read_object(reader *r, const ck_config *c, oc_err *err)
 {
-    const char *image = NULL, *group = NULL;
+    const char *image = NULL, *group = NULL, *question = NULL;
     dt_pair *p = new_pair(r, err);
     if (!p || ck_config_need(c, "image", "a path", err) || ck_string(c, "image", &image, err) ||
-        ck_string(c, "group", &group, err))
+        ck_string(c, "group", &group, err) || ck_string(c, "question", &question, err))
         return -1;
     p->image = bs_join(r->folder, image);
-    if (!p->image || (group && (p->group = number_of(&r->groups, group)) < 0))
+    p->question = question ? bs_strdup(question) : NULL;
+    if (!p->image || (question && !p->question) || (group && (p->group = number_of(&r->groups, group)) < 0))
         return no_memory(r, err);
     for (size_t i = 0; i < ck_config_size(c); i++) {
         const ck_config *member = ck_config_at(c, i);
         const char *key = ck_config_key(member);
-        if (!strncmp(key, "text", 4) && add_texts(r, p, member, key, err))
+        bool answer = !strcmp(key, "answer") || !strcmp(key, "answers");
+        if ((answer || !strncmp(key, "text", 4)) && add_texts(r, p, member, answer ? "text" : key, err))
             return -1;
     }
     return p->texts ? 0 : bs_err(err, "'%s' line %ld: no text, expected \"text\"", r->path, r->line);
@@ -238,6 +240,7 @@ void dt_pairs_clear(dt_pairs *d)
 {
     for (long i = 0; i < d->n; i++) {
         free(d->p[i].image);
+        free(d->p[i].question);
         for (int k = 0; k < DT_LANGUAGES; k++) {
             for (int t = 0; t < d->p[i].language[k].n; t++)
                 free(d->p[i].language[k].p[t]);

@@ -16,6 +16,7 @@ typedef struct dt_texts {
 typedef struct dt_pair {
     char *image;                     /* path, joined with the data file's folder */
     dt_texts language[DT_LANGUAGES]; /* [i] belongs to dt_pairs.language[i]; may be empty */
+    char *question;                  /* that the texts answer; NULL: none */
     int texts;                       /* in all languages */
     long group;                      /* pairs of one group mean the same; -1: a group of its own */
 } dt_pair;
@@ -29,6 +30,7 @@ typedef struct dt_pairs {
 } dt_pairs;
 
 /* FILE.jsonl: a line {"image": PATH, "text": S or [S, ...], "text_zh": .., "group": S}; any key that starts with "text" is a language.
+ * {"image", "question": S, "answers": [S, ...]} (or "answer"): the texts answer the question.
  * FILE.tsv: PATH <TAB> TEXT. A pair without text is an error that names file and line. Empty lines are skipped. */
 int dt_pairs_read(dt_pairs *pairs, const char *path, oc_err *err);
 void dt_pairs_clear(dt_pairs *pairs);

@@ -16,7 +16,8 @@ enum pooling { BY_MEAN, BY_MAX, BY_FIRST };
 typedef struct bert {
     bl_bert encoder;
     tn_linear_w pooler; /* [width, width], may be absent */
-    int pad, longest;   /* ids of a text that embeddings are made of */
+    bool causal;        /* a token sees itself and those before it */
+    int longest;        /* ids of a text that embeddings are made of */
     bool below;         /* its names start with "bert." */
     enum pooling pooling;
     bool normalizes; /* embeddings are of length 1 */
@@ -37,7 +38,7 @@ static void *create(const ck_config *c, oc_err *err)
     bert *m = calloc(1, sizeof *m);
     const char *architecture = "BertModel";
     if (!m || md_read_architecture(c, &architecture, err) || md_read_bert(c, &m->encoder, err) ||
-        ck_int(c, "pad_token_id", &m->pad, 0, MD_MOST_TOKENS, err) || ck_bool(c, "is_decoder", &m->encoder.causal, err))
+        ck_int(c, "pad_token_id", &m->encoder.pad, 0, MD_MOST_TOKENS, err) || ck_bool(c, "is_decoder", &m->causal, err))
         goto failed;
     m->below = strcmp(architecture, "BertModel") != 0;
     m->longest = m->encoder.positions;
@@ -58,7 +59,7 @@ static void sizes(const void *p, md_sizes *s)
                     .embedding = m->encoder.shape.width,
                     .bos = -1,
                     .eos = -1,
-                    .pad = m->pad,
+                    .pad = m->encoder.pad,
                     .padding = MD_PADDING_HIDDEN};
 }
 
@@ -195,7 +196,8 @@ static void init(const void *p, const char *name, long n, float *values, bs_rng 
 
 static tn_t rows_of(tn_ctx *cx, const bert *m, const md_batch *b)
 {
-    return bl_bert_rows(cx, &m->encoder, b->input_ids, b->token_types, b->attention_mask, b->texts, b->length);
+    bl_bert_view view = {.types = b->token_types, .key_mask = b->attention_mask, .causal = m->causal};
+    return bl_bert_rows(cx, &m->encoder, b->input_ids, b->texts, b->length, &view);
 }
 
 static tn_t pool(tn_ctx *cx, const bert *m, tn_t rows, const md_batch *b)

@@ -15,7 +15,7 @@
 typedef struct chinese_clip {
     bl_bert text;
     bl_vit vision;
-    int projection_dim, pad;
+    int projection_dim;
     tn_linear_w visual_projection; /* [projection, width], no bias */
     tn_linear_w text_projection;
     tn_param logit_scale; /* scalar */
@@ -32,9 +32,9 @@ static int read_config(const ck_config *c, chinese_clip *m, oc_err *err)
                          .image_size = 224,
                          .patch_size = 32,
                          .channels = 3,
-                         .class_token = true};
+                         .kind = BL_VIT_CLIP};
     return !vision || md_read_bert(text, &m->text, err) || md_read_vit(vision, &m->vision, err) ||
-                   ck_int(text, "pad_token_id", &m->pad, 0, MD_MOST_TOKENS, err) ||
+                   ck_int(text, "pad_token_id", &m->text.pad, 0, MD_MOST_TOKENS, err) ||
                    ck_int(c, "projection_dim", &m->projection_dim, 1, MD_WIDEST, err)
                ? -1
                : 0;
@@ -75,7 +75,7 @@ static void sizes(const void *p, md_sizes *s)
                     .embedding = m->projection_dim,
                     .bos = -1,
                     .eos = -1,
-                    .pad = m->pad,
+                    .pad = m->text.pad,
                     .padding = MD_PADDING_HIDDEN};
 }
 
@@ -126,8 +126,8 @@ static tn_t embed_images(tn_ctx *cx, const void *p, const md_batch *b)
 static tn_t embed_texts(tn_ctx *cx, const void *p, const md_batch *b)
 {
     const chinese_clip *m = p;
-    tn_t hidden, first = bl_bert_first(cx, &m->text, b->input_ids, b->token_types, b->attention_mask, b->texts, b->length,
-                                       b->want_hidden ? &hidden : NULL);
+    bl_bert_view view = {.types = b->token_types, .key_mask = b->attention_mask};
+    tn_t hidden, first = bl_bert_first(cx, &m->text, b->input_ids, b->texts, b->length, &view, b->want_hidden ? &hidden : NULL);
     return tn_linear(cx, first, &m->text_projection);
 }
 

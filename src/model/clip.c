@@ -60,7 +60,7 @@ static int read_vision(const ck_config *c, bl_vit *v, oc_err *err)
                   .image_size = 224,
                   .patch_size = 32,
                   .channels = 3,
-                  .class_token = true};
+                  .kind = BL_VIT_CLIP};
     return md_read_vit(c, v, err);
 }
 
@@ -195,7 +195,7 @@ static void visit_text(clip_text *t, tn_visitor *v)
     tn_visit(v, &t->token_embedding, "text_model.embeddings.token_embedding.weight", 0, 2, t->vocab, t->shape.width, 0, 0);
     tn_visit(v, &t->position_embedding, "text_model.embeddings.position_embedding.weight", 0, 2, t->positions, t->shape.width, 0,
              0);
-    bl_visit_layers(v, t->layer, t->layers, "text_model.encoder.layers.", &t->shape);
+    bl_visit_layers(v, t->layer, t->layers, "text_model.encoder.layers.", &t->shape, false);
     tn_visit_norm(v, &t->final_layer_norm, "text_model.final_layer_norm", t->shape.width, true);
 }
 

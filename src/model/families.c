@@ -6,6 +6,7 @@
     FAMILY(clip) \
     FAMILY(chinese_clip) \
     FAMILY(siglip) \
+    FAMILY(blip) \
     FAMILY(bert) \
     FAMILY(llama) \
     FAMILY(mistral) \

@@ -132,7 +132,8 @@ unsigned md_can(const md_model *m)
     md_sizes s = {0};
     m->family->sizes(m->m, &s);
     return m->family->can &
-           ((s.image_size ? MD_EMBEDS_IMAGES : 0u) | (s.max_tokens ? MD_EMBEDS_TEXTS : 0u) | (s.context ? MD_GENERATES : 0u));
+           ((s.image_size && s.embedding ? MD_EMBEDS_IMAGES : 0u) | (s.max_tokens && s.embedding ? MD_EMBEDS_TEXTS : 0u) |
+            (s.context ? MD_GENERATES : 0u) | (s.matches ? MD_MATCHES : 0u));
 }
 
 /* ---- loading --------------------------------------------------------------------------------------------------- */
@@ -404,6 +405,11 @@ void md_batch_clear(md_batch *b)
     free(b->from);
     free(b->decoder_ids);
     free(b->decoder_mask);
+    free(b->decoder_target);
+    free(b->pair_ids);
+    free(b->pair_mask);
+    free(b->pair_rows);
+    free(b->pair_target);
     free(b->wanted);
     memset(b, 0, sizeof *b);
 }

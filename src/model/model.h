@@ -46,6 +46,12 @@ typedef struct md_batch {
     int *positions;          /* [B, T] where each token stands */
     long furthest;           /* no position is beyond this many */
     int *target;         /* [B] 0, 1, 2, ...: a pair's own partner; of a language model [B, T] the token that follows, or -100 */
+    int *decoder_target; /* [B, L] the token that follows, or -100, where target is of pairs */
+    /* Pairs for a matching loss: texts [pairs, T], the rows (of all pictures' rows) that each looks at, 1 for those that belong together, else 0. */
+    long pairs;
+    int *pair_ids;
+    uint8_t *pair_mask;
+    int *pair_rows, *pair_target;
     long decoder_length; /* L of an encoder-decoder, whose encoder takes input_ids */
     int *decoder_ids;    /* [B, L] */
     uint8_t *decoder_mask; /* [B, L], 1 keeps; NULL keeps all */
@@ -81,7 +87,13 @@ void md_emit(tn_ctx *cx, md_outputs *out, tn_t value, const char *format, ...) _
 
 /* ---- families ------------------------------------------------------------------------------------------------ */
 
-enum { MD_EMBEDS_IMAGES = 1, MD_EMBEDS_TEXTS = 2, MD_GENERATES = 4 };
+enum { MD_EMBEDS_IMAGES = 1, MD_EMBEDS_TEXTS = 2, MD_GENERATES = 4, MD_MATCHES = 8 };
+
+/* What a model that remembers what an answer is about does with the prompt. */
+typedef enum md_prompt {
+    MD_PROMPT_READ,  /* it is encoded and remembered; the answer begins with `start` */
+    MD_PROMPT_BEGINS /* the answer begins with it: `start` in place of its first token, its last left out */
+} md_prompt;
 
 /* Texts of a batch are filled up to one length behind their ends. */
 typedef enum md_padding {
@@ -101,9 +113,35 @@ typedef struct md_sizes {
     int bos, eos, pad; /* token ids; -1: none */
     md_padding padding;
     int start; /* an encoder-decoder's answers begin with it; not looked at where nothing is remembered */
+    md_prompt prompt;
+    long picture_rows; /* rows of a picture, for a model that generates about one; 0: about none */
+    bool own_eos;      /* eos ends its answers, whatever generation_config.json says */
+    bool matches;      /* tells of a picture and a text whether they belong together */
+    int enc, mask;     /* tokens that begin a text to be matched, and stand for a word to be found; -1: none */
 } md_sizes;
 
 typedef int md_pool_fn(const void *m, const int *ids, long n);
+
+/* Texts [n, length] as the objectives below take them; mask 1 keeps, NULL keeps all. The arrays must live as long as the tape. */
+typedef struct md_words {
+    const int *ids;
+    const uint8_t *mask;
+    long n, length;
+} md_words;
+
+/* What objectives over pictures and texts (BLIP, Li 2022) are made of; the trainer puts them together, and they share what was computed. Rows of pictures are
+ * [n, T, width], one picture for each text. NULL: this model has no such part. */
+typedef struct md_objectives {
+    tn_t (*see)(tn_ctx *cx, const void *m, const md_batch *b);                      /* b's pictures -> their rows */
+    tn_t (*image_features)(tn_ctx *cx, const void *m, tn_t rows);                   /* [n, embedding], of length 1 */
+    tn_t (*text_features)(tn_ctx *cx, const void *m, const md_words *texts);        /* likewise */
+    tn_t (*match)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows);     /* [n, 2]: apart, together */
+    tn_t (*write)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows);     /* what follows each token [n, length, vocab] */
+    tn_t (*find_words)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows); /* what stands at each place [n, length, vocab] */
+    tn_t (*read_question)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows); /* rows for `write` to answer from */
+    tn_t (*scores)(tn_ctx *cx, const void *m, tn_t cosines);                            /* divided by the temperature */
+    float (*smoothing)(const void *m);             /* of the labels of `write` */
+} md_objectives;
 
 typedef struct md_family {
     const char *model_type;           /* config.json's */
@@ -125,6 +163,9 @@ typedef struct md_family {
     /* [B, embedding], not normalised. NULL where the family cannot. */
     tn_t (*embed_images)(tn_ctx *cx, const void *m, const md_batch *b);
     tn_t (*embed_texts)(tn_ctx *cx, const void *m, const md_batch *b);
+    /* Texts and pictures of a batch by pairs -> [B, 2]: apart, together. */
+    tn_t (*match)(tn_ctx *cx, const void *m, const md_batch *b);
+    const md_objectives *(*objectives)(const void *m);
     /* What follows each position, [B, T, vocab] or [wanted_n, vocab]; what its cache of keys must hold; what a position 0, 1, 2, ... is called in `positions` (NULL: that). */
     tn_t (*logits)(tn_ctx *cx, const void *m, const md_batch *b);
     void (*cache)(const void *m, tn_cache_shape *s);
@@ -137,6 +178,7 @@ typedef struct md_family {
     /* The loss of normalised embeddings of matching rows. */
     tn_t (*pair_loss)(tn_ctx *cx, const void *m, tn_t image_embeds, tn_t text_embeds, const md_batch *b);
     const tn_param *(*logit_scale)(const void *m);
+    const tn_param *(*temperature)(const void *m); /* instead of it: what cosines are divided by; training keeps it within 0.001 and 0.5 */
     float max_logit_scale; /* training keeps it below; 0: free */
     /* Not NULL: each pair is judged by itself, its probability is sigmoid(exp(logit_scale) cosine + logit_bias). NULL: the candidates share one
      * softmax. */

@@ -67,7 +67,7 @@ static int read_vision(const ck_config *c, bl_vit *v, oc_err *err)
 {
     bool head = true;
     *v =
-        (bl_vit){.shape = {768, 3072, 12, KN_GELU_TANH, 1e-6f}, .layers = 12, .image_size = 224, .patch_size = 16, .channels = 3};
+        (bl_vit){.kind = BL_VIT_SIGLIP, .shape = {768, 3072, 12, KN_GELU_TANH, 1e-6f}, .layers = 12, .image_size = 224, .patch_size = 16, .channels = 3};
     if (md_read_vit(c, v, err) || ck_bool(c, "vision_use_head", &head, err))
         return -1;
     return head ? 0 : ck_config_wrong(c, "vision_use_head", err, "true: without its head the tower gives no embedding");
@@ -135,7 +135,7 @@ static void visit_text(siglip_text *t, tn_visitor *v)
     size_t mark = tn_enter(v, "text_model.");
     tn_visit(v, &t->token_embedding, "embeddings.token_embedding.weight", 0, 2, t->vocab, t->shape.width, 0, 0);
     tn_visit(v, &t->position_embedding, "embeddings.position_embedding.weight", 0, 2, t->positions, t->shape.width, 0, 0);
-    bl_visit_layers(v, t->layer, t->layers, "encoder.layers.", &t->shape);
+    bl_visit_layers(v, t->layer, t->layers, "encoder.layers.", &t->shape, false);
     tn_visit_norm(v, &t->final_layer_norm, "final_layer_norm", t->shape.width, true);
     tn_visit_linear(v, &t->head, "head", t->projection, t->shape.width, true);
     tn_leave(v, mark);

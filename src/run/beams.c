@@ -30,6 +30,7 @@ typedef struct search {
     oc_generator *g;
     const oc_generation *how;
     tx_ids *prompt;
+    const float *pixels; /* that it is about; NULL */
     int memory;      /* that all beams look at; -1: none */
     int beams, wide; /* candidates of a step */
     long most;       /* new tokens */
@@ -82,6 +83,8 @@ static void hear(void *arg, int feed, long index, float *logits)
         s->failed |= whole(s, b, all) != 0;
         rn_penalise(c, logits, all->p, all->n, s->how->repetition_penalty);
     }
+    if ((long)b->ids.n < s->how->min_new_tokens)
+        rn_forbid_end(&s->g->speaker, logits);
     for (long i = 0; i < c->vocab; i++)
         offer(s, (candidate){b->sum + (double)logits[i], s->at[feed], (int32_t)i});
 }
@@ -194,7 +197,7 @@ static int run(search *s, rn_feed *feed)
 {
     long have = 0;
     bool more = true;
-    s->run[0] = (beam){.sequence = rn_start(s->g, s->prompt, &s->memory, &have, s->err)};
+    s->run[0] = (beam){.sequence = rn_start(s->g, s->prompt, s->pixels, &s->memory, &have, s->err)};
     if (s->run[0].sequence < 0)
         return -1;
     s->at[0] = 0;
@@ -259,12 +262,13 @@ static void close_search(search *s)
     bs_free(s->all);
 }
 
-int rn_beam_search(oc_generator *g, tx_ids *prompt, const oc_generation *how, tx_ids *best, double *logprob, bool *ended,
+int rn_beam_search(oc_generator *g, tx_ids *prompt, const float *pixels, const oc_generation *how, tx_ids *best, double *logprob, bool *ended,
                    oc_err *err)
 {
     rn_speaker *k = &g->speaker;
-    search s = {.g = g, .how = how, .prompt = prompt, .memory = -1, .beams = how->num_beams, .err = err};
-    long room = k->context - (k->memory ? 1 : (long)prompt->n);
+    search s = {.g = g, .how = how, .prompt = prompt, .pixels = pixels, .memory = -1, .beams = how->num_beams, .err = err};
+    bool read = k->memory && k->engine->sizes.prompt == MD_PROMPT_READ; /* then the answer begins with one token */
+    long room = k->context - (read ? 1 : (long)prompt->n);
     s.most = how->max_new_tokens < room ? how->max_new_tokens : room;
     s.wide = (k->eos_n > 1 ? 1 + k->eos_n : 2) * s.beams;
     rn_feed *feed = bs_calloc((size_t)s.beams, sizeof *feed, "beams", err);

@@ -90,7 +90,7 @@ static int open_parts(oc_engine *e, const char *folder, oc_err *err)
     e->model = e->kn ? md_open_lean(folder, err) : NULL;
     if (open_weights(e, folder, err))
         return -1;
-    if (md_can(e->model) & MD_EMBEDS_IMAGES) {
+    if (e->sizes.image_size) {
         int h, w;
         if (im_processor_read(&e->processor, folder, err))
             return -1;
@@ -203,8 +203,10 @@ int oc_embedding_width(const oc_engine *e) { return (int)e->sizes.embedding; }
 
 float oc_logit_scale(const oc_engine *e)
 {
-    const tn_param *p = e->model->family->logit_scale ? e->model->family->logit_scale(e->model->m) : NULL;
-    return p ? expf(p->v[0]) : 1;
+    const md_family *f = e->model->family;
+    const tn_param *p = f->logit_scale ? f->logit_scale(e->model->m) : NULL,
+                   *t = f->temperature ? f->temperature(e->model->m) : NULL;
+    return p ? expf(p->v[0]) : t ? 1 / (t->v ? t->v[0] : 0.07f) : 1;
 }
 
 static float logit_bias(const oc_engine *e)

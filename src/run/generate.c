@@ -63,16 +63,34 @@ static int check_ids(const oc_engine *e, const tx_ids *ids, oc_err *err)
     return 0;
 }
 
-int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids *ids, oc_err *err)
+/* What an answer begins with: `start`, and the prompt without the tokens that its tokenizer puts around it. */
+static int put_beginning(const oc_engine *e, tx_ids *ids, oc_err *err)
+{
+    if (!ids->n)
+        return tx_ids_put(ids, e->sizes.start, err);
+    ids->p[0] = e->sizes.start;
+    ids->n -= ids->n > 1;
+    return 0;
+}
+
+static int encode_prompt(const oc_generator *g, const char *prompt, tx_ids *ids, oc_err *err)
 {
     const oc_engine *e = g->speaker.engine;
-    long most = g->speaker.context - 1;
+    bool begins = g->speaker.memory && e->sizes.prompt == MD_PROMPT_BEGINS;
     ids->n = 0;
-    if (tx_encode(g->tokenizer, prompt, strlen(prompt), true, ids, err))
+    if ((prompt[0] || !begins) && tx_encode(g->tokenizer, prompt, strlen(prompt), true, ids, err))
         return -1;
+    if (begins)
+        return put_beginning(e, ids, err);
     if (!ids->n && e->sizes.bos < 0)
         return bs_err(err, "the prompt is empty, and the model '%s' has no token that begins a text", e->model->folder);
-    if (!ids->n && tx_ids_put(ids, e->sizes.bos, err))
+    return ids->n ? 0 : tx_ids_put(ids, e->sizes.bos, err);
+}
+
+int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids *ids, oc_err *err)
+{
+    long most = g->speaker.context - 1;
+    if (encode_prompt(g, prompt, ids, err))
         return -1;
     if ((long)ids->n > most && !cut)
         return bs_err(err, "the prompt has %zu tokens, the context is %ld and an answer needs one", ids->n, most + 1);
@@ -80,19 +98,25 @@ int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids
         memmove(ids->p, ids->p + (long)ids->n - most, (size_t)most * sizeof *ids->p);
         ids->n = (size_t)most;
     }
-    return check_ids(e, ids, err);
+    return check_ids(g->speaker.engine, ids, err);
 }
 
-int rn_start(oc_generator *g, tx_ids *ids, int *memory, long *have, oc_err *err)
+int rn_start(oc_generator *g, tx_ids *ids, const float *pixels, int *memory, long *have, oc_err *err)
 {
     rn_speaker *s = &g->speaker;
     *memory = -1;
     *have = 0;
     if (!s->memory)
-        return rn_begin(s, ids, have, err);
-    *memory = rn_remember(s, ids, err);
-    ids->n = 0;
-    return *memory < 0 || tx_ids_put(ids, s->engine->sizes.start, err) ? -1 : tn_sequence_open(s->cache, err);
+        return pixels ? bs_err(err, "the model '%s' does not look at pictures", s->engine->model->folder) : rn_begin(s, ids, have, err);
+    *memory = rn_remember(s, ids, pixels, err);
+    if (*memory < 0)
+        return -1;
+    if (s->engine->sizes.prompt == MD_PROMPT_READ) {
+        ids->n = 0;
+        if (tx_ids_put(ids, s->engine->sizes.start, err))
+            return -1;
+    }
+    return tn_sequence_open(s->cache, err);
 }
 
 /* ---- one answer ------------------------------------------------------------------------------------------- */
@@ -139,13 +163,13 @@ static void clear_line(job *j, line *l)
     *l = (line){.number = -1, .sequence = -1, .memory = -1};
 }
 
-static int begin_line(job *j, line *l, int number, const char *prompt)
+static int begin_line(job *j, line *l, int number, const rn_prompt *prompt)
 {
     l->number = number;
     l->stream = tx_stream_open(j->g->tokenizer, true, j->err);
-    if (!l->stream || rn_encode_prompt(j->g, prompt, j->how->cut, &l->ids, j->err))
+    if (!l->stream || rn_encode_prompt(j->g, prompt->text, j->how->cut, &l->ids, j->err))
         return bs_err_prefix(j->err, "prompt %d: ", j->first + number + 1);
-    l->sequence = rn_start(j->g, &l->ids, &l->memory, &l->fed, j->err);
+    l->sequence = rn_start(j->g, &l->ids, prompt->pixels, &l->memory, &l->fed, j->err);
     l->prompt = l->ids.n;
     bs_rng_seed(&j->g->chooser[l - j->line].rng, j->how->seed, (uint64_t)(j->first + number));
     return l->sequence < 0 ? -1 : 0;
@@ -217,6 +241,8 @@ static void choose_next(void *arg, int feed, long index, float *logits)
     rn_chooser *c = &j->g->chooser[j->at[feed]];
     double logprob;
     rn_penalise(c, logits, l->ids.p, l->ids.n, j->how->repetition_penalty);
+    if ((long)(l->ids.n - l->prompt) < j->how->min_new_tokens)
+        rn_forbid_end(&j->g->speaker, logits);
     int32_t id = rn_choose(c, logits, j->how, &logprob);
     j->answers[l->number].logprob += logprob;
     j->failed |= add_token(j, l, id) != 0;
@@ -271,12 +297,12 @@ static int advance(job *j, bool *any)
     return j->failed ? -1 : 0;
 }
 
-static int answer_all(job *j, const char *const *prompts, int n)
+static int answer_all(job *j, const rn_prompt *prompts, int n)
 {
     int next = 0;
     for (bool any = true; any;) {
         for (int i = 0; i < j->g->batch && next < n; i++)
-            if (j->line[i].number < 0 && begin_line(j, &j->line[i], next, prompts[next]))
+            if (j->line[i].number < 0 && begin_line(j, &j->line[i], next, &prompts[next]))
                 return -1;
             else if (j->line[i].number == next)
                 next++;
@@ -286,17 +312,17 @@ static int answer_all(job *j, const char *const *prompts, int n)
     return 0;
 }
 
-static int answer_by_beams(job *j, int number, const char *prompt)
+static int answer_by_beams(job *j, int number, const rn_prompt *prompt)
 {
     oc_answer *a = &j->answers[number];
     tx_ids ids = {0}, best = {0};
     bs_buf text = {0};
     int result = -1;
-    if (rn_encode_prompt(j->g, prompt, j->how->cut, &ids, j->err)) {
+    if (rn_encode_prompt(j->g, prompt->text, j->how->cut, &ids, j->err)) {
         bs_err_prefix(j->err, "prompt %d: ", j->first + number + 1);
         goto done;
     }
-    if (rn_beam_search(j->g, &ids, j->how, &best, &a->logprob, &a->ended, j->err) ||
+    if (rn_beam_search(j->g, &ids, prompt->pixels, j->how, &best, &a->logprob, &a->ended, j->err) ||
         tx_decode(j->g->tokenizer, best.p, best.n, true, &text, j->err))
         goto done;
     long stop = find_stop(j->how, &text, 0);
@@ -337,10 +363,15 @@ static int check(const oc_generator *g, const oc_generation *how, oc_err *err)
 int oc_generate(oc_generator *g, const char *const *prompts, int n, const oc_generation *how, oc_heard *heard, void *arg,
                 oc_answer *answers, oc_err *err)
 {
-    return rn_generate(g, prompts, n, 0, how, heard, arg, answers, err);
+    rn_prompt *all = bs_calloc((size_t)n + 1, sizeof *all, "prompts", err);
+    for (int i = 0; all && i < n; i++)
+        all[i].text = prompts[i];
+    int result = all ? rn_generate(g, all, n, 0, how, heard, arg, answers, err) : -1;
+    bs_free(all);
+    return result;
 }
 
-int rn_generate(oc_generator *g, const char *const *prompts, int n, int first, const oc_generation *how, oc_heard *heard,
+int rn_generate(oc_generator *g, const rn_prompt *prompts, int n, int first, const oc_generation *how, oc_heard *heard,
                 void *arg, oc_answer *answers, oc_err *err)
 {
     job j = {.g = g, .how = how, .heard = heard, .arg = arg, .answers = answers, .first = first, .err = err};
@@ -360,7 +391,7 @@ int rn_generate(oc_generator *g, const char *const *prompts, int n, int first, c
     if (how->num_beams > 1) {
         result = 0;
         for (int i = 0; i < n && !result; i++)
-            result = answer_by_beams(&j, i, prompts[i]);
+            result = answer_by_beams(&j, i, &prompts[i]);
     } else {
         result = answer_all(&j, prompts, n);
     }
@@ -392,16 +423,22 @@ static void score_next(void *arg, int feed, long index, float *logits)
 
 int oc_score(oc_generator *g, const char *prompt, const char *answer, double *logprob, int *tokens, oc_err *err)
 {
+    return rn_score(g, &(rn_prompt){prompt, NULL}, answer, false, logprob, tokens, err);
+}
+
+int rn_score(oc_generator *g, const rn_prompt *prompt, const char *answer, bool whole, double *logprob, int *tokens, oc_err *err)
+{
     rn_speaker *s = &g->speaker;
     tx_ids ids = {0};
     int result = -1;
     long have = 0;
     int memory = -1, sequence = -1;
-    if (rn_encode_prompt(g, prompt, false, &ids, err))
+    if (rn_encode_prompt(g, prompt->text, false, &ids, err))
         goto done;
-    sequence = rn_start(g, &ids, &memory, &have, err);
+    sequence = rn_start(g, &ids, prompt->pixels, &memory, &have, err);
     size_t first = ids.n;
-    if (sequence < 0 || tx_encode(g->tokenizer, answer, strlen(answer), false, &ids, err) || check_ids(s->engine, &ids, err))
+    if (sequence < 0 || tx_encode(g->tokenizer, answer, strlen(answer), false, &ids, err) ||
+        (whole && s->eos_n && tx_ids_put(&ids, s->eos[0], err)) || check_ids(s->engine, &ids, err))
         goto done;
     if ((long)ids.n > s->context) {
         bs_err(err, "prompt and answer have %zu tokens, the context is %ld", ids.n, s->context);

@@ -26,9 +26,9 @@ static int read_eos(rn_speaker *s, oc_err *err)
 {
     const md_model *m = s->engine->model;
     char *path = bs_join(m->folder, "generation_config.json");
-    ck_config *file = path && bs_is_file(path) ? ck_config_read(path, err) : NULL;
+    ck_config *file = path && bs_is_file(path) && !s->engine->sizes.own_eos ? ck_config_read(path, err) : NULL;
     const ck_config *eos = file ? ck_get(file, "eos_token_id") : NULL;
-    int result = path && (file || !bs_is_file(path)) ? 0 : -1;
+    int result = path && (file || !bs_is_file(path) || s->engine->sizes.own_eos) ? 0 : -1;
     if (!result && eos && ck_config_kind(eos) == CK_ARRAY)
         for (size_t i = 0; !result && i < ck_config_size(eos); i++)
             result = add_eos(s, ck_config_at(eos, i), err);
@@ -61,11 +61,34 @@ static size_t plan(rn_speaker *s, int n, long first)
     b.wanted_n = s->heard;
     for (int i = 0; i < n; i++)
         s->step[i] = (tn_step){
-            .position = s->context - (i ? 1 : first), .count = i ? 1 : first, .memory_length = s->memory ? s->context : 0};
+            .position = s->context - (i ? 1 : first), .count = i ? 1 : first, .memory_length = s->memory ? s->remembered : 0};
     cx.steps = &steps;
     cx.lora = e->lora.by_id;
     e->model->family->logits(&cx, e->model->m, &b);
     return cx.failed ? 0 : tn_plan_bytes(&cx);
+}
+
+void rn_forbid_end(const rn_speaker *s, float *logits)
+{
+    for (int i = 0; i < s->eos_n; i++)
+        if (s->eos[i] < s->engine->sizes.vocab)
+            logits[s->eos[i]] = -INFINITY;
+}
+
+static bool reads_prompts(const rn_speaker *s) { return s->engine->sizes.prompt == MD_PROMPT_READ; }
+
+/* What is read or looked at, as a batch of one. */
+static md_batch reading(const rn_speaker *s, long length, const float *pixels)
+{
+    const md_sizes *z = &s->engine->sizes;
+    md_batch b = s->batch;
+    b.texts = 1;
+    b.length = b.furthest = length;
+    b.images = z->picture_rows > 0;
+    b.channels = z->channels;
+    b.height = b.width = z->image_size;
+    b.pixel_values = pixels;
+    return b;
 }
 
 /* Reading the longest prompt. */
@@ -77,10 +100,8 @@ static size_t plan_memory(rn_speaker *s)
         return 1;
     tn_plan(&cx, e->kn, bs_pool_threads(s->pool), false);
     tn_steps steps = {.cache = s->cache, .memory = s->memory, .step = s->step, .n = 1};
-    md_batch b = s->batch;
-    b.texts = 1;
-    b.length = s->context;
-    s->step[0] = (tn_step){.memory_length = s->context};
+    md_batch b = reading(s, s->context, NULL);
+    s->step[0] = (tn_step){.memory_length = s->remembered};
     cx.steps = &steps;
     cx.lora = e->lora.by_id;
     e->model->family->remember(&cx, e->model->m, &b);
@@ -122,13 +143,16 @@ int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, lo
     s->rows = s->rows < sequences ? sequences : s->rows;
     s->heard = heard ? heard : sequences < HEARD ? HEARD : sequences;
     s->heard = s->heard < s->rows ? s->heard : s->rows;
-    tn_cache_shape shape = {.type = type, .positions = (s->context + 2 * tn_page_keys()) * (sequences + 1)};
+    s->remembered = reads_prompts(s) ? s->context : e->sizes.picture_rows;
+    tn_cache_shape shape = {.type = type, .positions = (s->context + 2 * tn_page_keys()) * (sequences + 1)}, memory;
     e->model->family->cache(e->model->m, &shape);
+    memory = shape;
+    memory.positions = (s->remembered + 2 * tn_page_keys()) * (sequences + 1);
     s->pool = bs_pool_open(e->options.threads, err);
     s->work = s->pool ? kn_work_open(e->kn, s->pool, err) : NULL;
     s->cache = s->work ? tn_cache_open(&shape, err) : NULL;
     bool reads = e->model->family->remember != NULL;
-    s->memory = s->cache && reads ? tn_cache_open(&shape, err) : NULL;
+    s->memory = s->cache && reads ? tn_cache_open(&memory, err) : NULL;
     if (s->cache && (s->memory || !reads) && !read_eos(s, err) && !take_memory(s, err))
         return 0;
     rn_speaker_close(s);
@@ -225,19 +249,19 @@ static void start(rn_speaker *s, const tn_steps *steps)
     md_packed_attach(s->engine->packed, &s->cx);
 }
 
-int rn_remember(rn_speaker *s, const tx_ids *prompt, oc_err *err)
+int rn_remember(rn_speaker *s, const tx_ids *prompt, const float *pixels, oc_err *err)
 {
     const md_model *m = s->engine->model;
-    long n = (long)prompt->n;
+    long length = reads_prompts(s) ? (long)prompt->n : 0, n = reads_prompts(s) ? length : s->remembered;
+    if (s->engine->sizes.picture_rows && !pixels)
+        return bs_err(err, "the model '%s' writes about a picture, and there is none", m->folder);
     int number = tn_sequence_open(s->memory, err);
     if (number < 0 || tn_sequence_resize(s->memory, number, n, err))
         return -1;
     tn_steps steps = {.cache = s->cache, .memory = s->memory, .step = s->step, .n = 1};
     s->step[0] = (tn_step){.memory = number, .memory_length = n};
-    md_batch b = s->batch;
-    b.texts = 1;
-    b.length = b.furthest = n;
-    for (long i = 0; i < n; i++) {
+    md_batch b = reading(s, length, pixels);
+    for (long i = 0; i < length; i++) {
         b.input_ids[i] = prompt->p[i];
         b.positions[i] = (int)i;
     }

@@ -44,6 +44,7 @@ typedef struct rn_speaker {
     long rows, heard; /* of a pass, at most; and rows whose logits are asked for */
     int sequences;    /* of a pass, at most */
     long context;     /* positions of a sequence, at most */
+    long remembered;  /* rows of a memory, at most */
     int32_t eos[16];  /* what ends a text */
     int eos_n;
     rn_kept kept[RN_KEPT];
@@ -57,9 +58,12 @@ void rn_speaker_close(rn_speaker *s);
 /* Runs all feeds, many in one pass; every sequence gets the bits that it gets alone. */
 int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void *arg, oc_err *err);
 bool rn_ends(const rn_speaker *s, int32_t id);
+/* No token that ends a text can be chosen from these logits. */
+void rn_forbid_end(const rn_speaker *s, float *logits);
 
-/* An encoder-decoder reads a prompt: the number of what it remembers of it, or -1; tn_sequence_close(s->memory, ..) forgets. */
-int rn_remember(rn_speaker *s, const tx_ids *prompt, oc_err *err);
+/* An encoder-decoder reads a prompt (where it does, md_prompt) and looks at a picture (pixels as its processor gives them; NULL where it takes none): the number of what
+ * it remembers of them, or -1; tn_sequence_close(s->memory, ..) forgets. */
+int rn_remember(rn_speaker *s, const tx_ids *prompt, const float *pixels, oc_err *err);
 /* A sequence that begins as `ids` do, as far as one that was kept does, and *have of them: at least one id is left to be fed. */
 int rn_begin(rn_speaker *s, const tx_ids *ids, long *have, oc_err *err);
 /* How many positions still hold when a sequence becomes `total` long: all it has, or none where a model turns longer texts by other frequencies from

@@ -189,6 +189,27 @@ tn_t tn_scale_exp(tn_ctx *cx, tn_t x, const tn_param *log_scale)
     return record_unary(cx, x, y, scale_backward, KN_NONE, log_scale, s);
 }
 
+static void divide_backward(tn_ctx *cx, tn_record *self)
+{
+    unary_record *r = (unary_record *)self;
+    float *dp = tn_grad_of(cx, r->p), *dx = tn_gradient(cx, r->x), *dy = tn_gradient(cx, r->y);
+    if (dp) /* d (x / p) / dp = -y / p */
+        *dp -= r->s * cx->kn->dot(tn_size(r->y), r->y.v, dy);
+    if (dx)
+        cx->kn->axpy(tn_size(r->y), r->s, dy, dx);
+}
+
+tn_t tn_divide(tn_ctx *cx, tn_t x, const tn_param *divisor)
+{
+    tn_t y = tn_like(cx, x, x.grad || tn_grad_of(cx, divisor));
+    float s = 0;
+    if (tn_live(cx)) {
+        s = 1 / divisor->v[0];
+        cx->kn->scale(tn_size(x), s, x.v, y.v);
+    }
+    return record_unary(cx, x, y, divide_backward, KN_NONE, divisor, s);
+}
+
 /* ---- weighted sum of two ---------------------------------------------------------------------------------------- */
 
 typedef struct sum_record {

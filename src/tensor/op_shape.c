@@ -11,6 +11,7 @@ typedef struct embedding_record {
     tn_t y;
     const tn_param *table;
     const int *ids;
+    int fixed;
 } embedding_record;
 
 /* Serial: two rows of a batch may hold the same token. */
@@ -21,7 +22,8 @@ static void embedding_backward(tn_ctx *cx, tn_record *self)
     const float *dy = tn_gradient(cx, r->y);
     long n = tn_rows(r->y), d = tn_last(r->y);
     for (long i = 0; i < n; i++)
-        cx->kn->add(d, g + r->ids[i] * d, dy + i * d, g + r->ids[i] * d);
+        if (r->ids[i] != r->fixed)
+            cx->kn->add(d, g + r->ids[i] * d, dy + i * d, g + r->ids[i] * d);
 }
 
 static int read_row(tn_ctx *cx, const tn_param *table, long row, float *to)
@@ -34,6 +36,11 @@ static int read_row(tn_ctx *cx, const tn_param *table, long row, float *to)
 }
 
 tn_t tn_embedding(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t)
+{
+    return tn_embedding_but(cx, table, ids, b, t, -1);
+}
+
+tn_t tn_embedding_but(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t, int fixed)
 {
     if (cx->failed)
         return (tn_t){0};
@@ -50,7 +57,7 @@ tn_t tn_embedding(tn_ctx *cx, const tn_param *table, const int *ids, long b, lon
         }
     embedding_record *r = y.grad ? tn_push(cx, sizeof *r, embedding_backward) : NULL;
     if (r)
-        *r = (embedding_record){r->head, y, table, ids};
+        *r = (embedding_record){r->head, y, table, ids, fixed};
     return y;
 }
 
@@ -115,10 +122,11 @@ tn_t tn_add_positions(tn_ctx *cx, tn_t x, const tn_param *table)
 {
     if (cx->failed)
         return (tn_t){0};
-    if (x.rank != 3 || tn_last(x) != table->shape[1])
-        return tn_fail(cx, "positions: a token is %ld wide, a position %ld", tn_last(x), table->shape[1]);
-    if (x.shape[1] > table->shape[0])
-        return tn_fail(cx, "positions: %ld tokens, the model has %ld positions", x.shape[1], table->shape[0]);
+    long width = table->shape[table->rank - 1], rows = table->shape[table->rank - 2];
+    if (x.rank != 3 || tn_last(x) != width)
+        return tn_fail(cx, "positions: a token is %ld wide, a position %ld", tn_last(x), width);
+    if (x.shape[1] > rows)
+        return tn_fail(cx, "positions: %ld tokens, the model has %ld positions", x.shape[1], rows);
     return add_repeating(cx, x, table, x.shape[1] * x.shape[2]);
 }
 

@@ -80,10 +80,12 @@ tn_t tn_rope(tn_ctx *cx, tn_t x, float theta, long offset);
 /* ---- positions, tokens, pieces: op_shape.c ---- */
 /* ids [n] in 0..rows-1, kept by the caller as long as the tape -> [B, T, D] (B * T = n). */
 tn_t tn_embedding(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t);
+/* The same, but row `fixed` of the table (the token that fills up) learns nothing from being looked up: torch.nn.Embedding's padding_idx. */
+tn_t tn_embedding_but(tn_ctx *cx, const tn_param *table, const int *ids, long b, long t, int fixed);
 tn_t tn_add(tn_ctx *cx, tn_t a, tn_t b);
 /* x [.., n] + p: p (a parameter of k elements) repeats: bias of the last k elements' shape, as positions [T, D] on [B, T, D]. */
 tn_t tn_add_param(tn_ctx *cx, tn_t x, const tn_param *p);
-/* The first T rows of a table of positions are added: x [B, T, D], table [>= T, D]. */
+/* The first T rows of a table of positions are added: x [B, T, D], table [>= T, D] or [1, >= T, D]. */
 tn_t tn_add_positions(tn_ctx *cx, tn_t x, const tn_param *table);
 /* Sine and cosine positions (Vaswani 2017) are added: x [B, T, D]. */
 tn_t tn_add_sinusoid(tn_ctx *cx, tn_t x);
@@ -112,6 +114,7 @@ tn_t tn_gate(tn_ctx *cx, tn_t x, tn_t y, kn_act f); /* f(x) * y, equal shapes: S
 tn_t tn_softmax(tn_ctx *cx, tn_t x);                /* over the last dimension */
 tn_t tn_scale(tn_ctx *cx, tn_t x, float s);
 tn_t tn_scale_exp(tn_ctx *cx, tn_t x, const tn_param *log_scale); /* exp(p) * x, p a scalar */
+tn_t tn_divide(tn_ctx *cx, tn_t x, const tn_param *divisor);      /* x / p, p a scalar */
 tn_t tn_sum2(tn_ctx *cx, tn_t a, float sa, tn_t b, float sb);     /* sa a + sb b, equal shapes */
 /* sum of x * weight, weight kept by the caller -> [1] */
 tn_t tn_weighted_sum(tn_ctx *cx, tn_t x, const float *weight);

@@ -19,43 +19,71 @@ static float *array_of(const tr_optimizer *a, int i, int kind)
     }
 }
 
+/* Every array of a run, one after the other: optimiser's, then the task's. false behind the last. */
+typedef struct place {
+    int i, kind;
+} place;
+
+typedef struct array {
+    char name[700];
+    float *v;
+    int64_t count;
+} array;
+
+static bool next_array(const tr_state *s, place *at, array *to)
+{
+    for (; at->i < s->a->t->n; at->kind++) {
+        if (at->kind == 4) {
+            at->kind = -1;
+            at->i++;
+            continue;
+        }
+        const md_trainable *p = &s->a->t->p[at->i];
+        to->v = array_of(s->a, at->i, at->kind);
+        to->count = p->count;
+        snprintf(to->name, sizeof to->name, "%s.%s", KINDS[at->kind], p->name);
+        if (to->v) {
+            at->kind++;
+            return true;
+        }
+    }
+    int k = at->i++ - s->a->t->n;
+    if (k >= s->kept_n)
+        return false;
+    to->v = s->kept[k].v;
+    to->count = s->kept[k].count;
+    snprintf(to->name, sizeof to->name, "kept.%s", s->kept[k].name);
+    return true;
+}
+
 int tr_checkpoint_write(const tr_state *s, const char *path, oc_err *err)
 {
     int result = -1;
-    char step[32], name[700];
+    char step[32];
+    array a;
     ck_writer *w = ck_writer_open(path, 0, err);
     snprintf(step, sizeof step, "%ld", s->step);
     if (!w || ck_writer_meta(w, "step", step, err) || ck_writer_meta(w, "settings", s->settings, err) ||
         ck_writer_meta(w, "tier", s->tier, err))
         goto done;
-    for (int i = 0; i < s->a->t->n; i++)
-        for (int kind = 0; kind < 4; kind++) {
-            int64_t count = s->a->t->p[i].count;
-            snprintf(name, sizeof name, "%s.%s", KINDS[kind], s->a->t->p[i].name);
-            if (array_of(s->a, i, kind) && ck_writer_add(w, name, CK_F32, 1, &count, err))
-                goto done;
-        }
+    for (place at = {0}; next_array(s, &at, &a);)
+        if (ck_writer_add(w, a.name, CK_F32, 1, &a.count, err))
+            goto done;
     if (ck_writer_start(w, err))
         goto done;
-    for (int i = 0; i < s->a->t->n; i++)
-        for (int kind = 0; kind < 4; kind++) {
-            const float *v = array_of(s->a, i, kind);
-            if (v && ck_writer_put(w, v, (size_t)s->a->t->p[i].count * sizeof *v, err))
-                goto done;
-        }
+    for (place at = {0}; next_array(s, &at, &a);)
+        if (ck_writer_put(w, a.v, (size_t)a.count * sizeof *a.v, err))
+            goto done;
     result = ck_writer_commit(w, err);
 done:
     ck_writer_free(w);
     return result;
 }
 
-static int read_array(const ck_store *store, const char *kind, const md_trainable *p, float *to, oc_err *err)
+static int read_array(const ck_store *store, const array *a, oc_err *err)
 {
-    char name[700];
-    int64_t count = p->count;
-    snprintf(name, sizeof name, "%s.%s", kind, p->name);
-    const ck_tensor *t = ck_need(store, name, err);
-    return !t || ck_check_shape(store, t, 1, &count, err) || ck_to_f32(t, 0, count, to, err) ? -1 : 0;
+    const ck_tensor *t = ck_need(store, a->name, err);
+    return !t || ck_check_shape(store, t, 1, &a->count, err) || ck_to_f32(t, 0, a->count, a->v, err) ? -1 : 0;
 }
 
 static int check_settings(tr_state *s, const ck_store *store, const char *path, oc_err *err)
@@ -77,12 +105,10 @@ int tr_checkpoint_read(tr_state *s, const char *path, oc_err *err)
     ck_store *store = ck_open(path, err);
     if (!store || check_settings(s, store, path, err))
         goto done;
-    for (int i = 0; i < s->a->t->n; i++)
-        for (int kind = 0; kind < 4; kind++) {
-            float *to = array_of(s->a, i, kind);
-            if (to && read_array(store, KINDS[kind], &s->a->t->p[i], to, err))
-                goto done;
-        }
+    array a;
+    for (place at = {0}; next_array(s, &at, &a);)
+        if (read_array(store, &a, err))
+            goto done;
     const char *tier = ck_metadata(store, "tier");
     result = !tier || strcmp(tier, s->tier) != 0;
 done:

@@ -189,7 +189,7 @@ int tr_contrastive_open(tr_contrastive *c, dt_loader *loader, const md_model *m,
     size_t rows = 2 * (size_t)c->batch * (size_t)(1 + c->texts);
     if (c->micro < c->batch && !(c->features = bs_alloc(rows * (size_t)s.embedding * sizeof(float), "a batch's features", err)))
         return -1;
-    *task = (tr_task){c, "pairs", batch, next, plan, gradients};
+    *task = (tr_task){.arg = c, .unit = "pairs", .units = batch, .next = next, .plan = plan, .gradients = gradients};
     return 0;
 }
 

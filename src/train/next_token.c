@@ -85,6 +85,6 @@ int tr_next_token_open(tr_next_token *n, dt_rows *rows, long micro, tr_task *tas
     *n = (tr_next_token){rows, micro > 0 ? micro : b->texts};
     if (b->texts % n->micro)
         return bs_err(err, "a batch of %ld does not split into parts of %ld", b->texts, n->micro);
-    *task = (tr_task){n, "tokens", b->texts * b->length, next, plan, gradients};
+    *task = (tr_task){.arg = n, .unit = "tokens", .units = b->texts * b->length, .next = next, .plan = plan, .gradients = gradients};
     return 0;
 }

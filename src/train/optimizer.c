@@ -159,6 +159,16 @@ static void follow(tr_optimizer *a, const kn_table *kn, const md_trainable *p, d
     kn->axpy(p->count, 1 - keep, p->value, average);
 }
 
+/* No loss has ever reached it: then decay would only wear it down. The first number that is not 0 ends the search. */
+static bool is_idle(const tr_optimizer *a, const md_trainable *p)
+{
+    const float *first = a->first + (p->grad - a->t->memory);
+    for (long i = 0; i < p->count; i++)
+        if (p->grad[i] != 0 || first[i] != 0)
+            return false;
+    return true;
+}
+
 int tr_optimizer_step(tr_optimizer *a, kn_work *w, long step, double *norm, oc_err *err)
 {
     const tr_optimizer_options *o = &a->o;
@@ -172,6 +182,8 @@ int tr_optimizer_step(tr_optimizer *a, kn_work *w, long step, double *norm, oc_e
     double time = (double)(step + 1), rate = tr_rate(o, step);
     for (int i = 0; i < t->n; i++) {
         const md_trainable *p = &t->p[i];
+        if (is_idle(a, p))
+            continue;
         if (o->muon_lr > 0 && p->rows)
             muon_step(a, w, p, a->first + (p->grad - t->memory), (float)(rate / (double)o->lr * (double)o->muon_lr));
         else

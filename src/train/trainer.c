@@ -44,7 +44,7 @@ static int open_run(run *r, oc_err *err)
     if (r->o->bf16 && !low)
         say(r, "this CPU does not multiply bf16 faster%s: products stay fp32", "", 0);
     snprintf(r->tier, sizeof r->tier, "%s%s", kn->name, low ? "+bf16" : "");
-    r->state = (tr_state){&r->a, 0, r->o->settings, r->tier};
+    r->state = (tr_state){&r->a, 0, r->o->settings, r->tier, r->task->kept, r->task->kept_n};
     return 0;
 }
 
@@ -99,17 +99,22 @@ static int save(run *r, bool export_now, oc_err *err)
     return 0;
 }
 
-/* The temperature stays where the family wants it: CLIP's logits never pass 100 times a cosine (Radford 2021). */
+static void clamp(float *x, float low, float high) { *x = *x < low ? low : *x > high ? high : *x; }
+
+/* The temperature stays where the family wants it: CLIP's logits never pass 100 times a cosine (Radford 2021), BLIP's cosines are divided by 0.001 to 0.5. */
 static double clamp_scale(const run *r)
 {
     const md_family *f = r->m->family;
-    const tn_param *p = f->logit_scale ? f->logit_scale(r->m->m) : NULL;
-    if (!p || p->id < 0)
+    const tn_param *p = f->logit_scale ? f->logit_scale(r->m->m) : NULL, *t = f->temperature ? f->temperature(r->m->m) : NULL;
+    const tn_param *any = p ? p : t;
+    if (!any || any->id < 0)
         return 1;
-    float *own = r->m->slots[p->id].own;
-    if (!r->lora && own && f->max_logit_scale > 0)
-        own[0] = own[0] > f->max_logit_scale ? f->max_logit_scale : own[0] < 0 ? 0 : own[0];
-    return exp((double)p->v[0]);
+    float *own = r->lora ? NULL : r->m->slots[any->id].own;
+    if (own && p && f->max_logit_scale > 0)
+        clamp(own, 0, f->max_logit_scale);
+    if (own && t)
+        clamp(own, 0.001f, 0.5f);
+    return p ? exp((double)p->v[0]) : 1 / (double)t->v[0];
 }
 
 static int one_step(run *r, tr_report *report, oc_err *err)

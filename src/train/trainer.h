@@ -1,10 +1,12 @@
 /* trainer.h - training a model, whole or by LoRA: batches in, a checkpoint that can be taken up again and a model folder out. What a batch is and what its
- * loss is a task says: pairs of pictures and texts (contrastive.c), texts (next_token.c). */
+ * loss is a task says: pairs of pictures and texts that are told apart (contrastive.c) or say something of each other (grounded.c),
+ * texts (next_token.c). */
 #ifndef TR_TRAINER_H
 #define TR_TRAINER_H
 
 #include "../data/corpus.h"
 #include "../data/loader.h"
+#include "checkpoint.h"
 #include "optimizer.h"
 
 /* What a forward and backward run on. */
@@ -35,6 +37,8 @@ typedef struct tr_task {
     size_t (*plan)(void *arg, const tr_pass *p, const kn_table *kn, int threads);
     /* One forward and backward, adding to the gradients; the loss, or NaN and an error. */
     double (*gradients)(void *arg, const tr_pass *p, const md_batch *b, oc_err *err);
+    const tr_kept *kept; /* goes into checkpoints with the weights */
+    int kept_n;
 } tr_task;
 
 /* Pairs that are told apart: InfoNCE or what the family says. Of `batch` pictures with `texts` texts each, `micro` run at once (0: all), the loss being the whole

@@ -1,0 +1,74 @@
+/* objective_options.c - see objective_options.h. */
+#include "objective_options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAPERS_QUEUE = 57600 };
+
+cl_objectives cl_objectives_default(void)
+{
+    return (cl_objectives){.momentum = 0.995f, .alpha = 0.4f, .queue = -1, .length = 30};
+}
+
+static int number_of(const char *name, size_t n)
+{
+    for (int i = 0; i < TR_OBJECTIVES; i++)
+        if (strlen(tr_objective_names[i]) == n && !strncmp(name, tr_objective_names[i], n))
+            return i;
+    return -1;
+}
+
+/* "itc,itm=0.5,lm" */
+static int read_list(const char *list, float *weight, oc_err *err)
+{
+    for (const char *at = list; *at;) {
+        size_t n = strcspn(at, ","), name = strcspn(at, ",=");
+        int i = number_of(at, name);
+        char *end = (char *)(uintptr_t)(at + n);
+        float value = name < n ? strtof(at + name + 1, &end) : 1;
+        if (i < 0 || end != at + n || !(value >= 0) || value > 1e6f || (name < n && name + 1 == n))
+            return bs_err(err, "--objectives: '%.*s', expected itc, itm, lm, mlm or vqa, with =WEIGHT where it is not 1", (int)n, at);
+        weight[i] = value;
+        at += n + (at[n] == ',');
+    }
+    return 0;
+}
+
+/* What pre-training is made of; else the one thing that the model does. */
+static void choose(const md_model *m, float *weight)
+{
+    unsigned can = tr_grounded_can(m);
+    for (int i = 0; i <= TR_LM; i++)
+        weight[i] = (can >> i) & 1;
+    weight[TR_VQA] = can == 1u << TR_VQA;
+}
+
+int cl_objectives_read(const cl_objectives *c, const md_model *m, long pairs, long batch, uint64_t seed, bool adapter,
+                       tr_grounded_options *o, oc_err *err)
+{
+    long most = (pairs / batch - 1) * batch;
+    *o = (tr_grounded_options){.momentum = adapter ? 0 : c->momentum,
+                               .queue = c->queue >= 0 ? c->queue : most < 0 ? 0 : most < PAPERS_QUEUE ? most : PAPERS_QUEUE,
+                               .alpha = c->alpha,
+                               .ramp = 2 * ((pairs + batch - 1) / batch),
+                               .length = c->length,
+                               .seed = seed,
+                               .prompts = c->prompts.p,
+                               .prompts_n = c->prompts.n};
+    if (o->queue % batch)
+        return bs_err(err, "--queue is %ld, expected a multiple of the batch of %ld", o->queue, batch);
+    if (c->list)
+        return read_list(c->list, o->weight, err);
+    choose(m, o->weight);
+    return 0;
+}
+
+int cl_objectives_say(const cl_objectives *c, bs_buf *to, oc_err *err)
+{
+    int result = bs_buf_printf(to, err, " objectives %s momentum %g alpha %g queue %d length %d", c->list ? c->list : "all",
+                               (double)c->momentum, (double)c->alpha, c->queue, c->length);
+    for (int i = 0; !result && i < c->prompts.n; i++)
+        result = bs_buf_printf(to, err, " prompt %s", c->prompts.p[i]);
+    return result;
+}

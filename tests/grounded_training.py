@@ -1,0 +1,229 @@
+"""BLIP's objectives in the trainer: their losses are those of `forward` and of NumPy, resumed runs are bit-equal, any of them may be left out.
+
+    grounded_training.py PROGRAM      prints TAP"""
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import tap
+import tiny_data
+from ocelli_run import CASES, Program, load, save
+
+STEPS, BATCH = 6, 4
+TIED = CASES / "blip_pretrain_tied" / "model"
+program = Program(sys.argv[1])
+tmp = Path(tempfile.mkdtemp(prefix="ocelli-grounded-"))
+data = tiny_data.write(tmp / "data")
+
+
+def arguments(out, *more, model=TIED, command="train"):
+    start = ["--model", model] if command == "finetune" else ["--model", model]
+    return [command, *start, "--data", data, "--out", tmp / out, "--steps", STEPS, "--batch", BATCH, "--lr", "1e-3", "--seed", 3, "--metrics",
+            tmp / (out + ".jsonl"), "--quiet", *more]
+
+
+def train(out, *more, code=0, **how):
+    got = program.run(*arguments(out, *more, **how))
+    assert got.returncode == code, f"exit {got.returncode} instead of {code}: {got.err[-300:]}"
+
+
+def metrics(out):
+    return [json.loads(x) for x in (tmp / (out + ".jsonl")).read_text().splitlines()]
+
+
+def result(out, name="model.safetensors"):
+    return (tmp / out / name).read_bytes()
+
+
+# ---- the losses are right ----------------------------------------------------------------------------------------------
+
+
+def forward(model, batch):
+    """What `forward` says of a dumped batch; which others it takes as strangers does not matter here."""
+    config = json.loads((Path(model) / "config.json").read_text())["text_config"]
+    ids, n = batch["input_ids"], len(batch["input_ids"])
+    matched, written = ids.copy(), ids.copy()
+    matched[:, 0], written[:, 0] = config["bos_token_id"] + 1, config["bos_token_id"]
+    others = np.roll(np.arange(n), 1)
+    inputs = {"pixel_values": batch["pixel_values"], "input_ids": ids, "attention_mask": batch["attention_mask"], "itm_input_ids": matched,
+              "lm_input_ids": written, "labels": np.where(batch["attention_mask"] > 0, written, -100), "image_neg_index": others, "text_neg_index": others}
+    save(inputs, tmp / "in.safetensors")
+    program.good("forward", "--model", model, "--in", tmp / "in.safetensors", "--out", tmp / "out.safetensors")
+    return load(tmp / "out.safetensors")
+
+
+def batches(folder):
+    return [load(p) for p in sorted(folder.glob("step-*.safetensors"))]
+
+
+def in_batch():
+    """Without a teacher itc is the contrast within the batch, and all three are forward's."""
+    train("plain", "--momentum", 0, "--augment", 0, "--lr", 0, "--dump", tmp / "plain-dump")
+    for line, batch in zip(metrics("plain"), batches(tmp / "plain-dump")):
+        want = forward(TIED, batch)
+        for name in ["itc", "lm"]:
+            assert abs(line[f"loss_{name}"] - float(want[f"loss_{name}"])) < 2e-5 * abs(line[f"loss_{name}"]), f"{name}: {line} {want[f'loss_{name}']}"
+        parts = sum(line[f"loss_{x}"] for x in ["itc", "itm", "lm"])
+        assert abs(parts - line["loss"]) < 1e-5 * parts, f"the parts of {line} add up to {parts}"
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def contrast(mine, keys, group, groups, temperature, alpha):
+    scores = mine @ keys.T / temperature
+    equal = (np.array(group)[:, None] == np.array(groups)[None, :]).astype(float)
+    target = alpha * softmax(scores) + (1 - alpha) * equal / equal.sum(-1, keepdims=True)
+    return -(target * np.log(softmax(scores))).sum(-1).mean()
+
+
+def with_teacher():
+    """Weights that do not move are their own teacher, so features of earlier steps are the queue: NumPy says what itc must be, softened targets and all."""
+    steps, queue, alpha = 9, 8, 0.4
+    train("taught", "--queue", queue, "--alpha", alpha, "--augment", 0, "--lr", 0, "--steps", steps, "--dump", tmp / "taught-dump", "--objectives", "itc")
+    temperature = float(load(TIED / "model.safetensors")["temp"])
+    pixels = {}
+    images, texts, groups = [], [], []
+    ramp = 2 * -(-12 // BATCH)
+    for step, (line, batch) in enumerate(zip(metrics("taught"), batches(tmp / "taught-dump"))):
+        got = forward(TIED, batch)
+        image, text = got["image_features"].astype(float), got["text_features"].astype(float)
+        group = [pixels.setdefault(p.tobytes(), len(pixels)) for p in batch["pixel_values"]]
+        old = slice(-queue, None)
+        if step >= queue // BATCH:  # before, part of the queue is random
+            share = alpha * min(1, step / ramp)
+            want = (contrast(image, np.concatenate([text, *texts[-2:]]), group, group + sum(groups[-2:], []), temperature, share) +
+                    contrast(text, np.concatenate([image, *images[-2:]]), group, group + sum(groups[-2:], []), temperature, share)) / 2
+            assert abs(line["loss_itc"] - want) < 2e-5 * want, f"step {step + 1}: {line['loss_itc']}, NumPy has {want}"
+        images.append(image), texts.append(text), groups.append(group)
+    assert old and step == steps - 1
+
+
+def hard_negatives():
+    """Pairs of one meaning are never called strangers: where all mean the same, every pair belongs together."""
+    lines = [json.loads(x) for x in data.read_text().splitlines()]
+    one = tmp / "data" / "one.jsonl"
+    one.write_text("".join(json.dumps({**x, "group": "all"}) + "\n" for x in lines))
+    train("one", "--objectives", "itm", "--data", one, "--steps", 150, "--augment", 0)
+    assert np.mean([x["loss_itm"] for x in metrics("one")[-20:]]) < 0.01, "something is left to be told apart"
+    train("many", "--objectives", "itm,itc=0.1", "--steps", 3, "--augment", 0)
+    assert all(x["loss_itm"] > 0.2 for x in metrics("many")), metrics("many")
+
+
+# ---- runs ---------------------------------------------------------------------------------------------------------------
+
+
+def resumed(at):
+    train("whole", "--queue", 8)
+    train(f"stopped{at}", "--queue", 8, "--stop-after", at, code=1)
+    train(f"stopped{at}", "--queue", 8)
+    for name in ["model.safetensors", "checkpoint.safetensors"]:
+        assert result("whole", name) == result(f"stopped{at}", name), f"{name} differs"
+    train("other", "--queue", 8, "--momentum", 0.5)
+    assert result("whole") != result("other"), "the teacher's momentum changes nothing"
+
+
+def threads(n):
+    train(f"threads{n}", "--queue", 8, "--threads", n)
+    assert result("whole") == result(f"threads{n}")
+
+
+def subset(objectives):
+    out = objectives.replace(",", "-").replace("=", "")
+    train(out, "--objectives", objectives)
+    names = {x.split("=")[0] for x in objectives.split(",")}
+    assert {k[5:] for k in metrics(out)[0] if k.startswith("loss_")} == names, metrics(out)[0]
+
+
+def it_learns():
+    train("learns", "--steps", 150, "--augment", 0)
+    first, last = metrics("learns")[0], metrics("learns")[-1]
+    for name in ["loss_itc", "loss_lm"]:
+        assert last[name] < 0.5 * first[name], f"{name} went from {first[name]} to {last[name]}"
+
+
+def with_masked_words():
+    model = tmp / "masked"
+    shutil.copytree(TIED, model)
+    (model / "config.json").chmod(0o644)
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"]["mask_token_id"] = 4
+    (model / "config.json").write_text(json.dumps(config))
+    train("mlm", "--objectives", "mlm", "--steps", 60, "--augment", 0, model=model)
+    lines = metrics("mlm")
+    assert np.mean([x["loss_mlm"] for x in lines[-10:]]) < 0.7 * lines[0]["loss_mlm"], [lines[0], lines[-1]]
+
+
+def answers():
+    lines = [json.loads(x) for x in data.read_text().splitlines()]
+    asked = tmp / "data" / "asked.jsonl"
+    asked.write_text("".join(json.dumps({"image": x["image"], "question": "which colour is it?", "answers": [x["text"][0].split()[1]]}) + "\n" for x in lines))
+    model = CASES / "blip_vqa" / "model"
+    train("vqa", "--data", asked, "--steps", 120, "--augment", 0, model=model)
+    loss = [x["loss_vqa"] for x in metrics("vqa")]
+    assert np.mean(loss[-10:]) < 0.3 * loss[0], f"from {loss[0]} to {loss[-1]}"
+    program.fails(*arguments("vqa2", model=model), says="question")
+
+
+def prompts():
+    """A caption's beginning is said, not learned: the loss is of what follows alone."""
+    train("prompted", "--objectives", "lm", "--prompt", "text=a photo of", "--steps", 60, "--augment", 0)
+    loss = [x["loss_lm"] for x in metrics("prompted")]
+    assert np.mean(loss[-5:]) < 0.7 * loss[0]
+    program.fails(*arguments("badprompt", "--prompt", "french=une"), says="KEY=TEXT")
+
+
+def frozen():
+    train("frozen", "--freeze", "vision_model.,text_encoder.embeddings", "--objectives", "itm,lm")
+    mine, theirs = load(tmp / "frozen" / "model.safetensors"), load(TIED / "model.safetensors")
+    for name, value in mine.items():
+        still = np.array_equal(value, theirs[name])
+        assert still == (name.startswith(("vision_model.", "text_encoder.embeddings", "vision_proj", "text_proj", "temp"))), name
+    program.fails(*arguments("nofreeze", "--freeze", "nowhere"), says="nowhere")
+
+
+def lora():
+    caption = CASES / "blip_caption" / "model"
+    train("lora", "--steps", 40, "--augment", 0, model=caption, command="finetune")
+    assert set(x.name for x in (tmp / "lora").iterdir()) == {"adapter_config.json", "adapter_model.safetensors", "checkpoint.safetensors"}
+    loss = [x["loss"] for x in metrics("lora")]
+    assert np.mean(loss[-5:]) < 0.95 * loss[0], f"from {loss[0]} to {loss[-1]}"
+
+
+def wrong():
+    program.fails(*arguments("w1", "--objectives", "itc,dance"), says="dance")
+    program.fails(*arguments("w2", "--objectives", "mlm"), says="mlm")
+    program.fails(*arguments("w3", "--queue", 5), says="multiple")
+    program.fails(*arguments("w4", "--texts", 2), says="--texts")
+    program.fails(*arguments("w5", "--text-length", 4000), says="positions")
+    program.fails(*arguments("w6", "--objectives", "itm", model=CASES / "blip_caption" / "model"), says="itm")
+
+
+def main():
+    tap.check("without a teacher the losses are forward's", in_batch)
+    tap.check("with a teacher itc is what NumPy makes of the features", with_teacher)
+    tap.check("pairs that mean the same are not told apart", hard_negatives)
+    for at in [1, 4]:
+        tap.check(f"stopped after {at} steps and resumed: the same bits", resumed, at)
+    for n in [1, 3]:
+        tap.check(f"{n} threads give the same run", threads, n)
+    for objectives in ["itc", "itm", "lm", "itc=2,lm", "itm,lm=0.5"]:
+        tap.check(f"only {objectives}", subset, objectives)
+    tap.check("the losses fall", it_learns)
+    tap.check("hidden words are found", with_masked_words)
+    tap.check("questions are answered", answers)
+    tap.check("a caption's beginning", prompts)
+    tap.check("frozen weights stay", frozen)
+    tap.check("LoRA on a captioner", lora)
+    tap.check("what cannot be learned is refused", wrong)
+    shutil.rmtree(tmp)
+    tap.finish()
+
+
+main()
