@@ -1,13 +1,15 @@
-"""Tokens a second of `ocelli generate` beside PyTorch (transformers), in turns: decoding one text and eight at a time, and a prompt of 512 tokens.
+"""Tokens a second of Ocelli (`ocelli bench speak`) beside PyTorch (transformers), in turns: decoding one text and eight at a time, and a prompt of 512 tokens.
 
     generate.py --make gpt2|llama --work DIR                                  writes a model of random weights, fp32 and bf16 (GPT-2 124M, TinyLlama's shape)
     generate.py --engine build/ocelli --model DIR/gpt2-fp32 [--rounds 3]      needs torch and transformers
+    generate.py --engine build/ocelli --model DIR/gpt2-fp32 --memory          peak memory of `ocelli generate`, needs neither
 
-Ocelli is a process of its own each time; what loading costs falls out, as times of a long answer and a short one are subtracted. PyTorch runs in this process
-(so it keeps its memory warm), by the faster of a plain loop over its dynamic cache and `generate` with a static one. The read bandwidth is what numbers in
-memory are summed with, in the same rounds. Medians over rounds."""
+Both stay alive and warm, each idle while it is the other's turn. PyTorch's decoding is the faster of a plain loop over its dynamic cache and `generate` with a
+static one. The read bandwidth is what Ocelli's threads sum numbers in memory with, in the same rounds. Medians over rounds. --memory holds the peak against
+what has to be there: weights as they are held, keys and values of the positions in use, the arena."""
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -15,15 +17,14 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-import transformers
-from safetensors.torch import save_file
-
 CASES = Path(__file__).resolve().parent.parent / "tests" / "reference"
-PROMPT, SHORT, LONG = 512, 4, 36  # tokens of a prompt, and of answers
+PROMPT, BEFORE, STEPS = 512, 8, 32  # tokens of a prompt; those before an answer and of it
 
 
 def make(kind, work):
+    import torch
+    import transformers
+    from safetensors.torch import save_file
     torch.manual_seed(1)
     if kind == "gpt2":
         config = transformers.GPT2Config(eos_token_id=50256)
@@ -44,65 +45,76 @@ def make(kind, work):
 
 
 class Ocelli:
-    def __init__(self, engine, folder, dtype):
-        self.args = [engine, "generate", "--model", str(folder), "--threads", str(torch.get_num_threads()), "--quiet", "--json", *(["--dtype", dtype] if dtype else [])]
+    def __init__(self, a):
+        self.process = subprocess.Popen([a.engine, "bench", "speak", "--stdin", "--json", *common(a)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for line in ["prompt 512"] * 3 + ["decode 8 4"]:
+            self.ask(line)
 
-    def seconds(self, batch, prompt, new):
-        lines = "".join(chr(97 + i) * prompt + "\n" for i in range(batch))
-        start = time.perf_counter()
-        out = subprocess.run([*self.args, "--stdin", "--batch", str(batch), "--context", "1024", "--max-new-tokens", str(new)], input=lines, text=True, check=True,
-                             capture_output=True).stdout
-        took = time.perf_counter() - start
-        assert all(len(json.loads(x)["ids"]) == new for x in out.splitlines()), "an answer ended early"
-        return took
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
 
     def decode(self, batch):
-        return batch * (LONG - SHORT) / (self.seconds(batch, 8, LONG) - self.seconds(batch, 8, SHORT))
+        return self.ask(f"decode {batch} {STEPS}")["per_s"]
 
     def prefill(self):
-        return (PROMPT - 8) / (self.seconds(1, PROMPT, 1) - self.seconds(1, 8, 1))
+        return self.ask(f"prompt {PROMPT}")["per_s"]
 
 
 class Torch:
-    def __init__(self, folder):
+    def __init__(self, folder, threads):
+        import torch
+        import transformers
+        torch.set_num_threads(threads)
+        transformers.logging.set_verbosity_error()
+        self.torch, self.new_cache = torch, transformers.DynamicCache
         self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+        self.prefill()
 
     def ids(self, batch, n):
-        return torch.arange(batch)[:, None] + torch.full((batch, n), 67)
+        return self.torch.arange(batch)[:, None] + self.torch.full((batch, n), 67)
 
-    @torch.inference_mode()
     def loop(self, batch):
-        out = self.model(self.ids(batch, 8), use_cache=True, logits_to_keep=1)
-        start = time.perf_counter()
-        for _ in range(LONG - SHORT):
-            out = self.model(out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True)
-        return batch * (LONG - SHORT) / (time.perf_counter() - start)
+        cache = self.new_cache()
+        with self.torch.inference_mode():
+            out = self.model(self.ids(batch, BEFORE), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            start = time.perf_counter()
+            for _ in range(STEPS):
+                out = self.model(out.logits[:, -1:].argmax(-1), past_key_values=cache, use_cache=True)
+            return batch * STEPS / (time.perf_counter() - start)
 
-    @torch.inference_mode()
     def generate(self, batch):
         times = []
-        for new in (SHORT, LONG):
+        for new in (4, 4 + STEPS):
             start = time.perf_counter()
-            self.model.generate(self.ids(batch, 8), max_new_tokens=new, min_new_tokens=new, do_sample=False, cache_implementation="static", pad_token_id=0)
+            self.model.generate(self.ids(batch, BEFORE), max_new_tokens=new, min_new_tokens=new, do_sample=False, cache_implementation="static", pad_token_id=0)
             times.append(time.perf_counter() - start)
-        return batch * (LONG - SHORT) / (times[1] - times[0])
+        return batch * STEPS / (times[1] - times[0])
 
     def decode(self, batch):
         return max(self.loop(batch), self.generate(batch))
 
-    @torch.inference_mode()
     def prefill(self):
-        start = time.perf_counter()
-        self.model(self.ids(1, PROMPT), use_cache=True, logits_to_keep=1)
-        return PROMPT / (time.perf_counter() - start)
+        with self.torch.inference_mode():
+            start = time.perf_counter()
+            self.model(self.ids(1, PROMPT), use_cache=True, logits_to_keep=1)
+            return PROMPT / (time.perf_counter() - start)
 
 
-def read_bandwidth(x=[]):
-    """Bytes a second."""
-    x = x or x.append(torch.ones(1 << 28)) or x
-    start = time.perf_counter()
-    x[0].sum()
-    return x[0].numel() * 4 / (time.perf_counter() - start)
+def common(a):
+    return ["--model", str(a.model), "--threads", str(a.threads), *(["--dtype", a.dtype] if a.dtype else [])]
+
+
+def memory(a):
+    """Peak resident bytes of an answer of 60 tokens to a prompt of 512."""
+    tokens = ["--context", "1024", "--max-new-tokens", "60", "--prompt", "a" * PROMPT]
+    process = subprocess.Popen([a.engine, "generate", "--json", "--quiet", *common(a), *tokens], stdout=subprocess.DEVNULL)
+    peak = os.wait4(process.pid, 0)[2].ru_maxrss * 1024
+    line = Ocelli(a).ask("decode 1 4")
+    info = json.loads(subprocess.run([a.engine, "info", "--json", str(a.model)], text=True, check=True, capture_output=True).stdout)
+    parts = {"weights": line["weights_read_bytes"], "cache": (PROMPT + 60) * info["cache_bytes_per_position"], "arena": line["arena_bytes"]}
+    print(f"{a.model.name}: peak {peak / 1e6:.1f} MB, {peak / sum(parts.values()):.3f} of " + ", ".join(f"{k} {v / 1e6:.1f}" for k, v in parts.items()))
 
 
 def main():
@@ -112,18 +124,18 @@ def main():
     p.add_argument("--engine")
     p.add_argument("--model", type=Path)
     p.add_argument("--dtype", help="of Ocelli's weights: bf16 where the file is")
+    p.add_argument("--memory", action="store_true")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--threads", type=int, default=2)
     a = p.parse_args()
-    torch.set_num_threads(a.threads)
-    transformers.logging.set_verbosity_error()
     if a.make:
         return make(a.make, a.work)
-    weights = sum(f.stat().st_size for f in a.model.glob("*.safetensors"))
-    theirs, ours = Torch(a.model), Ocelli(a.engine, a.model, a.dtype)
+    if a.memory:
+        return memory(a)
+    theirs, ours = Torch(a.model, a.threads), Ocelli(a)
     figures = {}
     for _ in range(a.rounds):
-        for name, take in [("read GB/s", lambda: read_bandwidth() / 1e9), ("torch decode 1", lambda: theirs.decode(1)), ("ocelli decode 1", lambda: ours.decode(1)),
+        for name, take in [("read GB/s", lambda: ours.ask("read")["machine_gb_s"]), ("torch decode 1", lambda: theirs.decode(1)), ("ocelli decode 1", lambda: ours.decode(1)),
                            ("torch decode 8", lambda: theirs.decode(8)), ("ocelli decode 8", lambda: ours.decode(8)), ("torch prefill", theirs.prefill),
                            ("ocelli prefill", ours.prefill)]:
             figures.setdefault(name, []).append(take())
@@ -132,7 +144,7 @@ def main():
     for what in ["decode 1", "decode 8", "prefill"]:
         ratio = middle["ocelli " + what] / middle["torch " + what]
         print(f"{a.model.name} {what}: torch {middle['torch ' + what]:.1f}, ocelli {middle['ocelli ' + what]:.1f} tokens/s, {ratio:.2f}x")
-    rate = middle["ocelli decode 1"] * weights / 1e9
+    rate = middle["ocelli decode 1"] * ours.ask("decode 1 4")["weights_read_bytes"] / 1e9
     print(f"{a.model.name} reads {rate:.1f} GB/s of weights while it decodes one text, of {middle['read GB/s']:.1f} that can be read: {rate / middle['read GB/s']:.2f}")
 
 

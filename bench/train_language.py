@@ -4,11 +4,13 @@
 
 DIR is a folder of transformers' (config.json, model.safetensors, tokenizer.json) whose model type is gpt2 or llama. `ocelli train --dump` leaves the weights and each batch; PyTorch repeats them with
 the same AdamW (no decay on gains and biases), clipping and rates. Prints the largest relative difference of the losses and the medians of the times of a step. Needs torch, transformers,
-safetensors, numpy.
+safetensors, numpy. --llmc DIR: a folder of llm.c with train_gpt2 built and its files of weights and tokens, whose CPU trainer (GPT-2 124M, 4 x 64) takes six steps in the same run.
 """
 import argparse
 import json
 import math
+import os
+import re
 import subprocess
 import sys
 import time
@@ -78,6 +80,20 @@ def repeat(a, dump, rates):
     return losses, times
 
 
+def llm_c(a, steps=6):
+    """Median seconds of its steps but the first."""
+    process = subprocess.Popen(["stdbuf", "-oL", "./train_gpt2"], cwd=a.llmc, env={**os.environ, "OMP_NUM_THREADS": str(a.threads)}, stdout=subprocess.PIPE, text=True)
+    times = []
+    for line in process.stdout:
+        if took := re.search(r"took ([0-9.]+) ms", line):
+            times.append(float(took[1]) / 1e3)
+        if len(times) == steps:
+            break
+    process.kill()
+    process.wait()
+    return median(times[1:])
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("engine", "model", "data", "work"):
@@ -85,6 +101,7 @@ def main():
     for name, value in (("steps", 50), ("batch", 4), ("context", 64), ("threads", 2), ("warmup", 5)):
         p.add_argument(f"--{name}", type=int, default=value)
     p.add_argument("--lr", type=float, default=3e-4)
+    p.add_argument("--llmc", type=Path)
     p.add_argument("--compile", action="store_true")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
@@ -96,8 +113,9 @@ def main():
     losses, times = repeat(a, dump, rates)
     worst = max(abs(m["loss"] - t) / t for m, t in zip(ours, losses))
     step = [a.batch * a.context / m["tokens_per_s"] for m in ours]
+    peer = {"llm_c_s": round(llm_c(a), 4)} if a.llmc else {}
     print(json.dumps({"steps": a.steps, "worst_relative": worst, "first": [ours[0]["loss"], losses[0]], "last": [ours[-1]["loss"], losses[-1]],
-                      "ocelli_s": round(step[-1], 4), "torch_s": round(median(times), 4), "ratio": round(median(times) / step[-1], 3)}))
+                      "ocelli_s": round(step[-1], 4), "torch_s": round(median(times), 4), "ratio": round(median(times) / step[-1], 3), **peer}))
     sys.exit(worst > 1e-3)
 
 

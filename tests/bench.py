@@ -90,7 +90,22 @@ def a_step_of_training():
     assert abs(losses[0] - truth) <= 1e-5, f"the first loss is {losses[0]}, the reference's {truth}"
 
 
+def speaking():
+    for model in ("gpt2", "llama"):
+        rows = lines("speak", "--model", CASES / model / "model", "--batch", "1,3")
+        assert [(r["what"], r["texts"]) for r in rows] == [("prompt", 1), ("decode", 1), ("decode", 3)], rows
+        for r in rows:
+            positive(r, "ms", "per_s", "tokens", "weights_read_bytes", "machine_gb_s", "arena_bytes")
+    asked = "prompt 5\ndecode 2 3\n"
+    out = program.good("bench", "speak", "--model", CASES / "opt" / "model", "--stdin", "--json", "--threads", 1, text=asked).out.splitlines()
+    assert [(x["what"], x["texts"], x["tokens"]) for x in map(json.loads, out)] == [("prompt", 1, 5), ("decode", 2, 6)], out
+
+
 def refused():
+    program.fails("bench", "speak", "--model", MODEL, says="does not generate")
+    program.fails("bench", "speak", says="--model")
+    program.fails("bench", "speak", "--model", CASES / "gpt2" / "model", "--stdin", "--quiet", says="prompt TOKENS", text="prompt 100000\n")
+    program.fails("bench", "speak", "--model", CASES / "gpt2" / "model", "--batch", "0", says="--batch")
     program.fails("bench", code=2, says="kernels")
     program.fails("bench", "nonsense", says="nonsense")
     program.fails("bench", "kernels", "nonsense", says="nonsense")
@@ -109,6 +124,7 @@ def main():
     tap.check("inputs from a file, outputs into one", given_inputs)
     tap.check("measured line by line", by_lines)
     tap.check("a step of training", a_step_of_training)
+    tap.check("a language model's prompt and tokens", speaking)
     tap.check("what makes no sense is refused", refused)
     shutil.rmtree(tmp)
     tap.finish()

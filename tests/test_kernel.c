@@ -356,6 +356,17 @@ static void check_gemm_bits(const kn_table *t, kn_work *const *w, int works, lon
     unfence();
 }
 
+/* As kn_pack_weight, from a copy that lies turned, in pieces. */
+static void pack_turned(kn_work *w, const kn_packed *p, const float *x, long ld)
+{
+    float *turned = fence((size_t)(p->k * (p->n + 3)) * sizeof(float));
+    for (long i = 0; i < p->k; i++)
+        for (long j = 0; j < p->n; j++)
+            turned[i * (p->n + 3) + j] = x[j * ld + i];
+    for (long first = 0; first < p->n; first += KN_PACK_STEP)
+        kn_pack_turned(w, p, first, p->n - first < KN_PACK_STEP ? p->n - first : KN_PACK_STEP, turned + first, p->n + 3, NULL);
+}
+
 /* A weight packed once gives the bits of the one it was packed from. */
 static void check_packed(const kn_table *t, kn_work *const *w, int works, long m, long n, long k, int form)
 {
@@ -365,7 +376,10 @@ static void check_packed(const kn_table *t, kn_work *const *w, int works, long m
     kn_gemm_run(w[0], &g);
     for (int i = 0; i <= works; i++) {
         weight.data = fence(kn_packed_bytes(t, KN_F32, n, k, 0));
-        kn_pack_weight(w[i % works], &weight, g.b, g.ldb);
+        if (i % 2)
+            pack_turned(w[i % works], &weight, g.b, g.ldb);
+        else
+            kn_pack_weight(w[i % works], &weight, g.b, g.ldb);
         kn_gemm h = g;
         h.b = NULL, h.ldb = 0, h.tb = false, h.packed = &weight;
         h.c = copy_of(p.old, m * g.ldc);

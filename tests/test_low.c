@@ -105,6 +105,23 @@ static kn_packed pack(kn_work *w, kn_dtype dtype, long n, long k, long group, co
     return p;
 }
 
+/* Packed from a weight that lies turned, in pieces: the same bytes. */
+static void assert_turned(kn_work *w, const kn_packed *p, const float *x)
+{
+    long n = p->n, k = p->k;
+    size_t bytes = kn_packed_bytes(kn_work_table(w), p->dtype, n, k, p->group);
+    kn_packed q = *p;
+    q.data = fence(bytes, 64);
+    float *turned = fence((size_t)(k * (n + 2)) * sizeof(float), sizeof(float));
+    float *scratch = fence((size_t)((n < KN_PACK_STEP ? n : KN_PACK_STEP) * k) * sizeof(float), sizeof(float));
+    for (long i = 0; i < k; i++)
+        for (long j = 0; j < n; j++)
+            turned[i * (n + 2) + j] = x[j * (k + 1) + i];
+    for (long first = 0; first < n; first += KN_PACK_STEP)
+        kn_pack_turned(w, &q, first, n - first < KN_PACK_STEP ? n - first : KN_PACK_STEP, turned + first, n + 2, scratch);
+    assert_memory_equal(q.data, p->data, bytes);
+}
+
 enum { BIAS = 1, RESIDUAL = 2, ACCUMULATE = 4, ALPHA = 8, RELU = 16, TURNED = 32, IN_PLACE = 64 };
 
 static problem new_problem(kn_work *w, kn_dtype dtype, long m, long n, long k, long group, int form)
@@ -126,6 +143,8 @@ static problem new_problem(kn_work *w, kn_dtype dtype, long m, long n, long k, l
         kn_quantize(dtype, n, k, group, p.x, k + 1, p.q, p.scale);
     p.p = fence(sizeof *p.p, 64);
     *p.p = pack(w, dtype, n, k, group, p.x);
+    if (n * k < 1 << 16)
+        assert_turned(w, p.p, p.x);
     p.g.packed = p.p;
     return p;
 }

@@ -16,6 +16,7 @@ typedef struct cl_bench {
 /* Each prints its lines on stdout; -1 and an error. */
 int cl_bench_kernels(cl_bench *b, oc_err *err);
 int cl_bench_model(cl_bench *b, oc_err *err);
+int cl_bench_speak(cl_bench *b, oc_err *err);
 int cl_bench_train(cl_bench *b, oc_err *err);
 
 /* Answers the lines on standard input one by one, until one fails. */

@@ -141,6 +141,8 @@ void kn_pack_weight(kn_work *w, const kn_packed *p, const float *x, long ld);
 /* The same piece by piece: only rows [first, first + rows), x being the first of them. first is a multiple of KN_PACK_STEP, and so is `rows` unless they are the last. */
 enum { KN_PACK_STEP = 64 };
 void kn_pack_rows(kn_work *w, const kn_packed *p, long first, long rows, const float *x, long ld);
+/* The same of a weight that lies turned: x is column `first` of [k, ld]. scratch: [rows * k], not used for fp32. */
+void kn_pack_turned(kn_work *w, const kn_packed *p, long first, long rows, const float *x, long ld, float *scratch);
 /* The same from values that are quantised already: q [n, k], scale [n] (KN_I8) or [n, ceil(k / group)] (KN_I4). */
 void kn_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale);
 /* Symmetric, to nearest: scale = max |x| / 127 (KN_I8, of a row) or / 7 (KN_I4, of a group of a row); a scale is 0 where all of x are. */

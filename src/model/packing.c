@@ -95,6 +95,17 @@ void md_packed_close(md_packed *p)
 
 size_t md_packed_bytes(const md_packed *p) { return p->bytes; }
 
+size_t md_packed_held(const md_packed *p, const kn_table *t)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < p->m->n; i++) {
+        const kn_packed *w = &p->w[i];
+        if (atomic_load_explicit(&p->ready[i], memory_order_acquire))
+            bytes += kn_packed_bytes(t, w->dtype, w->n, w->k, w->group);
+    }
+    return bytes;
+}
+
 static int pack_integers(const md_model *m, kn_work *work, const kn_packed *w, const ck_quantized *q, oc_err *err)
 {
     size_t groups = (size_t)q->scale->count;
@@ -119,18 +130,18 @@ static int pack_other(const md_model *m, kn_work *work, const kn_packed *w, cons
     return result;
 }
 
-/* A weight [in, out], turned. */
+/* A weight [in, out]. */
 static int pack_turned(const md_model *m, kn_work *work, const kn_packed *w, const md_slot *s, oc_err *err)
 {
+    enum { PIECE = 8 * KN_PACK_STEP };
+    long step = w->n < PIECE ? w->n : PIECE;
     float *values = s->p->v ? NULL : bs_alloc((size_t)s->count * sizeof *values, "a weight", err);
-    float *turned = bs_alloc((size_t)s->count * sizeof *turned, "a weight", err);
+    float *turned = w->dtype == KN_F32 ? NULL : bs_alloc((size_t)(step * w->k) * sizeof *turned, "a part of a weight", err);
     int result = -1;
-    if ((!s->p->v && !values) || !turned || (values && md_read_weight(m, s, values, err)))
+    if ((!s->p->v && !values) || (w->dtype != KN_F32 && !turned) || (values && md_read_weight(m, s, values, err)))
         goto done;
-    const float *x = values ? values : s->p->v;
-    for (long i = 0; i < s->count; i++)
-        turned[i] = x[i % w->k * w->n + i / w->k];
-    kn_pack_weight(work, w, turned, w->k);
+    for (long first = 0; first < w->n; first += step)
+        kn_pack_turned(work, w, first, w->n - first < step ? w->n - first : step, (values ? values : s->p->v) + first, w->n, turned);
     result = 0;
 done:
     bs_free(turned);

@@ -19,5 +19,7 @@ int md_table_row(void *arg, int id, long row, float *out, oc_err *err);
 void md_packed_attach(md_packed *p, tn_ctx *cx);
 /* Bytes that all of them take when packed. */
 size_t md_packed_bytes(const md_packed *p);
+/* Bytes of those that are packed by now. */
+size_t md_packed_held(const md_packed *p, const kn_table *t);
 
 #endif
