@@ -11,6 +11,7 @@
 
 #include "count_allocations.h"
 #include "run/generate.h"
+#include "run/match.h"
 
 static const char *const folders[] = {"tests/reference/mistral/model", "tests/reference/gpt2/model",
                                       "tests/reference/llama_gqa/model", "tests/reference/opt/model"};
@@ -250,14 +251,14 @@ static size_t peak_of(rn_speaker *s, const rn_feed *feed, int n)
 }
 
 /* `long_rows` more of a text and one more of each of the others, to the end of the context. */
-static size_t peak_at_end(rn_speaker *s, const int32_t *ids, int n, long long_rows)
+static size_t peak_at_end(rn_speaker *s, const int32_t *ids, int n, long long_rows, int memory)
 {
     rn_feed feed[16];
     for (int i = 0; i < n; i++) {
         long rows = i ? 1 : long_rows, before = s->context - rows, room = s->heard - (i ? 0 : n - 1);
-        feed[i] = (rn_feed){open_sequence(s), ids, rows, rows < room ? rows : room, 0};
+        feed[i] = (rn_feed){open_sequence(s), ids, rows, rows < room ? rows : room, memory};
         if (before)
-            peak_of(s, &(rn_feed){feed[i].sequence, ids, before, 0, 0}, 1);
+            peak_of(s, &(rn_feed){feed[i].sequence, ids, before, 0, memory}, 1);
     }
     size_t peak = peak_of(s, feed, n);
     for (int i = 0; i < n; i++)
@@ -279,8 +280,8 @@ static void planned_bytes_are_used_bytes(void **state)
                     rn_speaker s;
                     open_speaker(&s, e, context, sequences, KN_KV_F32);
                     long together = s.rows - sequences + 1 < context ? s.rows - sequences + 1 : context;
-                    size_t alone = peak_at_end(&s, ids, 1, context), many = peak_at_end(&s, ids, sequences, 1),
-                           both = peak_at_end(&s, ids, sequences, together), peak = alone > many ? alone : many;
+                    size_t alone = peak_at_end(&s, ids, 1, context, 0), many = peak_at_end(&s, ids, sequences, 1, 0),
+                           both = peak_at_end(&s, ids, sequences, together, 0), peak = alone > many ? alone : many;
                     peak = peak > both ? peak : both;
                     if (peak > s.arena_bytes || (context >= s.heard && peak != s.arena_bytes))
                         fail_msg("%s, context %ld, %d sequences: %zu bytes are used, %zu planned", folders[m], context, sequences,
@@ -416,6 +417,305 @@ static void more_beams_than_room(void **state)
     oc_engine_close(e);
 }
 
+/* ---- texts about pictures ------------------------------------------------------------------------------------- */
+
+static const char *const seers[] = {"tests/reference/blip_caption/model", "tests/reference/blip_vqa/model",
+                                    "tests/reference/blip_pretrain_tied/model"};
+enum { SEERS = sizeof seers / sizeof *seers, PICTURES = 5 };
+static const char *const picture_names[PICTURES] = {"wide.png", "tall.png", "square.png", "photo.jpg", "gray.png"};
+static const char *const questions[PICTURES] = {"a photo of", "what color is the dog?", "is it", "", "how many trees are there?"};
+
+static void read_pictures(oc_picture *p)
+{
+    char path[96];
+    for (int i = 0; i < PICTURES; i++) {
+        snprintf(path, sizeof path, "tests/reference/images/%s", picture_names[i]);
+        assert_int_equal(oc_picture_read(&p[i], path, NULL), 0);
+    }
+}
+
+static void clear_pictures(oc_picture *p)
+{
+    for (int i = 0; i < PICTURES; i++)
+        oc_picture_clear(&p[i]);
+}
+
+static oc_generator *open_generator(oc_engine *e, int context, int batch)
+{
+    oc_err err = {0};
+    oc_generator *g = oc_generator_open(e, context, batch, &err);
+    if (!g)
+        fail_msg("%s", err.text);
+    return g;
+}
+
+static void tell(oc_generator *g, const oc_picture *p, const char *const *prompts, int n, const oc_generation *how, oc_answer *a)
+{
+    oc_err err = {0};
+    if (oc_generate_about(g, p, prompts, n, how, NULL, NULL, a, &err))
+        fail_msg("%s", err.text);
+}
+
+static void assert_same_answer(const oc_answer *a, const oc_answer *b)
+{
+    assert_true(a->n == b->n && a->n > 0);
+    assert_memory_equal(a->ids, b->ids, (size_t)a->n * sizeof *a->ids);
+    assert_memory_equal(&a->logprob, &b->logprob, sizeof a->logprob);
+    assert_string_equal(a->text, b->text);
+}
+
+/* Greedy and by beams. */
+static void pictures_in_a_batch_are_as_alone(void **state)
+{
+    (void)state;
+    oc_picture p[PICTURES];
+    read_pictures(p);
+    for (int m = 0; m < SEERS; m++)
+        for (int beams = 1; beams <= 3; beams += 2) {
+            oc_engine *e = open_engine(seers[m], 2);
+            oc_generator *one = open_generator(e, 40, beams), *many = open_generator(e, 40, 4), *threads = NULL;
+            oc_engine *other = open_engine(seers[m], 3);
+            threads = open_generator(other, 40, 4);
+            oc_generation how = oc_generation_default();
+            how.max_new_tokens = 12;
+            how.num_beams = beams;
+            oc_answer together[PICTURES], alone, third[PICTURES];
+            tell(many, p, questions, PICTURES, &how, together);
+            tell(threads, p, questions, PICTURES, &how, third);
+            for (int i = 0; i < PICTURES; i++) {
+                tell(one, &p[i], &questions[i], 1, &how, &alone);
+                assert_same_answer(&alone, &together[i]);
+                assert_same_answer(&alone, &third[i]);
+                oc_answer_clear(&alone);
+                oc_answer_clear(&together[i]);
+                oc_answer_clear(&third[i]);
+            }
+            oc_generator_close(one);
+            oc_generator_close(many);
+            oc_generator_close(threads);
+            oc_engine_close(e);
+            oc_engine_close(other);
+        }
+    clear_pictures(p);
+}
+
+/* One picture is remembered once, however many beams look at it; afterwards nothing is left open: the next sequence is number 0 again. */
+static void beams_share_what_is_remembered(void **state)
+{
+    (void)state;
+    oc_picture p[PICTURES];
+    read_pictures(p);
+    oc_engine *e = open_engine(seers[0], 2);
+    oc_generator *g = open_generator(e, 30, 5);
+    rn_speaker *s = &g->speaker;
+    oc_generation how = oc_generation_default();
+    how.max_new_tokens = 10;
+    how.num_beams = 5;
+    oc_answer a;
+    /* room for one picture and no more: a beam that remembered by itself would fail */
+    int held[8], n = 0;
+    long pages = (s->remembered + tn_page_keys() - 1) / tn_page_keys() * tn_page_keys();
+    long positions = tn_cache_shape_of(s->memory)->positions;
+    long room = (positions + tn_page_keys() - 1) / tn_page_keys() * tn_page_keys();
+    held[n] = tn_sequence_open(s->memory, NULL);
+    assert_int_equal(tn_sequence_resize(s->memory, held[n++], room - pages, NULL), 0);
+    tell(g, p, NULL, 1, &how, &a);
+    assert_true(a.n > 0);
+    oc_answer_clear(&a);
+    tn_sequence_close(s->memory, held[0]);
+    assert_int_equal(tn_sequence_open(s->memory, NULL), held[0]);
+    oc_generator_close(g);
+    oc_engine_close(e);
+    clear_pictures(p);
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Reading a picture and the longest prompt, and passes at the end of the context. */
+static size_t peak_of_all(rn_speaker *s, const float *pixels, int sequences)
+{
+    oc_err err = {0};
+    tx_ids ids = {0};
+    for (long i = 0; i < s->context; i++)
+        assert_int_equal(tx_ids_put(&ids, 5 + (int32_t)i, &err), 0);
+    int memory = rn_remember(s, &ids, pixels, &err);
+    if (memory < 0)
+        fail_msg("%s", err.text);
+    size_t peak = s->cx.peak;
+    long together = s->rows - sequences + 1 < s->context ? s->rows - sequences + 1 : s->context;
+    peak = larger(peak, peak_at_end(s, ids.p, 1, s->context, memory));
+    peak = larger(peak, peak_at_end(s, ids.p, sequences, 1, memory));
+    peak = larger(peak, peak_at_end(s, ids.p, sequences, together, memory));
+    tx_ids_clear(&ids);
+    return peak;
+}
+
+static void looking_takes_what_was_planned(void **state)
+{
+    (void)state;
+    oc_picture p[PICTURES];
+    oc_err err = {0};
+    read_pictures(p);
+    for (int m = 0; m < SEERS; m++)
+        for (int threads = 1; threads <= 2; threads++)
+            for (int sequences = 1; sequences <= 13; sequences += 6) {
+                oc_engine *e = open_engine(seers[m], threads);
+                float *pixels = bs_alloc((size_t)(3 * e->sizes.image_size * e->sizes.image_size) * sizeof(float), "pixels", &err);
+                assert_int_equal(im_processor_run(&e->processor, &p[0], pixels, &err), 0);
+                for (int context = 4; context <= 40; context += 9) {
+                    rn_speaker s;
+                    open_speaker(&s, e, context, sequences, KN_KV_F32);
+                    size_t peak = peak_of_all(&s, pixels, sequences);
+                    if (peak > s.arena_bytes || (context >= s.heard && peak != s.arena_bytes))
+                        fail_msg("%s, context %d, %d sequences: %zu bytes are used, %zu planned", seers[m], context, sequences, peak,
+                                 s.arena_bytes);
+                    rn_speaker_close(&s);
+                }
+                bs_free(pixels);
+                oc_engine_close(e);
+            }
+    clear_pictures(p);
+}
+
+/* Many answers at once are scored as each by itself, and a whole answer's score is its tokens' and the end's. */
+static void choices_are_scored_as_alone(void **state)
+{
+    (void)state;
+    static const char *const choices[] = {"two", "a red dog", "no", "yes", "the cat on the table", "x"};
+    enum { CHOICES = sizeof choices / sizeof *choices };
+    oc_picture p[PICTURES];
+    read_pictures(p);
+    for (int m = 0; m < SEERS; m++) {
+        oc_engine *e = open_engine(seers[m], 2);
+        oc_err err = {0};
+        float *pixels = bs_alloc((size_t)(3 * e->sizes.image_size * e->sizes.image_size) * sizeof(float), "pixels", &err);
+        assert_int_equal(im_processor_run(&e->processor, &p[1], pixels, &err), 0);
+        rn_prompt prompt = {"is it", pixels, 0};
+        for (int batch = 1; batch <= 8; batch += batch < 4 ? 3 : 4) {
+            oc_generator *g = open_generator(e, 40, batch);
+            for (int whole = 0; whole < 2; whole++) {
+                double together[CHOICES], alone;
+                int tokens[CHOICES], count;
+                if (rn_score_all(g, &prompt, choices, CHOICES, whole, together, tokens, &err))
+                    fail_msg("%s", err.text);
+                for (int i = 0; i < CHOICES; i++) {
+                    assert_int_equal(rn_score(g, &prompt, choices[i], whole, &alone, &count, &err), 0);
+                    assert_memory_equal(&alone, &together[i], sizeof alone);
+                    assert_true(count == tokens[i] && alone < 0);
+                }
+            }
+            double whole, part, nothing = 1;
+            int n, with_end;
+            assert_int_equal(rn_score(g, &prompt, "two", true, &whole, &with_end, &err), 0);
+            assert_int_equal(rn_score(g, &prompt, "two", false, &part, &n, &err), 0);
+            assert_true(with_end == n + 1 && whole < part);
+            assert_int_equal(rn_score(g, &prompt, "", false, &nothing, &n, &err), 0);
+            assert_true(n == 0 && nothing == 0);
+            oc_generator_close(g);
+        }
+        bs_free(pixels);
+        oc_engine_close(e);
+    }
+    clear_pictures(p);
+}
+
+/* ---- pairs ------------------------------------------------------------------------------------------------------- */
+
+static const char *const matchers[] = {"tests/reference/blip_retrieval/model", "tests/reference/blip_pretrain_tied/model"};
+
+static oc_engine *open_matcher(const char *folder, int batch, bool enc)
+{
+    oc_err err = {0};
+    oc_options o = {.threads = 2, .max_batch = batch, .enc_token = enc};
+    oc_engine *e = oc_engine_open(folder, &o, &err);
+    if (!e)
+        fail_msg("%s", err.text);
+    return e;
+}
+
+static void pairs_in_a_batch_are_as_alone(void **state)
+{
+    (void)state;
+    static const char *const texts[PICTURES] = {"a cat", "a photo of a small red cat on the table", "", "two dogs", "x"};
+    oc_picture p[PICTURES];
+    oc_err err = {0};
+    read_pictures(p);
+    for (int m = 0; m < 2; m++)
+        for (int batch = 1; batch <= 8; batch += batch == 1 ? 1 : 6) {
+            oc_engine *e = open_matcher(matchers[m], batch, false);
+            oc_session *s = oc_session_open(e, &err), *fresh = oc_session_open(e, &err);
+            float itc[PICTURES], itm[PICTURES], c, t;
+            assert_true(s && fresh && oc_can_match(e));
+            if (oc_match(s, p, texts, PICTURES, itc, itm, &err))
+                fail_msg("%s", err.text);
+            for (int i = 0; i < PICTURES; i++) {
+                assert_int_equal(oc_match(fresh, &p[i], &texts[i], 1, &c, &t, &err), 0);
+                assert_memory_equal(&c, &itc[i], sizeof c);
+                assert_memory_equal(&t, &itm[i], sizeof t);
+                assert_true(t > 0 && t < 1 && c > -1 && c < 1);
+            }
+            oc_session_close(s);
+            oc_session_close(fresh);
+            oc_engine_close(e);
+        }
+    clear_pictures(p);
+}
+
+/* One picture with many texts is each pair by itself, and the arena is what was planned for it. */
+static void one_picture_for_many_texts(void **state)
+{
+    (void)state;
+    enum { TEXTS = 4 };
+    static const char *const texts[TEXTS] = {"a cat", "two dogs run", "x", "a photo of the table"};
+    oc_picture p[PICTURES];
+    oc_err err = {0};
+    read_pictures(p);
+    for (int enc = 0; enc < 2; enc++) {
+        oc_engine *e = open_matcher(matchers[0], TEXTS, enc);
+        oc_session *s = oc_session_open(e, &err);
+        size_t before = s->arena_bytes;
+        tx_ids ids[TEXTS] = {{0}};
+        float logits[2 * TEXTS], alone[2 * TEXTS];
+        int cut = 0;
+        assert_int_equal(rn_take_pictures(s, &p[2], 1, &err), 0);
+        for (int i = 0; i < TEXTS; i++) {
+            assert_int_equal(rn_encode_pair(e, texts[i], &ids[i], &cut, &err), 0);
+            assert_int_equal(ids[i].p[0] == e->sizes.enc, enc);
+            assert_int_equal(rn_match_pixels(s, s->pixels, 1, &ids[i], 1, alone + 2 * i, &err), 0);
+        }
+        if (rn_match_pixels(s, s->pixels, 1, ids, TEXTS, logits, &err))
+            fail_msg("%s", err.text);
+        assert_memory_equal(logits, alone, sizeof logits);
+        assert_true(s->arena_bytes >= before && s->cx.peak <= s->arena_bytes);
+        if (s->arena_bytes > before)
+            assert_int_equal(s->cx.peak, s->arena_bytes);
+        for (int i = 0; i < TEXTS; i++)
+            tx_ids_clear(&ids[i]);
+        oc_session_close(s);
+        oc_engine_close(e);
+    }
+    clear_pictures(p);
+}
+
+static void who_has_no_head_says_so(void **state)
+{
+    (void)state;
+    const char *text = "a cat";
+    oc_picture p[PICTURES];
+    oc_err err = {0};
+    float itc, itm;
+    read_pictures(p);
+    oc_engine *e = open_engine("tests/reference/clip/model", 1);
+    oc_session *s = oc_session_open(e, &err);
+    assert_false(oc_can_match(e));
+    assert_int_equal(oc_match(s, p, &text, 1, &itc, NULL, &err), 0);
+    assert_int_equal(oc_match(s, p, &text, 1, &itc, &itm, &err), -1);
+    assert_non_null(strstr(err.text, "no head that matches"));
+    oc_session_close(s);
+    oc_engine_close(e);
+    clear_pictures(p);
+}
+
 /* ---- choosing ------------------------------------------------------------------------------------------------- */
 
 enum { WORDS = 40, DRAWS = 6000 };
@@ -540,6 +840,13 @@ int main(void)
         cmocka_unit_test(what_is_heard_is_the_text),
         cmocka_unit_test(what_was_kept_changes_nothing),
         cmocka_unit_test(more_beams_than_room),
+        cmocka_unit_test(pictures_in_a_batch_are_as_alone),
+        cmocka_unit_test(beams_share_what_is_remembered),
+        cmocka_unit_test(looking_takes_what_was_planned),
+        cmocka_unit_test(choices_are_scored_as_alone),
+        cmocka_unit_test(pairs_in_a_batch_are_as_alone),
+        cmocka_unit_test(one_picture_for_many_texts),
+        cmocka_unit_test(who_has_no_head_says_so),
         cmocka_unit_test(draws_follow_the_chances),
         cmocka_unit_test(log_probabilities_are_the_models),
         cmocka_unit_test(penalties_count_a_token_once),

@@ -15,9 +15,18 @@ typedef struct job {
     float *itc, *itm; /* [texts]; itm NULL: the model has no such head */
     cl_progress progress;
     int failed;
+    bool told; /* what the columns are */
 } job;
 
 static const char *text_of(const job *j, int i) { return j->words.p[1 + i]; }
+
+/* What the columns are, before the first line. */
+static void say_columns(job *j)
+{
+    if (!j->common.json && !j->told)
+        cl_say(&j->common, j->itm ? "itc\titm\tpicture and text\n" : "itc\tpicture and text\n");
+    j->told = true;
+}
 
 static void print_pair(const job *j, const char *path, int i)
 {
@@ -49,9 +58,11 @@ static int match_all(job *j, oc_err *err)
         if (why.text[0]) {
             j->failed++;
             cl_fail(j->self, &why);
-        } else
-            for (int k = 0; k < j->texts; k++)
-                print_pair(j, j->paths.p[i], k);
+            continue;
+        }
+        say_columns(j);
+        for (int k = 0; k < j->texts; k++)
+            print_pair(j, j->paths.p[i], k);
         fflush(stdout);
         cl_progress_show(&j->progress, i + 1, j->paths.n);
     }
@@ -94,11 +105,8 @@ static int run_job(job *j, oc_err *err)
     j->session = e ? oc_session_open(e, err) : NULL;
     if (j->session && j->common.enc && !oc_can_match(e))
         bs_err(err, "--enc-token: the model '%s' (%s) has no head that matches a picture with a text", e->model->folder, oc_family(e));
-    else if (j->session && !take_texts(j, err)) {
-        if (!j->common.json)
-            cl_say(&j->common, j->itm ? "itc\titm\tpicture and text\n" : "itc\tpicture and text\n");
+    else if (j->session && !take_texts(j, err))
         result = match_all(j, err);
-    }
     cl_progress_end(&j->progress);
     oc_session_close(j->session);
     oc_engine_close(e);

@@ -111,7 +111,7 @@ static size_t plan_memory(rn_speaker *s)
 static int take_memory(rn_speaker *s, oc_err *err)
 {
     md_batch *b = &s->batch;
-    size_t rows = (size_t)(s->memory ? s->context : s->rows);
+    size_t rows = (size_t)(s->memory && s->context > s->rows ? s->context : s->rows); /* a whole prompt is read, or a pass is filled */
     b->input_ids = malloc(rows * sizeof *b->input_ids);
     b->positions = malloc(rows * sizeof *b->positions);
     b->wanted = malloc((size_t)s->heard * sizeof *b->wanted);
