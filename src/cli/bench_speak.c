@@ -15,6 +15,7 @@ typedef struct job {
     int32_t ids[LONGEST];
     int batch[MOST_TEXTS], batches;
     int sequence[MOST_TEXTS], memory[MOST_TEXTS];
+    float *pixels; /* of a picture to look at; NULL: the model looks at none */
 } job;
 
 static void hear_nothing(void *arg, int feed, long index, float *logits) { (void)arg, (void)feed, (void)index, (void)logits; }
@@ -55,7 +56,10 @@ static int open_all(job *j, oc_err *err)
     bs_rng_seed(&rng, b->common.seed, 2);
     for (int i = 0; i < LONGEST; i++)
         j->ids[i] = (int32_t)bs_rng_below(&rng, (uint32_t)j->engine->sizes.vocab);
-    return 0;
+    if (!j->engine->sizes.picture_rows)
+        return 0;
+    j->pixels = cl_draw_pixels(&j->engine->sizes, 1, &rng, err);
+    return j->pixels ? 0 : -1;
 }
 
 static void close_all(job *j)
@@ -63,23 +67,25 @@ static void close_all(job *j)
     if (j->speaker.engine)
         rn_speaker_close(&j->speaker);
     oc_engine_close(j->engine);
+    bs_free(j->pixels);
 }
 
-/* A text that begins with n tokens, which are read; an encoder-decoder reads them with its encoder, and begins its answer. */
+/* A text that begins with n tokens, which are read; an encoder-decoder reads them with its encoder, and begins its answer; a model that looks at a picture
+ * looks first. */
 static int begin(job *j, int i, long n, oc_err *err)
 {
     rn_speaker *s = &j->speaker;
     tx_ids ids = {.p = j->ids, .n = (size_t)n};
     rn_feed feed = {.ids = j->ids, .n = n, .wanted = 1, .memory = -1};
-    j->memory[i] = s->memory ? rn_remember(s, &ids, err) : -1;
+    j->memory[i] = s->memory ? rn_remember(s, &ids, j->pixels, err) : -1;
     j->sequence[i] = s->memory && j->memory[i] < 0 ? -1 : tn_sequence_open(s->cache, err);
     if (j->sequence[i] < 0)
         return -1;
     feed.sequence = j->sequence[i];
-    if (s->memory) {
+    if (s->memory)
         feed.memory = j->memory[i];
+    if (s->memory && s->engine->sizes.prompt == MD_PROMPT_READ)
         feed.n = 1;
-    }
     return rn_run_feeds(s, &feed, 1, hear_nothing, NULL, err);
 }
 
