@@ -109,16 +109,16 @@ static double time_prompt(job *j, long n, oc_err *err)
     return failed ? -1 : took;
 }
 
-/* The same of `steps` tokens for each of n texts. */
-static double time_tokens(job *j, int n, int steps, oc_err *err)
+/* The same of `steps` tokens for each of n texts that have `before`; whole: with what they begin with, pictures that are looked at first. */
+static double time_tokens(job *j, int n, long before, int steps, bool whole, oc_err *err)
 {
     rn_feed feed[MOST_TEXTS];
-    double took = -1;
+    double took = -1, start = bs_now();
     int begun = 0;
     while (begun < n)
-        if (begin(j, begun++, BEFORE, err))
+        if (begin(j, begun++, before, err))
             goto done;
-    double start = bs_now();
+    start = whole ? start : bs_now();
     for (int k = 0; k < steps; k++) {
         for (int i = 0; i < n; i++)
             feed[i] = (rn_feed){j->sequence[i], j->ids + (i + k) % LONGEST, 1, 1, j->memory[i]};
@@ -160,7 +160,7 @@ static int measure_one(job *j, int texts, double gb_s, oc_err *err)
     if (steps < 1)
         return bs_err(err, "a context of %ld is too short to be measured", j->speaker.context);
     for (int i = -WARM; i < MOST && (i < 1 || bs_now() < until); i++) {
-        double t = texts ? time_tokens(j, texts, steps, err) : time_prompt(j, j->prompt, err);
+        double t = texts ? time_tokens(j, texts, BEFORE, steps, false, err) : time_prompt(j, j->prompt, err);
         if (t < 0)
             return -1;
         if (i >= 0)
@@ -195,12 +195,16 @@ static int obey(void *arg, const char *line, oc_err *err)
     } else if (sscanf(line, "decode %d %d", &texts, &n) == 2 && texts > 0 && texts <= j->speaker.sequences && n > 0 &&
                n <= j->speaker.context - BEFORE) {
         what = "decode";
-        took = time_tokens(j, texts, n, err);
+        took = time_tokens(j, texts, BEFORE, n, false, err);
+    } else if (sscanf(line, "tell %d %d", &texts, &n) == 2 && texts > 0 && texts <= j->speaker.sequences && n > 0 &&
+               n <= j->speaker.context - BEFORE) {
+        what = "tell";
+        took = time_tokens(j, texts, 1, n - 1, true, err); /* the first comes with what it begins with */
     } else if (!strcmp(line, "read")) {
         what = "read";
         took = (gb_s = cl_read_rate(j->engine->kn, j->speaker.pool, err)) > 0 ? 1 : -1;
     } else {
-        return bs_err(err, "expected `prompt TOKENS`, `decode TEXTS STEPS` (%d texts at most, a context of %ld) or `read`, not '%s'",
+        return bs_err(err, "expected `prompt TOKENS`, `decode TEXTS STEPS`, `tell TEXTS STEPS` (%d texts at most, a context of %ld) or `read`, not '%s'",
                       j->speaker.sequences, j->speaker.context, line);
     }
     if (took < 0)
