@@ -51,7 +51,7 @@ class Ocelli:
         return json.loads(self.process.stdout.readline())
 
     def look(self, n):
-        return self.ask(f"tell {n} 1")["ms"]
+        return self.ask(f"look {n}")["ms"]
 
     def tell(self, n):
         return self.ask(f"tell {n} {TOKENS}")["ms"]
@@ -116,12 +116,13 @@ def check(a):
 
 
 def memory(a):
+    """Of four captions at the same time."""
     command = [a.engine, "caption", "--model", a.work / "blip-base", "--json", "--quiet", "--dtype", a.dtype, "--threads", str(a.threads), *[picture()] * 4]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peak = os.wait4(process.pid, 0)[2].ru_maxrss * 1024
     line = Ocelli(a, a.dtype).ask("tell 1 20")
     info = json.loads(subprocess.run([a.engine, "info", "--json", a.work / "blip-base"], check=True, capture_output=True, text=True).stdout)
-    parts = {"weights": line["weights_read_bytes"], "cache": (577 + TOKENS) * info["cache_bytes_per_position"], "arena": line["arena_bytes"]}
+    parts = {"weights": line["weights_read_bytes"], "cache": 4 * (577 + TOKENS) * info["cache_bytes_per_position"], "arena": line["arena_bytes"]}
     print(f"{a.dtype}: peak {peak / 1e6:.0f} MB, {peak / sum(parts.values()):.3f} of " + ", ".join(f"{k} {v / 1e6:.0f}" for k, v in parts.items()))
 
 

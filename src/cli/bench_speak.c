@@ -99,6 +99,28 @@ static void end(job *j, int n)
     }
 }
 
+/* Seconds that n pictures take, one after the other, to the rows that a text is written from; below 0: an error. */
+static double time_look(job *j, int n, oc_err *err)
+{
+    rn_speaker *s = &j->speaker;
+    const md_model *m = j->engine->model;
+    const md_objectives *does = m->family->objectives ? m->family->objectives(m->m) : NULL;
+    const md_sizes *z = &j->engine->sizes;
+    md_batch b = {.images = 1, .channels = z->channels, .height = z->image_size, .width = z->image_size, .pixel_values = j->pixels};
+    double start = bs_now();
+    if (!does || !j->pixels)
+        return bs_err(err, "the model looks at no picture"), -1.0;
+    for (int i = 0; i < n; i++) {
+        tn_run(&s->cx, s->work, s->arena, s->arena_bytes, false);
+        s->cx.lora = j->engine->lora.by_id;
+        md_packed_attach(j->engine->packed, &s->cx);
+        does->see(&s->cx, m->m, &b);
+        if (s->cx.failed)
+            return bs_err(err, "%s", s->cx.err.text), -1.0;
+    }
+    return bs_now() - start;
+}
+
 /* Seconds that a prompt of n tokens takes to the logits of its last; below 0: an error. */
 static double time_prompt(job *j, long n, oc_err *err)
 {
@@ -196,6 +218,9 @@ static int obey(void *arg, const char *line, oc_err *err)
                n <= j->speaker.context - BEFORE) {
         what = "decode";
         took = time_tokens(j, texts, BEFORE, n, false, err);
+    } else if (sscanf(line, "look %d", &n) == 1 && n > 0 && n <= MOST_TEXTS) {
+        what = "look";
+        took = time_look(j, n, err);
     } else if (sscanf(line, "tell %d %d", &texts, &n) == 2 && texts > 0 && texts <= j->speaker.sequences && n > 0 &&
                n <= j->speaker.context - BEFORE) {
         what = "tell";
@@ -204,7 +229,7 @@ static int obey(void *arg, const char *line, oc_err *err)
         what = "read";
         took = (gb_s = cl_read_rate(j->engine->kn, j->speaker.pool, err)) > 0 ? 1 : -1;
     } else {
-        return bs_err(err, "expected `prompt TOKENS`, `decode TEXTS STEPS`, `tell TEXTS STEPS` (%d texts at most, a context of %ld) or `read`, not '%s'",
+        return bs_err(err, "expected `prompt TOKENS`, `decode TEXTS STEPS`, `look PICTURES`, `tell TEXTS STEPS` (%d texts at most, a context of %ld) or `read`, not '%s'",
                       j->speaker.sequences, j->speaker.context, line);
     }
     if (took < 0)

@@ -33,7 +33,7 @@ static int run(const cl_command *self, int argc, char **argv)
         {"in", "FILE", CL_TEXT, &b.in, "model, train: pixel_values, input_ids (safetensors) instead of random ones", 0, 0},
         {"out", "FILE", CL_TEXT, &b.out, "model: write image_embeds, text_embeds of all inputs, not normalised", 0, 0},
         {"stdin", NULL, CL_FLAG, &b.from_stdin,
-         "measure as lines say: `image ROWS [PASSES]`, `text ROWS [PASSES]`; `prompt N`, `decode TEXTS N`, `tell TEXTS N`; `train STEPS`", 0, 0},
+         "measure as lines say: `image ROWS [PASSES]`, `text ROWS [PASSES]`; `prompt N`, `decode TEXTS N`, `look N`, `tell TEXTS N`; `train STEPS`", 0, 0},
         {0},
     };
     int code = cl_parse(self, argc, argv, options, &b.common, &b.words);
