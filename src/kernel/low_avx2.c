@@ -1,5 +1,6 @@
-/* low_avx2.c - bf16, int8 and int4 weights on AVX2. int8 goes through 16 bits (vpmaddwd), as vpmaddubsw would saturate; with
- * nibbles it cannot: 2 * 15 * 127 * 8 is below 2^15, so that eight products of pairs are added in 16 bits. */
+/* low_avx2.c - bf16, int8 and int4 weights on AVX2. vpmaddubsw wants one of its bytes unsigned: rows have 64 added, and sums start
+ * at what that adds, 64 times the sum of the weights of their column, taken off. Its sums of two products cannot saturate, see low.h; with
+ * nibbles not even eight of them: 2 * 15 * 127 * 8 is below 2^15. */
 #include <math.h>
 #include <string.h>
 
@@ -7,10 +8,10 @@
 #include "simd_avx2.h"
 #include "tiers.h"
 
-#define MR8 6
+#define MR8 5 /* ten sums, two weights, a row, products and ones fill the registers */
 #define MR4 4
 #define MR16 6
-enum { DEPTH = 2, UNIT8 = VW * DEPTH, BIAS = 0 };
+enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 0, LIFT = 64 };
 typedef __m256i vi;
 
 static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
@@ -31,13 +32,15 @@ static inline void vi_store_bytes(int8_t *p, vi a)
     _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(words, words));
 }
 
-static inline vi load8(const uint8_t *b) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)b)); }
+static inline vi load8(const uint8_t *b) { return vi_load(b); }
 
 /* A sum that keeps its register, as v_fma_onto's does. */
 static inline vi dot8(vi s, vi b, vi a)
 {
     vi products;
-    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(s), "=&x"(products) : "x"(a), "x"(b));
+    __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+            : "+x"(s), "=&x"(products)
+            : "x"(a), "x"(b), "x"(_mm256_set1_epi16(1)));
     return s;
 }
 

@@ -36,8 +36,11 @@ static int32_t dot8(int32_t sum, long units, const int32_t *a, const int8_t *b)
     return sum;
 }
 
-static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m)
+static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
+                  const uint8_t *ahead, long bytes)
 {
+    (void)ahead;
+    (void)bytes;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++)
             sum[i * ld + j] = dot8(start ? start[i] : sum[i * ld + j], units, a + i, (const int8_t *)b + j * DEPTH);
@@ -80,12 +83,14 @@ static void tile4(long k, long group, const int32_t *a, const uint8_t *b, const 
             sum[i * ld + j] = column4(k, group, a + i, b, j, scale + i, start + i);
 }
 
-static void rescale(long n, const int32_t *sum, float s, const float *scale, float *y)
+static void rescale(long n, const int32_t *sum, float s, const float *scale, const float *bias, const float *residual, float *y)
 {
     for (long j = 0; j < n; j++) {
         int32_t one;
         memcpy(&one, sum + j, sizeof one);
-        y[j] = (float)one * (s * scale[j]);
+        float x = (float)one * (s * scale[j]);
+        x = bias ? x + bias[j] : x;
+        y[j] = residual ? x + residual[j] : x;
     }
 }
 
