@@ -151,16 +151,18 @@ static void row_seen(const problem *p, long i, double *row)
 {
     const kn_gemm *g = &p->g;
     long group = p->p->dtype == KN_I4 ? p->p->group : g->k;
-    float top = p->p->dtype == KN_I4 ? KN_TOP_I4 : KN_TOP_I8;
     for (long q = 0; q < g->k; q++)
         row[q] = (double)(g->ta ? g->a[q * g->lda + i] : g->a[i * g->lda + q]);
     for (long from = 0; p->p->dtype != KN_BF16 && from < g->k; from += group) {
         long end = from + group < g->k ? from + group : g->k;
-        float most = 0;
+        float most = 0, least = 0;
         for (long q = from; q < end; q++)
-            most = fmaxf(most, (float)fabs(row[q]));
+            most = fmaxf(most, (float)row[q]), least = fminf(least, (float)row[q]);
+        float size = fmaxf(most, -least), scale = most / KN_STEPS_I8 - least / KN_STEPS_I8, inverse = 1 / scale;
+        if (p->p->dtype == KN_I4)
+            scale = size / KN_TOP_I4, inverse = KN_TOP_I4 / size;
         for (long q = from; q < end; q++)
-            row[q] = most > 0 ? (double)lrintf((float)row[q] * (top / most)) * (most / top) : 0;
+            row[q] = size > 0 ? (double)lrintf((float)row[q] * inverse) * (double)scale : 0;
     }
 }
 
@@ -339,7 +341,7 @@ static void nothing_saturates(void **state)
         kn_work *w = kn_work_open(tiers[t], NULL, NULL);
         for (int d = KN_I8; d <= KN_I4; d++) {
             problem p = new_problem(w, (kn_dtype)d, M, N, K, 128, 0);
-            int8_t most = d == KN_I8 ? 127 : 7, top = d == KN_I8 ? KN_TOP_I8 : KN_TOP_I4;
+            int8_t most = d == KN_I8 ? 127 : 7, top = d == KN_I8 ? KN_STEPS_I8 : KN_TOP_I4;
             for (long i = 0; i < (long)N * K; i++)
                 p.q[i] = i / K % 2 ? most : d == KN_I8 ? -127 : -8;
             for (long i = 0; i < N * p.groups; i++)

@@ -29,7 +29,7 @@ typedef struct form {
     int nr, mr, tall;      /* rows of a tile: room for mr, tall of them used */
     long k, group, groups; /* int8: one group of all k */
     size_t strip, scales;  /* bytes of a strip of W; the scales of int8 lie behind all strips, at `scales` */
-    size_t columns, end;   /* where there is a lift, sums of columns start at what lies there; bytes in all */
+    size_t columns, end;   /* where there is a lift, sums of columns lie there; bytes in all */
     size_t units, tile;    /* bytes of a tile of A: its numbers, and those with scales and starting sums */
 } form;
 
@@ -95,6 +95,23 @@ static float quantize(const kn_low_int *u, long k, const float *x, float top, in
     return most / top;
 }
 
+/* The same, so that the largest, the least and 0 are at most KN_STEPS_I8 + 1 apart; `lift` is what the least lacks to 0. Zeros stay zeros. */
+static float quantize_apart(const kn_low_int *u, long k, const float *x, int8_t *q, int32_t *lift)
+{
+    float least, most;
+    u->ends(k, x, &least, &most);
+    float scale = most / KN_STEPS_I8 - least / KN_STEPS_I8; /* their distance may be infinite */
+    *lift = 0;
+    if (!(least >= -FLT_MAX && most <= FLT_MAX) || scale == 0) {
+        memset(q, 0, (size_t)k);
+        return scale == 0 ? 0 : NAN;
+    }
+    float inverse = fminf(1 / scale, FLT_MAX);
+    u->round(k, x, inverse, q);
+    *lift = -(int32_t)lrintf(least * inverse);
+    return scale;
+}
+
 static void quantize_row(const kn_low_int *u, kn_dtype dtype, long k, long group, const float *x, int8_t *q, float *scale)
 {
     if (dtype == KN_I8) {
@@ -142,18 +159,18 @@ static void put_bytes(const form *f, uint8_t *strip, long column, const int8_t *
         strip[(p / depth * f->nr + column) * depth + p % depth] = (uint8_t)(clamp(q[p], -127, 127) + f->u->bias);
 }
 
-/* What sums of column j start at. */
-static int32_t *start_of_column(const form *f, const kn_packed *p, long j)
+/* The sum of the weights of column j. */
+static int32_t *sum_of_column(const form *f, const kn_packed *p, long j)
 {
     return (int32_t *)(void *)((char *)p->data + f->columns) + j;
 }
 
-static void put_start(const form *f, const kn_packed *p, long j, const int8_t *q)
+static void put_sum(const form *f, const kn_packed *p, long j, const int8_t *q)
 {
     int32_t least = 0; /* -128 counts as -127 */
     for (long i = 0; i < f->k; i++)
         least += q[i] == INT8_MIN;
-    *start_of_column(f, p, j) = -f->u->lift * (sum_of(f->k, q) + least);
+    *sum_of_column(f, p, j) = sum_of(f->k, q) + least;
 }
 
 static void put_nibbles(const form *f, uint8_t *strip, long column, const int8_t *q, const float *scale)
@@ -194,7 +211,7 @@ static void pack_column(const packing *a, long j, uint8_t *strip, void *scratch)
         put_bytes(f, strip, j % f->nr, q);
         memcpy((char *)a->p->data + f->scales + (size_t)j * sizeof *scale, scale, sizeof *scale);
         if (f->u->lift)
-            put_start(f, a->p, j, q);
+            put_sum(f, a->p, j, q);
     } else {
         put_nibbles(f, strip, j % f->nr, q, scale);
     }
@@ -209,7 +226,7 @@ static void pack_strips(void *arg, long begin, long end, int worker)
         uint8_t *strip = (uint8_t *)a->p->data + (size_t)s * a->f.strip;
         memset(strip, 0, a->f.strip);
         if (a->f.dtype == KN_I8 && a->f.u->lift)
-            memset(start_of_column(&a->f, a->p, s * a->f.nr), 0, (size_t)a->f.nr * sizeof(int32_t));
+            memset(sum_of_column(&a->f, a->p, s * a->f.nr), 0, (size_t)a->f.nr * sizeof(int32_t));
         for (long j = s * a->f.nr; j < kn_min((s + 1) * a->f.nr, a->stop); j++)
             pack_column(a, j, strip, me->a);
     }
@@ -250,16 +267,15 @@ static char *tile_at(const job *j, long row) { return j->a + (size_t)(row / j->f
 static float *scales_of(const form *f, char *tile) { return (float *)(void *)(tile + f->units); }
 static int32_t *starts_of(const form *f, char *tile) { return (int32_t *)(void *)(tile + f->units) + f->groups * f->mr; }
 
-/* 64 is added to four numbers of 7 bits by turning their sixth bits around; nothing is carried to a neighbour. */
-static uint32_t lifted(uint32_t unit) { return (unit & 0x7f7f7f7f) ^ 0x40404040; }
+/* Four numbers with 0 <= lift < 128 added, which makes them 0 to 127: by their last 7 bits, so that nothing is carried to a neighbour. */
+static uint32_t lifted(uint32_t unit, uint32_t lift) { return ((unit & 0x7f7f7f7f) + lift * 0x01010101) & 0x7f7f7f7f; }
 
 /* Row i of a tile: q, filled up with zeros, in units of 32 bits that lie mr apart. */
-static void interleave(const form *f, char *tile, long i, const int8_t *q, int16_t *wide)
+static void interleave(const form *f, char *tile, long i, const int8_t *q, uint32_t lift, int16_t *wide)
 {
     const char *from = (const char *)q;
     uint32_t *to = (uint32_t *)(void *)tile + i;
     long units = (long)f->units / (f->mr * (long)sizeof *to);
-    bool lift = f->dtype == KN_I8 && f->u->lift;
     if (f->dtype == KN_I8 && f->u->depth == 2) {
         for (long p = 0; p < 2 * units; p++)
             wide[p] = q[p];
@@ -268,7 +284,7 @@ static void interleave(const form *f, char *tile, long i, const int8_t *q, int16
     for (long u = 0; u < units; u++, to += f->mr) {
         uint32_t unit;
         memcpy(&unit, from + u * (long)sizeof unit, sizeof unit);
-        *to = lift ? lifted(unit) : unit;
+        *to = lift ? lifted(unit, lift) : unit;
     }
 }
 
@@ -276,14 +292,16 @@ static void quantize_into(const job *j, long row, const float *x, int8_t *q, int
 {
     const form *f = &j->f;
     char *tile = tile_at(j, row);
-    int32_t bias = f->dtype == KN_I4 ? 8 : f->u->bias;
+    int32_t bias = f->dtype == KN_I4 ? 8 : f->u->bias, lift = 0;
     for (long group = 0, at = row % f->tall; group < f->groups; group++, at += f->mr) {
         long p = group * f->group, k = kn_min(f->group, f->k - p);
-        scales_of(f, tile)[at] = quantize(f->u, k, x + p, f->dtype == KN_I8 ? KN_TOP_I8 : KN_TOP_I4, q + p);
-        starts_of(f, tile)[at] = bias ? -bias * sum_of(k, q + p) : 0;
+        bool apart = f->dtype == KN_I8;
+        scales_of(f, tile)[at] = apart ? quantize_apart(f->u, k, x, q, &lift) : quantize(f->u, k, x + p, KN_TOP_I4, q + p);
+        lift = f->u->lift ? lift : 0;
+        starts_of(f, tile)[at] = bias ? -bias * sum_of(k, q + p) : lift;
     }
     memset(q + f->k, 0, BLOCK);
-    interleave(f, tile, row % f->tall, q, wide);
+    interleave(f, tile, row % f->tall, q, (uint32_t)lift, wide);
 }
 
 /* Row `row` of those at hand, where it lies or, when it is a column, gathered. */
@@ -336,8 +354,7 @@ static void one_tile(const job *j, char *a, int m, long column, long p, float *s
     } else if (f->dtype == KN_I8) {
         long depth = f->u->depth, units = (kn_min(STRETCH, f->k - p) + depth - 1) / depth;
         const int32_t *at = (const int32_t *)(void *)a + p / depth * f->mr;
-        const int32_t *start = p ? NULL : f->u->lift ? start_of_column(f, j->g->packed, column) : starts_of(f, a);
-        f->u->tile8(units, at, strip + p * f->nr, start, (int32_t *)(void *)sum, ld, m, next.at, next.bytes);
+        f->u->tile8(units, at, strip + p * f->nr, p ? NULL : starts_of(f, a), (int32_t *)(void *)sum, ld, m, next.at, next.bytes);
     } else {
         long k = kn_round_up(f->k, BLOCK);
         f->u->tile4(k, f->group, (const int32_t *)(void *)a, strip, scales_of(f, a), starts_of(f, a), sum, ld, m);
@@ -349,23 +366,28 @@ static void finish_integers(const job *j, long row, long j0, long n, float *sum)
 {
     const kn_gemm *g = j->g;
     const form *f = &j->f;
-    float s = g->alpha * scales_of(f, tile_at(j, row))[row % f->tall], *c = g->c + (j->row0 + row) * g->ldc + j0;
-    const float *of_weight = (const float *)(const void *)((const char *)g->packed->data + f->scales) + j0;
-    const float *bias = g->bias ? g->bias + j0 : NULL;
+    float *c = g->c + (j->row0 + row) * g->ldc + j0;
     const float *residual = g->residual ? g->residual + (j->row0 + row) * g->ldc + j0 : NULL;
     const int32_t *integers = (const int32_t *)(void *)sum;
-    if (g->accumulate) {
-        f->u->rescale(n, integers, s, of_weight, NULL, NULL, sum);
-    } else if (g->act == KN_NONE) {
-        f->u->rescale(n, integers, s, of_weight, bias, residual, c);
-    } else if (residual) {
-        f->u->rescale(n, integers, s, of_weight, bias, NULL, sum);
-        j->w->t->act(g->act, n, sum, sum);
-        j->w->t->add(n, sum, residual, c);
-    } else {
-        f->u->rescale(n, integers, s, of_weight, bias, NULL, sum);
-        j->w->t->act(g->act, n, sum, c);
+    kn_low_rescale r = {.s = g->alpha * scales_of(f, tile_at(j, row))[row % f->tall]};
+    r.scale = (const float *)(const void *)((const char *)g->packed->data + f->scales) + j0;
+    if (f->u->lift) {
+        r.lift = starts_of(f, tile_at(j, row))[row % f->tall];
+        r.column = sum_of_column(f, g->packed, j0);
     }
+    if (!g->accumulate)
+        r.bias = g->bias ? g->bias + j0 : NULL;
+    if (!g->accumulate && g->act == KN_NONE) {
+        r.residual = residual;
+        f->u->rescale(n, integers, &r, c);
+        return;
+    }
+    f->u->rescale(n, integers, &r, sum);
+    if (g->accumulate)
+        return;
+    j->w->t->act(g->act, n, sum, residual ? sum : c);
+    if (residual)
+        j->w->t->add(n, sum, residual, c);
 }
 
 /* sum += what g adds, and into C; residual may be C. */

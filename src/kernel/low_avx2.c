@@ -1,5 +1,5 @@
-/* low_avx2.c - bf16, int8 and int4 weights on AVX2. vpmaddubsw wants one of its bytes unsigned: rows have 64 added, and sums start
- * at what that adds, 64 times the sum of the weights of their column, taken off. Its sums of two products cannot saturate, see low.h; with
+/* low_avx2.c - bf16, int8 and int4 weights on AVX2. vpmaddubsw wants one of its bytes unsigned: rows are lifted above 0, and what that adds,
+ * as many times the sum of a column's weights, is taken off in the end. Its sums of two products cannot saturate, see low.h; with
  * nibbles not even eight of them: 2 * 15 * 127 * 8 is below 2^15. */
 #include <math.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 #define MR8 5 /* ten sums, two weights, a row, products and ones fill the registers */
 #define MR4 4
 #define MR16 6
-enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 0, LIFT = 64 };
+enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 0, LIFT = 1 };
 typedef __m256i vi;
 
 static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
@@ -20,6 +20,9 @@ static inline vi vi_set(int32_t x) { return _mm256_set1_epi32(x); }
 static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 static inline vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
 static inline vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
+static inline vi vi_max_unsigned(vi a, vi b) { return _mm256_max_epu32(a, b); }
+static inline vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
+static inline vi vi_mul(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
 static inline vi vi_shift(vi a) { return _mm256_srli_epi16(a, 4); } /* what comes from the byte beside is masked out */
 static inline vf vi_float(vi a) { return _mm256_cvtepi32_ps(a); }
 static inline vf vi_first(vi a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }

@@ -34,7 +34,7 @@ KN_INLINE void first8(const int m, const int32_t *start, const int32_t *sum, lon
     for (int i = 0; i < m; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < 2; v++)
-            s[i][v] = !start ? vi_load(sum + i * ld + v * VW) : LIFT ? vi_load(start + v * VW) : vi_set(start[i]);
+            s[i][v] = !start ? vi_load(sum + i * ld + v * VW) : vi_set(LIFT ? 0 : start[i]);
 }
 
 KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld,
@@ -189,6 +189,34 @@ static float largest(long k, const float *x)
     return result;
 }
 
+/* Signed, the bits of what is positive are ordered as its floats; unsigned, what is negative comes above, by its magnitude. */
+static void ends(long k, const float *x, float *least, float *most)
+{
+    int32_t low[VW], high[VW];
+    vi l = vi_set(INT32_MIN), h = vi_set(0);
+    long i = 0;
+    for (; i + VW <= k; i += VW) {
+        vi bits = vi_load(x + i);
+        l = vi_max_unsigned(l, bits);
+        h = vi_max(h, bits);
+    }
+    vi_store(low, l);
+    vi_store(high, h);
+    uint32_t down = 0x80000000u, bits;
+    int32_t up = 0;
+    for (int v = 0; v < VW; v++) {
+        down = (uint32_t)low[v] > down ? (uint32_t)low[v] : down;
+        up = high[v] > up ? high[v] : up;
+    }
+    for (; i < k; i++) {
+        memcpy(&bits, x + i, sizeof bits);
+        down = bits > down ? bits : down;
+        up = (int32_t)bits > up ? (int32_t)bits : up;
+    }
+    memcpy(least, &down, sizeof *least);
+    memcpy(most, &up, sizeof *most);
+}
+
 static void round_all(long k, const float *x, float inverse, int8_t *q)
 {
     vf f = v_set(inverse);
@@ -199,33 +227,35 @@ static void round_all(long k, const float *x, float inverse, int8_t *q)
         q[i] = (int8_t)lrintf(x[i] * inverse);
 }
 
-KN_INLINE void rescale_all(long n, const int32_t *sum, float s, const float *scale, const float *bias, const float *residual,
-                           float *y)
+KN_INLINE void rescale_all(long n, const int32_t *sum, const kn_low_rescale *r, const float *bias, const float *residual, float *y)
 {
-    vf f = v_set(s);
+    const vf s = v_set(r->s);
+    const vi lift = vi_set(r->lift);
     long j = 0;
     for (; j + VW <= n; j += VW) {
-        vf x = v_mul(vi_float(vi_load(sum + j)), v_mul(f, v_load(scale + j)));
+        vi one = vi_load(sum + j);
+        one = LIFT ? vi_sub(one, vi_mul(lift, vi_load(r->column + j))) : one;
+        vf x = v_mul(vi_float(one), v_mul(s, v_load(r->scale + j)));
         x = bias ? v_add(x, v_load(bias + j)) : x;
         v_store(y + j, residual ? v_add(x, v_load(residual + j)) : x);
     }
     for (; j < n; j++) {
         int32_t one;
         memcpy(&one, sum + j, sizeof one);
-        float x = (float)one * (s * scale[j]);
+        float x = (float)(LIFT ? one - r->lift * r->column[j] : one) * (r->s * r->scale[j]);
         x = bias ? x + bias[j] : x;
         y[j] = residual ? x + residual[j] : x;
     }
 }
 
-static void rescale(long n, const int32_t *sum, float s, const float *scale, const float *bias, const float *residual, float *y)
+static void rescale(long n, const int32_t *sum, const kn_low_rescale *r, float *y)
 {
-    if (bias && residual)
-        rescale_all(n, sum, s, scale, bias, residual, y);
-    else if (bias)
-        rescale_all(n, sum, s, scale, bias, NULL, y);
+    if (r->bias && r->residual)
+        rescale_all(n, sum, r, r->bias, r->residual, y);
+    else if (r->bias)
+        rescale_all(n, sum, r, r->bias, NULL, y);
     else
-        rescale_all(n, sum, s, scale, NULL, residual, y);
+        rescale_all(n, sum, r, NULL, r->residual, y);
 }
 
 #define KN_LOW_INT(name) \
@@ -236,6 +266,7 @@ static void rescale(long n, const int32_t *sum, float s, const float *scale, con
                              .bias = BIAS, \
                              .lift = LIFT, \
                              .largest = largest, \
+                             .ends = ends, \
                              .round = round_all, \
                              .tile8 = tile8, \
                              .tile4 = tile4, \
