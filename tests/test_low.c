@@ -174,11 +174,14 @@ static void row_seen(const problem *p, long i, double *row)
         row[q] = (double)(g->ta ? g->a[q * g->lda + i] : g->a[i * g->lda + q]);
     for (long from = 0; p->p->dtype != KN_BF16 && from < g->k; from += group) {
         long end = from + group < g->k ? from + group : g->k;
-        float most = 0;
+        float most = 0, least = 0;
         for (long q = from; q < end; q++)
-            most = fmaxf(most, (float)fabs(row[q]));
+            most = fmaxf(most, (float)row[q]), least = fminf(least, (float)row[q]);
+        float size = fmaxf(most, -least), scale = most / KN_STEPS_I8 - least / KN_STEPS_I8, inverse = 1 / scale;
+        if (p->p->dtype == KN_I4)
+            scale = size / KN_TOP_I4, inverse = KN_TOP_I4 / size;
         for (long q = from; q < end; q++)
-            row[q] = most > 0 ? (double)lrintf((float)row[q] * (127 / most)) * (most / 127) : 0;
+            row[q] = size > 0 ? (double)lrintf((float)row[q] * inverse) * (double)scale : 0;
     }
 }
 
@@ -357,18 +360,18 @@ static void nothing_saturates(void **state)
         kn_work *w = kn_work_open(tiers[t], NULL, NULL);
         for (int d = KN_I8; d <= KN_I4; d++) {
             problem p = new_problem(w, (kn_dtype)d, M, N, K, 128, 0);
-            int8_t most = d == KN_I8 ? 127 : 7;
+            int8_t most = d == KN_I8 ? 127 : 7, top = d == KN_I8 ? KN_STEPS_I8 : KN_TOP_I4;
             for (long i = 0; i < (long)N * K; i++)
                 p.q[i] = i / K % 2 ? most : d == KN_I8 ? -127 : -8;
             for (long i = 0; i < N * p.groups; i++)
                 p.scale[i] = 1;
             for (long i = 0; i < M * p.g.lda; i++)
-                ((float *)(uintptr_t)p.g.a)[i] = i / p.g.lda % 2 ? 127 : -127;
+                ((float *)(uintptr_t)p.g.a)[i] = i / p.g.lda % 2 ? top : -top;
             kn_pack_quantized(w, p.p, p.q, p.scale);
             kn_gemm_run(w, &p.g);
             for (long i = 0; i < M; i++)
                 for (long j = 0; j < N; j++)
-                    assert_float_equal(p.g.c[i * p.g.ldc + j], (double)K * (i % 2 ? 127 : -127) * p.q[j * K], 0);
+                    assert_float_equal(p.g.c[i * p.g.ldc + j], (double)K * (i % 2 ? top : -top) * p.q[j * K], 0);
             unfence();
         }
         kn_work_close(w);

@@ -124,8 +124,8 @@ typedef struct kn_work kn_work; /* below */
 /* ---- weights packed once ------------------------------------------------------------------------------------ */
 
 /* How a packed weight W [n, k] (as nn.Linear keeps it) is held. KN_BF16 is rounded to nearest even. KN_I8: W[j][p] =
- * scale[j] * q, q in -127..127. KN_I4: W[j][p] = scale[j][p / group] * q, q in -8..7. Scales are fp32. Activations stay fp32, but meet int8
- * and int4 as rows of int8 with a scale of each row's own, where that is faster (see docs/precision.md). */
+ * scale[j] * q, q in -127..127. KN_I4: W[j][p] = scale[j][p / group] * q, q in -8..7. Scales are fp32. Activations stay fp32, but meet
+ * int8 and int4 as rows of integers with a scale of each row's own, of 7 bits and of 8 (see docs/precision.md). */
 typedef enum kn_dtype { KN_F32, KN_BF16, KN_I8, KN_I4 } kn_dtype;
 
 typedef struct kn_packed {

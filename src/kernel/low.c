@@ -29,6 +29,7 @@ typedef struct form {
     int nr, mr, tall;      /* rows of a tile: room for mr, tall of them used */
     long k, group, groups; /* int8: one group of all k */
     size_t strip, scales;  /* bytes of a strip of W; the scales of int8 lie behind all strips, at `scales` */
+    size_t columns, end;   /* where there is a lift, sums of columns lie there; bytes in all */
     size_t units, tile;    /* bytes of a tile of A: its numbers, and those with scales and starting sums */
 } form;
 
@@ -63,6 +64,9 @@ static form form_of(const kn_table *t, kn_dtype dtype, long n, long k, long grou
     f.groups = dtype == KN_I4 ? (k + group - 1) / group : dtype == KN_I8;
     f.strip = round_up(strip_bytes(&f), LINE);
     f.scales = f.strip * (size_t)((n + f.nr - 1) / f.nr);
+    size_t of_columns = dtype == KN_I8 ? round_up((size_t)kn_round_up(n, f.nr) * sizeof(float), LINE) : 0;
+    f.columns = f.scales + of_columns;
+    f.end = f.columns + (f.u->lift ? of_columns : 0);
     f.units = unit_bytes(&f);
     size_t behind = (size_t)f.groups * (size_t)f.mr * (sizeof(float) + sizeof(int32_t));
     f.tile = round_up(f.units + behind, LINE) + LINE; /* never 0; and the same place of two tiles is not 4 KB apart for long */
@@ -74,9 +78,7 @@ static form form_of_weight(const kn_table *t, const kn_packed *p) { return form_
 size_t kn_low_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group)
 {
     form f = form_of(t, dtype, n, k, group);
-    if (f.tile > TILES_BYTES || k > MAX_K)
-        return 0;
-    return f.scales + (dtype == KN_I8 ? round_up((size_t)kn_round_up(n, f.nr) * sizeof(float), LINE) : 0);
+    return f.tile > TILES_BYTES || k > MAX_K ? 0 : f.end;
 }
 
 /* ---- quantising ----------------------------------------------------------------------------------------- */
@@ -93,6 +95,23 @@ static float quantize(const kn_low_int *u, long k, const float *x, float top, in
     return most / top;
 }
 
+/* The same, so that the largest, the least and 0 are at most KN_STEPS_I8 + 1 apart; `lift` is what the least lacks to 0. Zeros stay zeros. */
+static float quantize_apart(const kn_low_int *u, long k, const float *x, int8_t *q, int32_t *lift)
+{
+    float least, most;
+    u->ends(k, x, &least, &most);
+    float scale = most / KN_STEPS_I8 - least / KN_STEPS_I8; /* their distance may be infinite */
+    *lift = 0;
+    if (!(least >= -FLT_MAX && most <= FLT_MAX) || scale == 0) {
+        memset(q, 0, (size_t)k);
+        return scale == 0 ? 0 : NAN;
+    }
+    float inverse = fminf(1 / scale, FLT_MAX);
+    u->round(k, x, inverse, q);
+    *lift = -(int32_t)lrintf(least * inverse);
+    return scale;
+}
+
 static void quantize_row(const kn_low_int *u, kn_dtype dtype, long k, long group, const float *x, int8_t *q, float *scale)
 {
     if (dtype == KN_I8) {
@@ -101,6 +120,14 @@ static void quantize_row(const kn_low_int *u, kn_dtype dtype, long k, long group
     }
     for (long p = 0; p < k; p += group)
         scale[p / group] = quantize(u, kn_min(group, k - p), x + p, 7, q + p);
+}
+
+static int32_t sum_of(long k, const int8_t *q)
+{
+    int32_t sum = 0;
+    for (long p = 0; p < k; p++)
+        sum += q[p];
+    return sum;
 }
 
 void kn_quantize(kn_dtype dtype, long n, long k, long group, const float *x, long ld, int8_t *q, float *scale)
@@ -130,6 +157,20 @@ static void put_bytes(const form *f, uint8_t *strip, long column, const int8_t *
     int depth = f->u->depth;
     for (long p = 0; p < f->k; p++)
         strip[(p / depth * f->nr + column) * depth + p % depth] = (uint8_t)(clamp(q[p], -127, 127) + f->u->bias);
+}
+
+/* The sum of the weights of column j. */
+static int32_t *sum_of_column(const form *f, const kn_packed *p, long j)
+{
+    return (int32_t *)(void *)((char *)p->data + f->columns) + j;
+}
+
+static void put_sum(const form *f, const kn_packed *p, long j, const int8_t *q)
+{
+    int32_t least = 0; /* -128 counts as -127 */
+    for (long i = 0; i < f->k; i++)
+        least += q[i] == INT8_MIN;
+    *sum_of_column(f, p, j) = sum_of(f->k, q) + least;
 }
 
 static void put_nibbles(const form *f, uint8_t *strip, long column, const int8_t *q, const float *scale)
@@ -169,6 +210,8 @@ static void pack_column(const packing *a, long j, uint8_t *strip, void *scratch)
     if (f->dtype == KN_I8) {
         put_bytes(f, strip, j % f->nr, q);
         memcpy((char *)a->p->data + f->scales + (size_t)j * sizeof *scale, scale, sizeof *scale);
+        if (f->u->lift)
+            put_sum(f, a->p, j, q);
     } else {
         put_nibbles(f, strip, j % f->nr, q, scale);
     }
@@ -182,6 +225,8 @@ static void pack_strips(void *arg, long begin, long end, int worker)
     for (long s = a->first / a->f.nr + begin; s < a->first / a->f.nr + end; s++) {
         uint8_t *strip = (uint8_t *)a->p->data + (size_t)s * a->f.strip;
         memset(strip, 0, a->f.strip);
+        if (a->f.dtype == KN_I8 && a->f.u->lift)
+            memset(sum_of_column(&a->f, a->p, s * a->f.nr), 0, (size_t)a->f.nr * sizeof(int32_t));
         for (long j = s * a->f.nr; j < kn_min((s + 1) * a->f.nr, a->stop); j++)
             pack_column(a, j, strip, me->a);
     }
@@ -222,41 +267,41 @@ static char *tile_at(const job *j, long row) { return j->a + (size_t)(row / j->f
 static float *scales_of(const form *f, char *tile) { return (float *)(void *)(tile + f->units); }
 static int32_t *starts_of(const form *f, char *tile) { return (int32_t *)(void *)(tile + f->units) + f->groups * f->mr; }
 
-static int32_t sum_of(long k, const int8_t *q)
-{
-    int32_t sum = 0;
-    for (long p = 0; p < k; p++)
-        sum += q[p];
-    return sum;
-}
+/* Four numbers with 0 <= lift < 128 added, which makes them 0 to 127: by their last 7 bits, so that nothing is carried to a neighbour. */
+static uint32_t lifted(uint32_t unit, uint32_t lift) { return ((unit & 0x7f7f7f7f) + lift * 0x01010101) & 0x7f7f7f7f; }
 
 /* Row i of a tile: q, filled up with zeros, in units of 32 bits that lie mr apart. */
-static void interleave(const form *f, char *tile, long i, const int8_t *q, int16_t *wide)
+static void interleave(const form *f, char *tile, long i, const int8_t *q, uint32_t lift, int16_t *wide)
 {
     const char *from = (const char *)q;
-    char *to = tile + i * (long)sizeof(int32_t);
-    long step = f->mr * (long)sizeof(int32_t), units = (long)f->units / step;
+    uint32_t *to = (uint32_t *)(void *)tile + i;
+    long units = (long)f->units / (f->mr * (long)sizeof *to);
     if (f->dtype == KN_I8 && f->u->depth == 2) {
         for (long p = 0; p < 2 * units; p++)
             wide[p] = q[p];
         from = (const char *)wide;
     }
-    for (long u = 0; u < units; u++)
-        memcpy(to + u * step, from + u * (long)sizeof(int32_t), sizeof(int32_t));
+    for (long u = 0; u < units; u++, to += f->mr) {
+        uint32_t unit;
+        memcpy(&unit, from + u * (long)sizeof unit, sizeof unit);
+        *to = lift ? lifted(unit, lift) : unit;
+    }
 }
 
 static void quantize_into(const job *j, long row, const float *x, int8_t *q, int16_t *wide)
 {
     const form *f = &j->f;
     char *tile = tile_at(j, row);
-    int32_t bias = f->dtype == KN_I4 ? 8 : f->u->bias;
+    int32_t bias = f->dtype == KN_I4 ? 8 : f->u->bias, lift = 0;
     for (long group = 0, at = row % f->tall; group < f->groups; group++, at += f->mr) {
         long p = group * f->group, k = kn_min(f->group, f->k - p);
-        scales_of(f, tile)[at] = quantize(f->u, k, x + p, 127, q + p);
-        starts_of(f, tile)[at] = bias ? -bias * sum_of(k, q + p) : 0;
+        bool apart = f->dtype == KN_I8;
+        scales_of(f, tile)[at] = apart ? quantize_apart(f->u, k, x, q, &lift) : quantize(f->u, k, x + p, KN_TOP_I4, q + p);
+        lift = f->u->lift ? lift : 0;
+        starts_of(f, tile)[at] = bias ? -bias * sum_of(k, q + p) : lift;
     }
     memset(q + f->k, 0, BLOCK);
-    interleave(f, tile, row % f->tall, q, wide);
+    interleave(f, tile, row % f->tall, q, (uint32_t)lift, wide);
 }
 
 /* Row `row` of those at hand, where it lies or, when it is a column, gathered. */
@@ -292,21 +337,57 @@ static void prepare(void *arg, long begin, long end, int worker)
     }
 }
 
-/* One tile of A by one strip of W, k from p on. */
-static void one_tile(const job *j, char *a, int m, const uint8_t *strip, long p, float *sum, long ld)
+/* What is read soon, and how much of it a tile asks for. */
+typedef struct soon {
+    const uint8_t *at;
+    long bytes;
+} soon;
+
+/* One tile of A by the strip of W that begins with a column, k from p on. */
+static void one_tile(const job *j, char *a, int m, long column, long p, float *sum, long ld, soon next)
 {
     const form *f = &j->f;
+    const uint8_t *strip = (const uint8_t *)j->g->packed->data + (size_t)(column / f->nr) * f->strip;
     if (f->dtype == KN_BF16) {
         const float *at = (const float *)(void *)a + p / 2 * f->mr * f->h->pair;
         f->h->tile(kn_min(KN_KC, f->k - p), at, (const uint16_t *)(const void *)strip + p * f->nr, sum, ld, m, p > 0);
     } else if (f->dtype == KN_I8) {
         long depth = f->u->depth, units = (kn_min(STRETCH, f->k - p) + depth - 1) / depth;
         const int32_t *at = (const int32_t *)(void *)a + p / depth * f->mr;
-        f->u->tile8(units, at, strip + p * f->nr, p ? NULL : starts_of(f, a), (int32_t *)(void *)sum, ld, m);
+        f->u->tile8(units, at, strip + p * f->nr, p ? NULL : starts_of(f, a), (int32_t *)(void *)sum, ld, m, next.at, next.bytes);
     } else {
         long k = kn_round_up(f->k, BLOCK);
         f->u->tile4(k, f->group, (const int32_t *)(void *)a, strip, scales_of(f, a), starts_of(f, a), sum, ld, m);
     }
+}
+
+/* Integers of int8 to floats: all that follows in one pass where nothing comes in between, else only the product. */
+static void finish_integers(const job *j, long row, long j0, long n, float *sum)
+{
+    const kn_gemm *g = j->g;
+    const form *f = &j->f;
+    float *c = g->c + (j->row0 + row) * g->ldc + j0;
+    const float *residual = g->residual ? g->residual + (j->row0 + row) * g->ldc + j0 : NULL;
+    const int32_t *integers = (const int32_t *)(void *)sum;
+    kn_low_rescale r = {.s = g->alpha * scales_of(f, tile_at(j, row))[row % f->tall]};
+    r.scale = (const float *)(const void *)((const char *)g->packed->data + f->scales) + j0;
+    if (f->u->lift) {
+        r.lift = starts_of(f, tile_at(j, row))[row % f->tall];
+        r.column = sum_of_column(f, g->packed, j0);
+    }
+    if (!g->accumulate)
+        r.bias = g->bias ? g->bias + j0 : NULL;
+    if (!g->accumulate && g->act == KN_NONE) {
+        r.residual = residual;
+        f->u->rescale(n, integers, &r, c);
+        return;
+    }
+    f->u->rescale(n, integers, &r, sum);
+    if (g->accumulate)
+        return;
+    j->w->t->act(g->act, n, sum, residual ? sum : c);
+    if (residual)
+        j->w->t->add(n, sum, residual, c);
 }
 
 /* sum += what g adds, and into C; residual may be C. */
@@ -317,8 +398,9 @@ static void finish_row(const job *j, long row, long j0, long n, float *sum)
     const form *f = &j->f;
     float *c = g->c + (j->row0 + row) * g->ldc + j0;
     if (f->dtype == KN_I8) {
-        const float *of_weight = (const float *)(const void *)((const char *)g->packed->data + f->scales) + j0;
-        f->u->rescale(n, (const int32_t *)(void *)sum, g->alpha * scales_of(f, tile_at(j, row))[row % f->tall], of_weight, sum);
+        finish_integers(j, row, j0, n, sum);
+        if (!g->accumulate)
+            return;
     } else if (g->alpha != 1) {
         t->scale(n, g->alpha, sum, sum);
     }
@@ -334,17 +416,42 @@ static void finish_row(const job *j, long row, long j0, long n, float *sum)
         memcpy(c, sum, (size_t)n * sizeof *c);
 }
 
+/* What is read after the strip at column c of an item: the next, or the first of the next stretch of k. */
+static soon after(const job *j, long j0, long n, long c, long p)
+{
+    const form *f = &j->f;
+    soon next = {j->g->packed->data, 0};
+    if (f->dtype != KN_I8)
+        return next;
+    if (c + f->nr < n)
+        c += f->nr;
+    else
+        c = 0, p += STRETCH;
+    long left = kn_round_up(f->k, f->u->depth) - p;
+    next.at += (size_t)((j0 + c) / f->nr) * f->strip + (size_t)p * (size_t)f->nr;
+    next.bytes = left > 0 ? kn_min(left, STRETCH) * f->nr : 0;
+    return next;
+}
+
+/* All rows of an item by one strip. */
+static void one_strip(const job *j, float *sums, long row0, long rows, long column, long p, soon next)
+{
+    const form *f = &j->f;
+    long tiles = (rows + f->tall - 1) / f->tall, each = kn_round_up((next.bytes + tiles - 1) / tiles, LINE);
+    for (long i = 0, at = 0; i < rows; i += f->tall, at += each) {
+        soon part = {next.at + at, kn_min(each, next.bytes - at)};
+        one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->tall, rows - i), column, p, sums + i * j->chunk, j->chunk, part);
+    }
+}
+
 static void one_item(const job *j, float *sums, long row0, long j0)
 {
     const form *f = &j->f;
-    const uint8_t *data = j->g->packed->data;
     long rows = kn_min(j->block, j->rows - row0), n = kn_min(j->chunk, j->g->n - j0);
     long step = f->dtype == KN_BF16 ? KN_KC : f->dtype == KN_I8 ? STRETCH : f->k + 1;
     for (long p = 0; p == 0 || p < f->k; p += step)
         for (long c = 0; c < n; c += f->nr)
-            for (long i = 0; i < rows; i += f->tall)
-                one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->tall, rows - i), data + (size_t)((j0 + c) / f->nr) * f->strip, p,
-                         sums + i * j->chunk + c, j->chunk);
+            one_strip(j, sums + c, row0, rows, j0 + c, p, after(j, j0, n, c, p));
     for (long i = 0; i < rows; i++)
         finish_row(j, row0 + i, j0, n, sums + i * j->chunk);
 }

@@ -23,27 +23,42 @@ extern const kn_micro kn_amx_bf16;
 
 /* ---- weights packed as bf16, int8 or int4: low.c has the loops, low_*.c the micro-kernels ---------------------- */
 
-/* Micro-kernels that multiply rows of int8 by int8 or int4 weights; nr is the table's. Integers are exact and no multiply-add is
- * fused, so every tier gives the same bits before the activation.
+/* Micro-kernels that multiply rows of integers by int8 or int4 weights; nr is the table's. Integers are exact and no multiply-add is
+ * fused, so every tier gives the same bits before the activation. The numbers of a row that meets int8 weights
+ * lie at most 127 apart: with the least of them at 0 two products fit 16 bits (2 * 127 * 127 < 2^15), and vpmaddubsw is exact.
  *
  * Rows of A come in tiles of mr rows whose 32-bit units along k are interleaved: unit u of row i is a[u * mr + i]. It holds
- * `depth` numbers for int8 weights (2: as int16, 4: as int8), always 4 for int4 weights.
+ * `depth` numbers for int8 weights (2: as int16, 4: as int8, or, with `lift`, made positive by adding what the row needs), always 4 for int4 weights.
  * A strip of int8 weights is nr columns wide: the depth numbers of column j in unit u lie at (u * nr + j) * depth, as w + bias.
  * A strip of int4 weights is cut into groups: 32 of k take 16 * nr bytes, in which byte o * 4 * nr + j * 4 + q of column j has
  * k = 8 o + q in its low half and k + 4 in its high, as w + 8; behind a group come its nr scales. */
+
+/* y = (float)(sum - lift * column) * (s * scale) + bias + residual: the last two, and the columns, may be NULL; y may be sum or
+ * residual. */
+typedef struct kn_low_rescale {
+    int32_t lift;
+    const int32_t *column; /* sums of the weights of each */
+    float s;
+    const float *scale, *bias, *residual;
+} kn_low_rescale;
+
+enum { KN_STEPS_I8 = 126, KN_TOP_I4 = 127 }; /* from a row's least to its largest, rounded apart by one at most; largest magnitude */
 typedef struct kn_low_int {
     int nr, mr8, mr4, depth, bias;
+    bool lift;                                                       /* not beside a bias */
+    void (*ends)(long k, const float *x, float *least, float *most); /* of x and 0; infinite or NaN when one of x is */
     float (*largest)(long k, const float *x); /* max |x|: infinite or NaN when one of x is */
     /* q = x * inverse to nearest, ties to even; |x * inverse| is at most 127.5. */
     void (*round)(long k, const float *x, float inverse, int8_t *q);
-    /* sum[i][j] = (start ? start[i] : sum[i][j]) + the products, for i < m <= mr8, j < nr. */
-    void (*tile8)(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m);
+    /* sum[i][j] = (start ? start[i], or 0 where there is a lift : sum[i][j]) + the products, for i < m <= mr8, j < nr. Asks the
+     * caches for `bytes` from `ahead`, which will be read soon (none: 0). */
+    void (*tile8)(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
+                  const uint8_t *ahead, long bytes);
     /* sum[i][j] = over groups in order, (float)(start[g][i] + products) * (a's scale[g][i] * b's scale), both [group][mr4]; k is
      * a multiple of 32, with zeros in A behind the true one. m <= mr4. */
     void (*tile4)(long k, long group, const int32_t *a, const uint8_t *b, const float *scale, const int32_t *start, float *sum,
                   long ld, int m);
-    void (*rescale)(long n, const int32_t *sum, float s, const float *scale,
-                    float *y); /* y = (float)sum * (s * scale); y may be sum */
+    void (*rescale)(long n, const int32_t *sum, const kn_low_rescale *r, float *y);
 } kn_low_int;
 
 /* Micro-kernel for bf16 weights: pairs along k of column j at ((k / 2) * nr + j) * 2, a missing last number is 0. Strips of A are

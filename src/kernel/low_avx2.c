@@ -1,5 +1,6 @@
-/* low_avx2.c - bf16, int8 and int4 weights on AVX2. int8 goes through 16 bits (vpmaddwd), as vpmaddubsw would saturate; with
- * nibbles it cannot: 2 * 15 * 127 * 8 is below 2^15, so that eight products of pairs are added in 16 bits. */
+/* low_avx2.c - bf16, int8 and int4 weights on AVX2. vpmaddubsw wants one of its bytes unsigned: rows are lifted above 0, and what that adds,
+ * as many times the sum of a column's weights, is taken off in the end. Its sums of two products cannot saturate, see low.h; with
+ * nibbles not even eight of them: 2 * 15 * 127 * 8 is below 2^15. */
 #include <math.h>
 #include <string.h>
 
@@ -7,10 +8,10 @@
 #include "simd_avx2.h"
 #include "tiers.h"
 
-#define MR8 6
+#define MR8 5 /* ten sums, two weights, a row, products and ones fill the registers */
 #define MR4 4
 #define MR16 6
-enum { DEPTH = 2, UNIT8 = VW * DEPTH, BIAS = 0 };
+enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 0, LIFT = 1 };
 typedef __m256i vi;
 
 static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
@@ -19,6 +20,9 @@ static inline vi vi_set(int32_t x) { return _mm256_set1_epi32(x); }
 static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 static inline vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
 static inline vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
+static inline vi vi_max_unsigned(vi a, vi b) { return _mm256_max_epu32(a, b); }
+static inline vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
+static inline vi vi_mul(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
 static inline vi vi_shift(vi a) { return _mm256_srli_epi16(a, 4); } /* what comes from the byte beside is masked out */
 static inline vf vi_float(vi a) { return _mm256_cvtepi32_ps(a); }
 static inline vf vi_first(vi a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
@@ -31,13 +35,15 @@ static inline void vi_store_bytes(int8_t *p, vi a)
     _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(words, words));
 }
 
-static inline vi load8(const uint8_t *b) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)b)); }
+static inline vi load8(const uint8_t *b) { return vi_load(b); }
 
 /* A sum that keeps its register, as v_fma_onto's does. */
 static inline vi dot8(vi s, vi b, vi a)
 {
     vi products;
-    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(s), "=&x"(products) : "x"(a), "x"(b));
+    __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+            : "+x"(s), "=&x"(products)
+            : "x"(a), "x"(b), "x"(_mm256_set1_epi16(1)));
     return s;
 }
 

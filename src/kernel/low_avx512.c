@@ -4,7 +4,7 @@
 #define MR8 12
 #define MR4 8
 #define MR16 14
-enum { DEPTH = 2, UNIT8 = VW * DEPTH, BIAS = 0 };
+enum { DEPTH = 2, UNIT8 = VW * DEPTH, BIAS = 0, LIFT = 0 };
 
 static inline vf vi_first(vi a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
 static inline vf vi_second(vi a) { return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int32_t)0xffff0000))); }

@@ -20,6 +20,15 @@ static float largest(long k, const float *x)
     return m;
 }
 
+static void ends(long k, const float *x, float *least, float *most)
+{
+    *least = *most = 0;
+    for (long i = 0; i < k; i++) {
+        *least = *least != *least || *least < x[i] ? *least : x[i];
+        *most = *most != *most || *most > x[i] ? *most : x[i];
+    }
+}
+
 static void round_all(long k, const float *x, float inverse, int8_t *q)
 {
     for (long i = 0; i < k; i++)
@@ -36,8 +45,11 @@ static int32_t dot8(int32_t sum, long units, const int32_t *a, const int8_t *b)
     return sum;
 }
 
-static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m)
+static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
+                  const uint8_t *ahead, long bytes)
 {
+    (void)ahead;
+    (void)bytes;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++)
             sum[i * ld + j] = dot8(start ? start[i] : sum[i * ld + j], units, a + i, (const int8_t *)b + j * DEPTH);
@@ -80,12 +92,14 @@ static void tile4(long k, long group, const int32_t *a, const uint8_t *b, const 
             sum[i * ld + j] = column4(k, group, a + i, b, j, scale + i, start + i);
 }
 
-static void rescale(long n, const int32_t *sum, float s, const float *scale, float *y)
+static void rescale(long n, const int32_t *sum, const kn_low_rescale *r, float *y)
 {
     for (long j = 0; j < n; j++) {
         int32_t one;
         memcpy(&one, sum + j, sizeof one);
-        y[j] = (float)one * (s * scale[j]);
+        float x = (float)(one - (r->column ? r->lift * r->column[j] : 0)) * (r->s * r->scale[j]);
+        x = r->bias ? x + r->bias[j] : x;
+        y[j] = r->residual ? x + r->residual[j] : x;
     }
 }
 
@@ -94,6 +108,7 @@ const kn_low_int kn_low_int_generic = {.nr = NR,
                                        .mr4 = MR,
                                        .depth = DEPTH,
                                        .largest = largest,
+                                       .ends = ends,
                                        .round = round_all,
                                        .tile8 = tile8,
                                        .tile4 = tile4,

@@ -5,7 +5,7 @@
 #define MR8 12
 #define MR4 4
 #define MR16 12
-enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 0 };
+enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 0, LIFT = 0 };
 
 static inline vf vi_second(vi a) { return vreinterpretq_f32_s32(vandq_s32(a, vdupq_n_s32((int32_t)0xffff0000))); }
 static inline vf vi_first(vi a) { return vreinterpretq_f32_s32(vshlq_n_s32(a, 16)); }

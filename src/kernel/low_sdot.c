@@ -4,7 +4,7 @@
 
 #define MR8 12
 #define MR4 4
-enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 0 };
+enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 0, LIFT = 0 };
 
 static inline vi load8(const uint8_t *b) { return vi_load(b); }
 static inline vi dot8(vi s, vi b, vi a) { return vdotq_s32(s, vreinterpretq_s8_s32(b), vreinterpretq_s8_s32(a)); }

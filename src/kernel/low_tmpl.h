@@ -1,11 +1,11 @@
 /* low_tmpl.h - micro-kernels for int8 and int4 weights, for any vector of integers. The includer defines, beside what simd_*.h has:
  * vi, its loads, stores and arithmetic; MR8 and MR4, the rows of a tile; UNIT8, the bytes that a vector of int8 weights takes,
- * DEPTH and BIAS as kn_low_int has them; dot8 (with what load8 loads) and dot4, sums4.
+ * DEPTH, BIAS and LIFT as kn_low_int has them; dot8 (with what load8 loads) and dot4, sums4.
  * Two vectors of columns, MR8 * 2 sums. Nothing here rounds but the last lines of tile4 and rescale. */
 
 #define KN_INLINE static inline __attribute__((always_inline))
 
-enum { NR = 2 * VW, NIBBLES = 4 * VW, BLOCK = 32, STEPS = 4 };
+enum { NR = 2 * VW, NIBBLES = 4 * VW, BLOCK = 32, STEPS = 4, LINE = 64 };
 enum { AHEAD = 1536 }; /* bytes: with few rows weights come from memory, and the hardware stops at each page */
 
 KN_INLINE void ask(const uint8_t *b)
@@ -28,21 +28,30 @@ KN_INLINE void step8(const int m, const int32_t *a, const uint8_t *b, vi s[MR8][
     }
 }
 
-KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld)
+KN_INLINE void first8(const int m, const int32_t *start, const int32_t *sum, long ld, vi s[MR8][2])
 {
-    vi s[MR8][2];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < 2; v++)
-            s[i][v] = start ? vi_set(start[i]) : vi_load(sum + i * ld + v * VW);
+            s[i][v] = !start ? vi_load(sum + i * ld + v * VW) : vi_set(LIFT ? 0 : start[i]);
+}
+
+KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld,
+                        const uint8_t *ahead, long bytes)
+{
+    vi s[MR8][2];
+    first8(m, start, sum, ld, s);
     long u = 0;
-    for (; u + STEPS <= units; u += STEPS)
+    for (; u + STEPS <= units; u += STEPS, bytes -= LINE) {
+        if (m > 2 && bytes > 0)
+            __builtin_prefetch(ahead + (size_t)bytes - 1, 0, 2);
 #pragma GCC unroll 4
         for (int q = 0; q < STEPS; q++, a += MR8, b += 2 * UNIT8) {
             step8(m, a, b, s);
             __asm__ volatile("" ::: "memory"); /* as in tile_tmpl.h */
         }
+    }
     for (; u < units; u++, a += MR8, b += 2 * UNIT8)
         step8(m, a, b, s);
 #pragma GCC unroll 16
@@ -52,22 +61,28 @@ KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t
             vi_store(sum + i * ld + v * VW, s[i][v]);
 }
 
-static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m)
+#define KN_TILE8(m) \
+    case m: tile8_of(m, units, a, b, start, sum, ld, ahead, bytes); break
+
+static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
+                  const uint8_t *ahead, long bytes)
 {
     switch (m) {
-    case 1: tile8_of(1, units, a, b, start, sum, ld); break;
-    case 2: tile8_of(2, units, a, b, start, sum, ld); break;
-    case 3: tile8_of(3, units, a, b, start, sum, ld); break;
-    case 4: tile8_of(4, units, a, b, start, sum, ld); break;
-    case 5: tile8_of(5, units, a, b, start, sum, ld); break;
-    case 6: tile8_of(6, units, a, b, start, sum, ld); break;
+        KN_TILE8(1);
+        KN_TILE8(2);
+        KN_TILE8(3);
+        KN_TILE8(4);
+        KN_TILE8(5);
+#if MR8 > 5
+        KN_TILE8(6);
+#endif
 #if MR8 > 6
-    case 7: tile8_of(7, units, a, b, start, sum, ld); break;
-    case 8: tile8_of(8, units, a, b, start, sum, ld); break;
-    case 9: tile8_of(9, units, a, b, start, sum, ld); break;
-    case 10: tile8_of(10, units, a, b, start, sum, ld); break;
-    case 11: tile8_of(11, units, a, b, start, sum, ld); break;
-    case 12: tile8_of(12, units, a, b, start, sum, ld); break;
+        KN_TILE8(7);
+        KN_TILE8(8);
+        KN_TILE8(9);
+        KN_TILE8(10);
+        KN_TILE8(11);
+        KN_TILE8(12);
 #endif
     default: break;
     }
@@ -174,6 +189,34 @@ static float largest(long k, const float *x)
     return result;
 }
 
+/* Signed, the bits of what is positive are ordered as its floats; unsigned, what is negative comes above, by its magnitude. */
+static void ends(long k, const float *x, float *least, float *most)
+{
+    int32_t low[VW], high[VW];
+    vi l = vi_set(INT32_MIN), h = vi_set(0);
+    long i = 0;
+    for (; i + VW <= k; i += VW) {
+        vi bits = vi_load(x + i);
+        l = vi_max_unsigned(l, bits);
+        h = vi_max(h, bits);
+    }
+    vi_store(low, l);
+    vi_store(high, h);
+    uint32_t down = 0x80000000u, bits;
+    int32_t up = 0;
+    for (int v = 0; v < VW; v++) {
+        down = (uint32_t)low[v] > down ? (uint32_t)low[v] : down;
+        up = high[v] > up ? high[v] : up;
+    }
+    for (; i < k; i++) {
+        memcpy(&bits, x + i, sizeof bits);
+        down = bits > down ? bits : down;
+        up = (int32_t)bits > up ? (int32_t)bits : up;
+    }
+    memcpy(least, &down, sizeof *least);
+    memcpy(most, &up, sizeof *most);
+}
+
 static void round_all(long k, const float *x, float inverse, int8_t *q)
 {
     vf f = v_set(inverse);
@@ -184,17 +227,35 @@ static void round_all(long k, const float *x, float inverse, int8_t *q)
         q[i] = (int8_t)lrintf(x[i] * inverse);
 }
 
-static void rescale(long n, const int32_t *sum, float s, const float *scale, float *y)
+KN_INLINE void rescale_all(long n, const int32_t *sum, const kn_low_rescale *r, const float *bias, const float *residual, float *y)
 {
-    vf f = v_set(s);
+    const vf s = v_set(r->s);
+    const vi lift = vi_set(r->lift);
     long j = 0;
-    for (; j + VW <= n; j += VW)
-        v_store(y + j, v_mul(vi_float(vi_load(sum + j)), v_mul(f, v_load(scale + j))));
+    for (; j + VW <= n; j += VW) {
+        vi one = vi_load(sum + j);
+        one = LIFT ? vi_sub(one, vi_mul(lift, vi_load(r->column + j))) : one;
+        vf x = v_mul(vi_float(one), v_mul(s, v_load(r->scale + j)));
+        x = bias ? v_add(x, v_load(bias + j)) : x;
+        v_store(y + j, residual ? v_add(x, v_load(residual + j)) : x);
+    }
     for (; j < n; j++) {
         int32_t one;
         memcpy(&one, sum + j, sizeof one);
-        y[j] = (float)one * (s * scale[j]);
+        float x = (float)(LIFT ? one - r->lift * r->column[j] : one) * (r->s * r->scale[j]);
+        x = bias ? x + bias[j] : x;
+        y[j] = residual ? x + residual[j] : x;
     }
+}
+
+static void rescale(long n, const int32_t *sum, const kn_low_rescale *r, float *y)
+{
+    if (r->bias && r->residual)
+        rescale_all(n, sum, r, r->bias, r->residual, y);
+    else if (r->bias)
+        rescale_all(n, sum, r, r->bias, NULL, y);
+    else
+        rescale_all(n, sum, r, NULL, r->residual, y);
 }
 
 #define KN_LOW_INT(name) \
@@ -203,7 +264,9 @@ static void rescale(long n, const int32_t *sum, float s, const float *scale, flo
                              .mr4 = MR4, \
                              .depth = DEPTH, \
                              .bias = BIAS, \
+                             .lift = LIFT, \
                              .largest = largest, \
+                             .ends = ends, \
                              .round = round_all, \
                              .tile8 = tile8, \
                              .tile4 = tile4, \

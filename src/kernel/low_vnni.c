@@ -4,7 +4,7 @@
 
 #define MR8 12
 #define MR4 8
-enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 128 };
+enum { DEPTH = 4, UNIT8 = VW * DEPTH, BIAS = 128, LIFT = 0 };
 
 static inline vi load8(const uint8_t *b) { return vi_load(b); }
 static inline vi dot8(vi s, vi b, vi a) { return _mm512_dpbusd_epi32(s, b, a); }
