@@ -180,6 +180,27 @@ def names_of_a_shared_head():
         assert answers("--image", picture, "--max-new-tokens", 8, model=folder) == want, f"both: {both}"
 
 
+def ending_with(case, sep):
+    """The case's model with another end token, one that it says often: so texts end early, and lengths and their penalties matter."""
+    folder = tmp / f"{case}-{sep}"
+    if not folder.exists():
+        shutil.copytree(CASES / case / "model", folder)
+        (folder / "config.json").chmod(0o644)
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["sep_token_id"] = sep
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def beams_about_pictures(case, every):
+    """transformers' beams (tools/make_beam_cases.py), token by token; of all of them one in `every`, an odd number, so that each setting has its turn."""
+    all_of_them = [x for x in json.loads((CASES / "blip_beams.json").read_text()) if x["case"] == case]
+    for how in all_of_them[::every]:
+        asked = {k: v for k, v in how.items() if k not in ("case", "image", "sep")}
+        got = answers("--image", CASES / "images" / how["image"], *switches(asked), model=ending_with(case, how["sep"]))[0]["ids"]
+        assert got == how["ids"], f"{got} instead of {how}"
+
+
 def info_tells():
     got = json.loads(program.good("info", "--json", MODEL).out)
     assert got["capabilities"] == ["generate"] and got["context"] == 64, got
@@ -198,6 +219,8 @@ def main():
     tap.check("scores are sums", scores_are_sums)
     tap.check("info tells context and cache", info_tells)
     tap.check("a shared head's own names are read", names_of_a_shared_head)
+    for case in ["blip_caption", "blip_vqa"]:
+        tap.check(f"{case}: beams are transformers'", beams_about_pictures, case, 7)
     faults()
     shutil.rmtree(tmp)
     tap.finish()
