@@ -16,7 +16,8 @@ typedef struct job {
     oc_err err;
     /* of the row that runs */
     float *memory[6];
-    void *packs;
+    void *packs; /* reserved as a model's are, in large pages where the machine has them */
+    size_t packs_bytes;
     kn_gemm g;
     kn_packed *weights;
     long n_weights, at;
@@ -42,7 +43,7 @@ static void release(job *j)
 {
     for (int i = 0; i < 6; i++)
         bs_free(j->memory[i]);
-    bs_free(j->packs);
+    bs_unreserve(j->packs, j->packs_bytes);
     bs_free(j->weights);
     memset(j->memory, 0, sizeof j->memory);
     j->packs = NULL;
@@ -107,7 +108,8 @@ static bool pack_weights(job *j, kn_dtype dtype, long n, long k, long count)
     long group = dtype == KN_I4 ? 32 : 0;
     size_t each = (kn_packed_bytes(j->kn, dtype, n, k, group) + 63) / 64 * 64;
     float *x = floats(j, n * k);
-    j->packs = bs_alloc(each * (size_t)count, "packed weights", &j->err);
+    j->packs_bytes = each * (size_t)count;
+    j->packs = bs_reserve(j->packs_bytes, "packed weights", &j->err);
     j->weights = bs_calloc((size_t)count, sizeof *j->weights, "packed weights", &j->err);
     j->n_weights = j->packs && j->weights && x ? count : 0;
     for (long i = 0; i < j->n_weights; i++) {

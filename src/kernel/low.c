@@ -344,7 +344,7 @@ typedef struct soon {
 } soon;
 
 /* One tile of A by the strip of W that begins with a column, k from p on. */
-static void one_tile(const job *j, char *a, int m, long column, long p, float *sum, long ld, soon next)
+static void one_tile(const job *j, char *a, int m, long column, long p, long step, float *sum, long ld, soon next)
 {
     const form *f = &j->f;
     const uint8_t *strip = (const uint8_t *)j->g->packed->data + (size_t)(column / f->nr) * f->strip;
@@ -352,7 +352,7 @@ static void one_tile(const job *j, char *a, int m, long column, long p, float *s
         const float *at = (const float *)(void *)a + p / 2 * f->mr * f->h->pair;
         f->h->tile(kn_min(KN_KC, f->k - p), at, (const uint16_t *)(const void *)strip + p * f->nr, sum, ld, m, p > 0);
     } else if (f->dtype == KN_I8) {
-        long depth = f->u->depth, units = (kn_min(STRETCH, f->k - p) + depth - 1) / depth;
+        long depth = f->u->depth, units = (kn_min(step, f->k - p) + depth - 1) / depth;
         const int32_t *at = (const int32_t *)(void *)a + p / depth * f->mr;
         f->u->tile8(units, at, strip + p * f->nr, p ? NULL : starts_of(f, a), (int32_t *)(void *)sum, ld, m, next.at, next.bytes);
     } else {
@@ -416,8 +416,11 @@ static void finish_row(const job *j, long row, long j0, long n, float *sum)
         memcpy(c, sum, (size_t)n * sizeof *c);
 }
 
+/* So much of k that a strip of W stays in the first cache; all of it where it is read once, from end to end. */
+static long stretch(const job *j, long rows) { return rows > j->f.tall ? STRETCH : kn_round_up(j->f.k + 1, STRETCH); }
+
 /* What is read after the strip at column c of an item: the next, or the first of the next stretch of k. */
-static soon after(const job *j, long j0, long n, long c, long p)
+static soon after(const job *j, long j0, long n, long c, long p, long step)
 {
     const form *f = &j->f;
     soon next = {j->g->packed->data, 0};
@@ -426,21 +429,21 @@ static soon after(const job *j, long j0, long n, long c, long p)
     if (c + f->nr < n)
         c += f->nr;
     else
-        c = 0, p += STRETCH;
+        c = 0, p += step;
     long left = kn_round_up(f->k, f->u->depth) - p;
     next.at += (size_t)((j0 + c) / f->nr) * f->strip + (size_t)p * (size_t)f->nr;
-    next.bytes = left > 0 ? kn_min(left, STRETCH) * f->nr : 0;
+    next.bytes = left > 0 ? kn_min(left, step) * f->nr : 0;
     return next;
 }
 
 /* All rows of an item by one strip. */
-static void one_strip(const job *j, float *sums, long row0, long rows, long column, long p, soon next)
+static void one_strip(const job *j, float *sums, long row0, long rows, long column, long p, long step, soon next)
 {
     const form *f = &j->f;
     long tiles = (rows + f->tall - 1) / f->tall, each = kn_round_up((next.bytes + tiles - 1) / tiles, LINE);
     for (long i = 0, at = 0; i < rows; i += f->tall, at += each) {
         soon part = {next.at + at, kn_min(each, next.bytes - at)};
-        one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->tall, rows - i), column, p, sums + i * j->chunk, j->chunk, part);
+        one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->tall, rows - i), column, p, step, sums + i * j->chunk, j->chunk, part);
     }
 }
 
@@ -448,10 +451,10 @@ static void one_item(const job *j, float *sums, long row0, long j0)
 {
     const form *f = &j->f;
     long rows = kn_min(j->block, j->rows - row0), n = kn_min(j->chunk, j->g->n - j0);
-    long step = f->dtype == KN_BF16 ? KN_KC : f->dtype == KN_I8 ? STRETCH : f->k + 1;
+    long step = f->dtype == KN_BF16 ? KN_KC : f->dtype == KN_I8 ? stretch(j, rows) : f->k + 1;
     for (long p = 0; p == 0 || p < f->k; p += step)
         for (long c = 0; c < n; c += f->nr)
-            one_strip(j, sums + c, row0, rows, j0 + c, p, after(j, j0, n, c, p));
+            one_strip(j, sums + c, row0, rows, j0 + c, p, step, after(j, j0, n, c, p, step));
     for (long i = 0; i < rows; i++)
         finish_row(j, row0 + i, j0, n, sums + i * j->chunk);
 }
