@@ -773,8 +773,8 @@ static void test_streams_give_what_is_certain(void **state)
                                       "",
                                       "😀!",
                                       "",
-                                      "\xef\xbf\xbd"
-                                      "a",
+                                      ("\xef\xbf\xbd"
+                                       "a"),
                                       "\xef\xbf\xbd\xef\xbf\xbd",
                                       "",
                                       "\xef\xbf\xbd"};
