@@ -12,8 +12,8 @@ import tap
 from ocelli_run import CASES, Program, tiers
 
 ONLY = ["bert", "blocks", "chinese_clip", "clip", "clip_gelu", "clip_text", "clip_text_projection", "clip_vision", "clip_vision_projection", "gpt2",
-        "languages", "llama", "llama_gqa", "lora_clip", "lora_dora", "lora_gpt2", "minilm", "mistral", "open_clip", "opt", "phi3", "phi3_long",
-        "siglip"]
+        "languages", "llama", "llama_gqa", "lora_clip", "lora_dora", "lora_gpt2", "lora_pattern", "lora_rslora", "minilm", "mistral", "open_clip", "opt", "phi3", "phi3_long",
+        "siglip", "t5_small"]
 THREADS = [1, 2, 3, 7]
 
 
