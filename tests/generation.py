@@ -39,7 +39,7 @@ def as_transformers(case, how):
 
 
 def all_ids():
-    for case in ["mistral", "phi3_long"]:
+    for case in ["mistral", "phi3_long", "t5_small"]:
         for how in json.loads((CASES / case / "generation.json").read_text()):
             name = ", ".join(f"{k} {v}" for k, v in how.items() if k not in ("ids", "max_new_tokens"))
             tap.check(f"{case}: {name}", as_transformers, case, how)

@@ -11,9 +11,9 @@ from pathlib import Path
 import tap
 from ocelli_run import CASES, Program, tiers
 
-ONLY = ["bert", "blip_caption", "blip_pretrain", "blip_pretrain_tied", "blip_retrieval", "blip_vqa", "blocks", "chinese_clip", "clip", "clip_gelu", "clip_text", "clip_text_projection", "clip_vision", "clip_vision_projection", "gpt2",
-        "languages", "llama", "llama_gqa", "lora_blip", "lora_clip", "lora_dora", "lora_gpt2", "minilm", "mistral", "open_clip", "opt", "phi3", "phi3_long",
-        "siglip"]
+ONLY = ["bert", "blip_caption", "blip_pretrain", "blip_pretrain_tied", "blip_retrieval", "blip_vqa", "blocks", "chinese_clip", "clip", "clip_gelu", "clip_text",
+        "clip_text_projection", "clip_vision", "clip_vision_projection", "gpt2", "languages", "llama", "llama_gqa", "lora_blip", "lora_clip", "lora_dora",
+        "lora_gpt2", "lora_pattern", "lora_rslora", "minilm", "mistral", "open_clip", "opt", "phi3", "phi3_long", "siglip", "t5"]
 THREADS = [1, 2, 3, 7]
 
 
@@ -37,7 +37,7 @@ def forward(program, case, tier, threads, out):
 
 
 def same_bytes(program, tier, tmp):
-    for case in ["blip_caption", "blip_pretrain", "blip_pretrain_tied", "blip_vqa", "blocks", "chinese_clip", "clip", "gpt2", "lora_clip", "lora_dora", "lora_gpt2", "mistral", "phi3_long", "siglip"]:
+    for case in ["blip_caption", "blip_pretrain", "blip_pretrain_tied", "blip_vqa", "blocks", "chinese_clip", "clip", "gpt2", "lora_clip", "lora_dora", "lora_gpt2", "mistral", "phi3_long", "siglip", "t5"]:
         first = forward(program, case, tier, THREADS[0], tmp / "one")
         for n in THREADS[1:]:
             tap.check(f"{tier}: {case} with {n} threads gives the bytes of 1", equal, first, program, case, tier, n, tmp / "more")

@@ -77,7 +77,7 @@ def main():
     if missing:
         tap.skip(title, missing)
     else:
-        held(title, 700, "sentencepiece_parity.py", "--driver", driver, "--lines", "1000")
+        held(title, 1000, "sentencepiece_parity.py", "--driver", driver, "--lines", "1000")
     tap.finish()
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the reference cases `mistral`, `phi3_long` and `languages` into tests/reference: small random language models of transformers, their logits, loss and
+"""Writes the reference cases `mistral`, `phi3_long`, `t5_small` and `languages` into tests/reference: small random language models of transformers, their logits, loss and
 gradients in float64, greedy ids and beams. Needs torch, transformers, tokenizers and safetensors; two runs write the same bytes.
 
     tools/make_language_cases.py [tests/reference [CASE...]]"""
@@ -21,6 +21,8 @@ SMALL = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidd
 GPT2 = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 1}
 OPT = {"vocab_size": 64, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64,
        "word_embed_proj_dim": 16, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "dropout": 0.0}
+T5 = {"vocab_size": 259, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 3, "relative_attention_num_buckets": 8,
+      "relative_attention_max_distance": 12, "pad_token_id": 2, "eos_token_id": 1, "decoder_start_token_id": 2, "dropout_rate": 0.0}
 LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1], "long_factor": [1.5, 4.0]}
 NOISE = 1e-5  # of the largest value: what float32 may differ by
 PROMPTS = ["The old clock", "a photo of a small red cat", "In 2019, a tree and a very long river were seen"]
@@ -50,7 +52,8 @@ def wide():
 def build(kind, settings, seed, dtype=torch.float32):
     """A model in float64 whose weights are rounded as the file will have them."""
     config = getattr(transformers, kind + "Config")(**settings)
-    name = {"GPT2Model": "GPT2Model"}.get(settings.get("head"), kind + ("LMHeadModel" if kind == "GPT2" else "ForCausalLM"))
+    suffix = {"GPT2": "LMHeadModel", "T5": "ForConditionalGeneration"}.get(kind, "ForCausalLM")
+    name = {"GPT2Model": "GPT2Model"}.get(settings.get("head"), kind + suffix)
     generator = torch.Generator().manual_seed(seed)
     with wide():
         model = getattr(transformers, name)._from_config(config, attn_implementation="eager").eval()
@@ -81,10 +84,11 @@ def answers(model, inputs, grad):
         out = model(**inputs)
     if "last_hidden_state" in out:
         return {"last_hidden_state": out.last_hidden_state}, None
+    outputs = {k: out[k] for k in ("logits", "encoder_last_hidden_state") if k in out}
     if not grad:
-        return {"logits": out.logits}, None
+        return outputs, None
     out.loss.backward()
-    return {"logits": out.logits}, {"loss": out.loss, **{f"grad.{k}": p.grad for k, p in model.named_parameters()}}
+    return outputs, {"loss": out.loss, **{f"grad.{k}": p.grad for k, p in model.named_parameters()}}
 
 
 def store(tensors, path):
@@ -107,7 +111,8 @@ def forward_check(folder, check, model, inputs, model_folder="model", grad=False
     store(given, folder / f"in.{check}.safetensors")
     store(outputs, folder / f"out.{check}.safetensors")
     spec = {"check": check, "kind": "forward", "model": model_folder, "in": f"in.{check}.safetensors", "out": f"out.{check}.safetensors",
-            "tol": {"rel_to_max": {k: NOISE for k in outputs}, "grad_rel_l2": 1e-4}, "valid": {k: "attention_mask" for k in outputs}}
+            "tol": {"rel_to_max": {k: NOISE for k in outputs}, "grad_rel_l2": 1e-4},
+            "valid": {k: "attention_mask" for k in outputs if outputs[k].shape[1] == inputs["attention_mask"].shape[1]}}
     if grad:
         store(gradients, folder / f"grad.{check}.safetensors")
         spec["grad"] = f"grad.{check}.safetensors"
@@ -132,7 +137,7 @@ def generate_ids(model, tok, prompt, **how):
     ids = torch.tensor([tok.encode(prompt).ids])
     with wide(), torch.no_grad():
         out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **how)
-    return out[0, ids.shape[1]:].tolist()
+    return out[0, 1 if model.config.is_encoder_decoder else ids.shape[1]:].tolist()
 
 
 def greedy_checks(model, tok, prompts, new):
@@ -150,6 +155,7 @@ def beam_answers(model, tok, penalties):
         return {"prompt": prompt, **how, "ids": generate_ids(model, tok, prompt, **how)}
     beams = [one(p, max_new_tokens=12, num_beams=n, length_penalty=penalty, early_stopping=early)
              for p in PROMPTS[:2] for n in (2, 3, 5) for penalty in penalties for early in (False, True)]
+    beams += [one(p, max_new_tokens=12, min_new_tokens=7, num_beams=n) for p in PROMPTS[:2] for n in (1, 3)]
     return beams + [one(p, max_new_tokens=16, repetition_penalty=r) for p in PROMPTS[:2] for r in (0.7, 1.3)]
 
 
@@ -198,6 +204,14 @@ def phi3_long():
     finish(folder, "phi3_long", "Phi3ForCausalLM with LongRoPE on half of a head's dimensions, original context 16", checks)
 
 
+def t5_small():
+    """Beams of an encoder-decoder, gated and not tied as T5 1.1 and Flan-T5 are: answers of another length than what they are about."""
+    folder = fresh("t5_small")
+    model = build("T5", {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}, 43)
+    tok = with_tokenizer(folder, model, [1, *range(100, 110)])
+    (folder / "generation.json").write_text(json.dumps(beam_answers(model, tok, (-1.0, 1.0))) + "\n")
+
+
 def languages():
     """One difference a model; all read two texts of 24."""
     folder, checks = fresh("languages"), []
@@ -229,7 +243,7 @@ def languages():
 
 def main():
     transformers.logging.set_verbosity_error()
-    for case in (mistral, phi3_long, languages):
+    for case in (mistral, phi3_long, t5_small, languages):
         if not sys.argv[2:] or case.__name__ in sys.argv[2:]:
             case()
 
