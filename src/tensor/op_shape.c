@@ -302,10 +302,13 @@ void tn_split(tn_ctx *cx, tn_t x, int n, const long *width, tn_t *y)
         sum += width[i];
     if (!cx->failed && (n > MOST_PIECES || sum != tn_last(x)))
         tn_fail(cx, "split: %d pieces of %ld in all, of rows of %ld", n, sum, tn_last(x));
+    memset(y, 0, (size_t)n * sizeof *y);
+    if (cx->failed)
+        return;
     for (int i = 0; i < n; i++) {
         tn_t piece = x;
         piece.shape[x.rank - 1] = width[i];
-        now.y[i] = y[i] = cx->failed ? (tn_t){0} : tn_like(cx, piece, x.grad);
+        now.y[i] = y[i] = tn_like(cx, piece, x.grad);
     }
     if (tn_live(cx))
         tn_each(cx, tn_rows(x), sum, split_rows, &now);
