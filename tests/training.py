@@ -287,6 +287,24 @@ def lora_threads():
     assert result("lora", "adapter_model.safetensors") == result("lora7", "adapter_model.safetensors")
 
 
+def kin_batches():
+    """With --kin 1 every batch is of one colour, without it hardly any; the partners of what was drawn are of that kin too."""
+    kin = tmp / "data" / "kin.jsonl"
+    kin.write_text("".join(json.dumps({**x, "kin": x["group"].split()[0]}) + "\n" for x in map(json.loads, data.read_text().splitlines())))
+
+    def colors(out, *more):
+        args = [kin if x == data else x for x in arguments(out, "--augment", 0, "--partners", 1, "--dump", tmp / (out + "-dump"), *more)]
+        assert program.run(*args).returncode == 0
+        batches = [load(p)["pixel_values"] for p in sorted((tmp / (out + "-dump")).glob("step-*"))]
+        assert len(batches) == STEPS
+        side = batches[0].shape[-1] // 2
+        rounded = [{tuple(np.round(picture[:, side, side], 1)) for picture in b} for b in batches]
+        return [len(x) for x in rounded]
+
+    assert max(colors("kin", "--kin", 1)) <= 2, "a batch of one kin has more than its colour and the ground"
+    assert max(colors("no-kin")) > 2, "batches of the whole data set have one colour only"
+
+
 def lora_on_a_wrong_module():
     program.fails(*arguments("nowhere", "--targets", "no_such_module", **LORA), says="'no_such_module'; it has q_proj, ")
     assert not (tmp / "nowhere").exists(), "an empty folder is left behind"
@@ -396,6 +414,7 @@ def main():
     for micro in [1, 2, 3]:
         tap.check(f"parts of {micro} give the loss and gradients of the whole batch", accumulated, micro)
     tap.check("parts that do not divide the batch are refused", wrong_micro)
+    tap.check("batches of one kin", kin_batches)
     tap.check("a run starts from another model's weights", start_from)
     tap.check("LoRA learns, and leaves the model alone", lora)
     tap.check("an adapter is applied, scaled and merged", lora_is_applied)

@@ -71,6 +71,14 @@ class IconNamer:
         return None
 
 
+def svg_of(icon, pack):
+    """The whole SVG of an icon; what it does not say itself, its pack says for all."""
+    width, height = (icon.get(k, pack.get(k, 16)) for k in ("width", "height"))
+    return ('<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}" width="{width}" height="{height}">'
+            f'{icon["body"]}</svg>')
+
+
 def icons(folder, namer, own_names):
     """Yields (icon name, code points, svg) of a pack's drawings that CLDR knows; no skin tones."""
     with open(f"{folder}/icons.json", encoding="utf-8") as f:
@@ -92,9 +100,4 @@ def icons(folder, namer, own_names):
         else:
             found = namer.find(name, aliases.get(name, ()), code)
         if found:
-            width, height = (icon.get(k, pack.get(k, 16)) for k in ("width", "height"))
-            left, top = icon.get("left", 0), icon.get("top", 0)
-            yield name, found, (
-                '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-                f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">'
-                f'{icon["body"]}</svg>')
+            yield name, found, svg_of(icon, pack)

@@ -17,7 +17,7 @@ typedef struct job {
     bool finetune;
     const char *config, *from, *freeze, *data, *out, *metrics, *save, *dump;
     int steps, epochs, micro, stop_after, texts, context;
-    float temperature, partners, muon_lr, embedding_lr;
+    float temperature, partners, kin, hue, muon_lr, embedding_lr;
     float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes;
     cl_adapter adapter; /* a new one */
     cl_objectives objectives;
@@ -201,9 +201,11 @@ static int open_grounded(job *j, oc_err *err)
 {
     tr_grounded_options o;
     if (j->texts > 1 || j->partners > 0 || (j->micro && j->micro != j->common.batch))
-        return bs_err(err, "'%s' learns from one text a picture and whole batches: --texts, --partners and --micro are for dual encoders",
-                      j->folder);
-    if (cl_objectives_read(&j->objectives, j->model, j->pairs.n, j->common.batch, j->common.seed, j->finetune && !j->full, &o, err))
+        return bs_err(
+            err, "'%s' learns from one text a picture and whole batches: --texts, --partners and --micro are for dual encoders",
+            j->folder);
+    if (cl_objectives_read(&j->objectives, j->model, j->pairs.n, j->common.batch, j->common.seed, j->finetune && !j->full, &o,
+                           err))
         return -1;
     j->ground = tr_grounded_open(&o, j->loader, &j->pairs, j->tokenizer, j->model, j->common.batch, &j->task, err);
     return j->ground ? 0 : -1;
@@ -221,15 +223,18 @@ static int open_pairs(job *j, oc_err *err)
                            .batch = j->common.batch,
                            .texts = j->texts,
                            .partners = j->partners,
+                           .kin = j->kin,
                            .max_pixels = j->common.max_pixels,
                            .max_tokens = j->grounded ? j->objectives.length : 0};
     dt_augment_default(&o.augment, j->augment);
+    if (j->hue >= 0)
+        o.augment.hue = j->hue;
     j->loader = dt_loader_open(&o, err);
     if (!j->loader)
         return -1;
     return j->grounded ? open_grounded(j, err)
-                       : tr_contrastive_open(&j->contrastive, j->loader, j->model, j->common.batch, j->micro, j->texts, j->partners,
-                                             &j->task, err);
+                       : tr_contrastive_open(&j->contrastive, j->loader, j->model, j->common.batch, j->micro, j->texts,
+                                             j->partners, &j->task, err);
 }
 
 static int open_rest(job *j, oc_err *err)
@@ -293,7 +298,10 @@ static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err
             " lr %g final %g warmup %ld decay %g betas %g %g clip %g ema %g augment %g muon %g embedding %g temperature %g",
             (double)j->lr, (double)j->final_lr, warmup, (double)j->decay, (double)j->beta1, (double)j->beta2, (double)j->clip,
             (double)j->ema, (double)j->augment, (double)j->muon_lr, (double)j->embedding_lr, (double)j->temperature) ||
-        (j->from && bs_buf_printf(to, err, " start %s", j->from)) || (j->freeze && bs_buf_printf(to, err, " freeze %s", j->freeze)) ||
+        (j->kin > 0 && bs_buf_printf(to, err, " kin %g", (double)j->kin)) ||
+        (j->hue >= 0 && bs_buf_printf(to, err, " hue %g", (double)j->hue)) ||
+        (j->from && bs_buf_printf(to, err, " start %s", j->from)) ||
+        (j->freeze && bs_buf_printf(to, err, " freeze %s", j->freeze)) ||
         (j->grounded && cl_objectives_say(&j->objectives, to, err)))
         return -1;
     if (!adapter)
@@ -386,6 +394,7 @@ static int run(const cl_command *self, int argc, char **argv)
              .beta2 = 0.98f,
              .clip = 1,
              .augment = 1,
+             .hue = -1,
              .minutes = 10,
              .texts = 1};
     cl_texts rest = {0};
@@ -400,7 +409,8 @@ static int run(const cl_command *self, int argc, char **argv)
         {"out", "DIR", CL_TEXT, &j.out, "where the checkpoint and the result go", 0, 0},
         {"config", "DIR", CL_TEXT, &j.config, "start from nothing: config.json, tokenizer and preprocessor_config.json", 0, 0},
         {"start-from", "M", CL_TEXT, &j.from,
-         "with --config: not from nothing but from this model's weights of the same names; other picture sizes are bridged", 0, 0},
+         "with --config: not from nothing but from this model's weights of the same names; other picture sizes are bridged", 0,
+         0},
         {"steps", "N", CL_INT, &j.steps, "updates in all", 1, 1e9},
         {"epochs", "N", CL_INT, &j.epochs, "instead: times through the pairs", 1, 1e6},
         {"micro", "N", CL_INT, &j.micro, "rows at once, a divisor of --batch; less memory, the same loss", 1, 65536},
@@ -410,6 +420,9 @@ static int run(const cl_command *self, int argc, char **argv)
         {"weight-decay", "X", CL_FLOAT, &j.decay, "decoupled; none on gains, biases, temperature (train 0.1)", 0, 10},
         {"context", "N", CL_INT, &j.context, "language models: tokens of a row (the model's, at most 1024)", 1, 1 << 28},
         {"texts", "N", CL_INT, &j.texts, "texts of each picture in a batch, in different languages where there are (1)", 1, 8},
+        {"kin", "X", CL_FLOAT, &j.kin, "this share of the batches holds pairs of one \"kin\" each, which are easily mixed up (0)",
+         0, 1},
+        {"hue", "X", CL_FLOAT, &j.hue, "degrees that colours are turned by at most (54 times --augment)", 0, 180},
         {"partners", "X", CL_FLOAT, &j.partners,
          "fill half of each batch with other pictures of the same groups, which find each other by a loss of this weight (0)", 0,
          100},
@@ -433,9 +446,10 @@ static int run(const cl_command *self, int argc, char **argv)
         {"full", NULL, CL_FLAG, &j.full, "finetune: all weights instead of an adapter", 0, 0},
         {"objectives", "A=W,B", CL_TEXT, &j.objectives.list,
          "BLIP: which of itc, itm, lm, mlm, vqa are learned, with weights (itc,itm,lm as far as the model has them)", 0, 0},
-        {"momentum", "X", CL_FLOAT, &j.objectives.momentum, "BLIP: of the teacher that itc compares with, 0 for none (0.995)", 0, 1},
-        {"queue", "N", CL_INT, &j.objectives.queue, "BLIP: earlier pairs that itc compares with (57600, or as the data allows)", 0,
-         1 << 24},
+        {"momentum", "X", CL_FLOAT, &j.objectives.momentum, "BLIP: of the teacher that itc compares with, 0 for none (0.995)", 0,
+         1},
+        {"queue", "N", CL_INT, &j.objectives.queue, "BLIP: earlier pairs that itc compares with (57600, or as the data allows)",
+         0, 1 << 24},
         {"alpha", "X", CL_FLOAT, &j.objectives.alpha, "BLIP: the teacher's share of itc's targets, after two epochs (0.4)", 0, 1},
         {"text-length", "N", CL_INT, &j.objectives.length, "BLIP: tokens of a text at most (30)", 4, 4096},
         {"prompt", "KEY=S", CL_TEXTS, &j.objectives.prompts,

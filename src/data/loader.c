@@ -8,13 +8,19 @@
 
 #include "../model/reading.h"
 
+/* Pairs sorted by a number that they carry: those of number g are p[first[g]] to p[first[g + 1] - 1]. */
+typedef struct dt_members {
+    long *p, *first;
+} dt_members;
+
 struct dt_loader {
     dt_loader_options o;
     md_sizes sizes;
     im_raster *cache;     /* [pairs]; rgb NULL: not decoded yet */
     atomic_size_t cached; /* bytes */
     long *order;          /* a permutation of the pairs */
-    long *member, *first; /* pairs by group, where a group starts [groups + 1]; NULL without partners */
+    dt_members groups;    /* pairs by group; empty without partners */
+    dt_members kins;      /* pairs by kin; empty where no batch is drawn from one */
     long epoch;           /* that `order` belongs to; -1: none */
     dt_loaded out;
     float *pixels, *scratch, *text_target, *image_target, *partner_target;
@@ -38,8 +44,10 @@ void dt_loader_close(dt_loader *l)
     bs_free(l->text_target);
     bs_free(l->image_target);
     bs_free(l->partner_target);
-    bs_free(l->member);
-    bs_free(l->first);
+    bs_free(l->groups.p);
+    bs_free(l->groups.first);
+    bs_free(l->kins.p);
+    bs_free(l->kins.first);
     bs_free(l->ids);
     bs_free(l->errors);
     bs_free(l->out.pair);
@@ -48,22 +56,24 @@ void dt_loader_close(dt_loader *l)
     free(l);
 }
 
-/* Pairs sorted by group (a counting sort). */
-static int list_members(dt_loader *l, oc_err *err)
+static long group_of(const dt_pair *p) { return p->group; }
+static long kin_of(const dt_pair *p) { return p->kin; }
+
+/* A counting sort of the pairs by what number_of says, below n; pairs of a negative number are left out. */
+static int list_members(const dt_pairs *d, long n, long (*number_of)(const dt_pair *), dt_members *m, oc_err *err)
 {
-    const dt_pairs *d = l->o.pairs;
-    l->first = bs_calloc((size_t)d->groups + 2, sizeof *l->first, "the groups", err);
-    l->member = bs_calloc((size_t)d->n, sizeof *l->member, "the groups", err);
-    if (!l->first || !l->member)
+    m->first = bs_calloc((size_t)n + 2, sizeof *m->first, "the groups", err);
+    m->p = bs_calloc((size_t)d->n, sizeof *m->p, "the groups", err);
+    if (!m->first || !m->p)
         return -1;
     for (long i = 0; i < d->n; i++)
-        if (d->p[i].group >= 0)
-            l->first[d->p[i].group + 2]++;
-    for (long g = 0; g < d->groups; g++)
-        l->first[g + 2] += l->first[g + 1];
+        if (number_of(&d->p[i]) >= 0)
+            m->first[number_of(&d->p[i]) + 2]++;
+    for (long g = 0; g < n; g++)
+        m->first[g + 2] += m->first[g + 1];
     for (long i = 0; i < d->n; i++)
-        if (d->p[i].group >= 0)
-            l->member[l->first[d->p[i].group + 1]++] = i;
+        if (number_of(&d->p[i]) >= 0)
+            m->p[m->first[number_of(&d->p[i]) + 1]++] = i;
     return 0;
 }
 
@@ -99,7 +109,8 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
     b->target = calloc(rows, sizeof *b->target);
     if (l->cache && l->order && l->pixels && l->scratch && l->text_target && l->image_target && l->ids && l->errors &&
         l->out.pair && l->out.language && l->partner_target && b->target && !md_texts_open(b, o->model, l->rows, err) &&
-        (o->partners <= 0 || !list_members(l, err)))
+        (o->partners <= 0 || !list_members(o->pairs, o->pairs->groups, group_of, &l->groups, err)) &&
+        (o->kin <= 0 || !list_members(o->pairs, o->pairs->kins, kin_of, &l->kins, err)))
         return l;
     bs_err(err, "out of memory: a batch");
     dt_loader_close(l);
@@ -127,17 +138,24 @@ static void shuffle(dt_loader *l, long epoch)
 static long partner_of(const dt_loader *l, long pair, bs_rng *r)
 {
     long g = l->o.pairs->p[pair].group;
-    long n = g < 0 ? 0 : l->first[g + 1] - l->first[g];
+    long n = g < 0 ? 0 : l->groups.first[g + 1] - l->groups.first[g];
     if (n < 2)
         return pair;
-    long k = (long)bs_rng_below(r, (uint32_t)n - 1), other = l->member[l->first[g] + k];
-    return other == pair ? l->member[l->first[g] + n - 1] : other;
+    const long *all = l->groups.p + l->groups.first[g];
+    long other = all[bs_rng_below(r, (uint32_t)n - 1)];
+    return other == pair ? all[n - 1] : other;
+}
+
+/* The kin that a batch is drawn from, or -1: that of the pair whose turn it is, in this share of the batches. */
+static long kin_of_batch(const dt_loader *l, long pair, bs_rng *r)
+{
+    return l->kins.p && bs_rng_float(r) < l->o.kin ? l->o.pairs->p[pair].kin : -1;
 }
 
 static void choose_pairs(dt_loader *l, long step)
 {
-    bool partners = l->member != NULL;
-    long n = l->o.pairs->n, drawn = partners ? (l->o.batch + 1) / 2 : l->o.batch;
+    bool partners = l->groups.p != NULL;
+    long n = l->o.pairs->n, drawn = partners ? (l->o.batch + 1) / 2 : l->o.batch, kin = -1;
     bs_rng r;
     bs_rng_seed(&r, l->o.seed ^ 0x9e3779b97f4a7c15u, (uint64_t)step);
     for (long i = 0; i < drawn; i++) {
@@ -145,6 +163,11 @@ static void choose_pairs(dt_loader *l, long step)
         if (at / n != l->epoch)
             shuffle(l, at / n);
         l->out.pair[i] = l->order[at % n];
+        if (i == 0)
+            kin = kin_of_batch(l, l->out.pair[0], &r);
+        else if (kin >= 0)
+            l->out.pair[i] =
+                l->kins.p[l->kins.first[kin] + (long)bs_rng_below(&r, (uint32_t)(l->kins.first[kin + 1] - l->kins.first[kin]))];
         if (partners && drawn + i < l->o.batch)
             l->out.pair[drawn + i] = partner_of(l, l->out.pair[i], &r);
     }

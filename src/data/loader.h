@@ -19,6 +19,7 @@ typedef struct dt_loader_options {
     int texts;      /* a picture: 1, or more of them, in different languages as far as there are; 0: 1 */
     float partners; /* > 0: half a batch are other pictures of the same groups (or the same, changed otherwise), and this is the
                                        * weight of the loss by which they find each other */
+    float kin;      /* this share of the batches is drawn from one kin each: what is easily mixed up, side by side */
     size_t cache_bytes; /* decoded pictures kept in memory; 0: 4 GiB */
     uint64_t max_pixels;
     long max_tokens; /* longer texts are cut; 0: the model's own limit */

@@ -77,7 +77,7 @@ static void names_clear(names *m)
 
 typedef struct reader {
     dt_pairs *pairs;
-    names groups;
+    names groups, kins;
     long cap;
     char *folder;
     const char *path;
@@ -100,7 +100,7 @@ static dt_pair *new_pair(reader *r, oc_err *err)
         r->cap = cap;
     }
     memset(&d->p[d->n], 0, sizeof d->p[0]);
-    d->p[d->n].group = -1;
+    d->p[d->n].group = d->p[d->n].kin = -1;
     return &d->p[d->n++];
 }
 
@@ -146,14 +146,15 @@ static int add_texts(reader *r, dt_pair *p, const ck_config *value, const char *
 
 static int read_object(reader *r, const ck_config *c, oc_err *err)
 {
-    const char *image = NULL, *group = NULL, *question = NULL;
+    const char *image = NULL, *group = NULL, *kin = NULL, *question = NULL;
     dt_pair *p = new_pair(r, err);
     if (!p || ck_config_need(c, "image", "a path", err) || ck_string(c, "image", &image, err) ||
-        ck_string(c, "group", &group, err) || ck_string(c, "question", &question, err))
+        ck_string(c, "group", &group, err) || ck_string(c, "kin", &kin, err) || ck_string(c, "question", &question, err))
         return -1;
     p->image = bs_join(r->folder, image);
     p->question = question ? bs_strdup(question) : NULL;
-    if (!p->image || (question && !p->question) || (group && (p->group = number_of(&r->groups, group)) < 0))
+    if (!p->image || (question && !p->question) || (group && (p->group = number_of(&r->groups, group)) < 0) ||
+        (kin && (p->kin = number_of(&r->kins, kin)) < 0))
         return no_memory(r, err);
     for (size_t i = 0; i < ck_config_size(c); i++) {
         const ck_config *member = ck_config_at(c, i);
@@ -226,10 +227,12 @@ int dt_pairs_read(dt_pairs *pairs, const char *path, oc_err *err)
     if (bs_read_file(&b, path, (size_t)8 << 30, err) || read_lines(&r, &b, err))
         goto done;
     pairs->groups = (long)r.groups.n;
+    pairs->kins = (long)r.kins.n;
     result = 0;
 done:
     bs_buf_clear(&b);
     names_clear(&r.groups);
+    names_clear(&r.kins);
     free(r.folder);
     if (result)
         dt_pairs_clear(pairs);

@@ -19,6 +19,7 @@ typedef struct dt_pair {
     char *question;                  /* that the texts answer; NULL: none */
     int texts;                       /* in all languages */
     long group;                      /* pairs of one group mean the same; -1: a group of its own */
+    long kin;                        /* pairs of one kin are easily mixed up; -1: of none */
 } dt_pair;
 
 typedef struct dt_pairs {
@@ -26,10 +27,10 @@ typedef struct dt_pairs {
     long n;
     char *language[DT_LANGUAGES]; /* keys as in the file: "text", "text_zh", ... */
     int languages;
-    long groups;
+    long groups, kins;
 } dt_pairs;
 
-/* FILE.jsonl: a line {"image": PATH, "text": S or [S, ...], "text_zh": .., "group": S}; any key that starts with "text" is a language.
+/* FILE.jsonl: a line {"image": PATH, "text": S or [S, ...], "text_zh": .., "group": S, "kin": S}; any key that starts with "text" is a language.
  * {"image", "question": S, "answers": [S, ...]} (or "answer"): the texts answer the question.
  * FILE.tsv: PATH <TAB> TEXT. A pair without text is an error that names file and line. Empty lines are skipped. */
 int dt_pairs_read(dt_pairs *pairs, const char *path, oc_err *err);
