@@ -13,6 +13,7 @@
 
 enum { CHUNK = 512 }; /* columns: with a block of rows, what of C stays in the second cache */
 enum { LINE = 16 };   /* floats */
+enum { FEW = 512 };    /* rows: they all lie packed in the second cache */
 enum { ITEMS = 16 };  /* for each thread, at least: they end together, also when a neighbour slows one of them */
 
 typedef struct job {
@@ -183,12 +184,14 @@ static long tile_height(const kn_micro *u, long m)
     return best;
 }
 
-/* Rows in equal blocks of at most mc; columns in chunks small enough that every thread finds work to the end. */
+/* Rows in equal blocks of at most mc, or one of few; columns in chunks small enough that every thread finds work to the end. */
 static void cut(job *j, long columns, int threads)
 {
     const kn_micro *u = j->u;
     j->tall = u->pack_a == u->pack_b ? tile_height(u, j->g->m) : u->mr;
-    j->blocks = (j->g->m + u->mc - 1) / u->mc;
+    /* B costs as much to pack as 32 rows to compute: with few rows it is packed once, by the thread that then reads it from its own cache. */
+    long most = !j->g->packed && j->g->m <= FEW ? FEW : u->mc;
+    j->blocks = (j->g->m + most - 1) / most;
     long tiles = (j->g->m + j->tall - 1) / j->tall;
     j->rows = (tiles + j->blocks - 1) / j->blocks * j->tall;
     j->n = columns;
