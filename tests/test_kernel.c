@@ -894,12 +894,12 @@ static void columns_are_right(void **state)
 
 static void check_adamw(const kn_table *t, long n)
 {
-    const double lr = 0.01f, b1 = 0.9f, b2 = 0.98f, eps = 1e-6f, decay = 0.2f, c1 = 3, c2 = 7;
+    const double lr = 0.01f, b1 = 0.9f, b2 = 0.98f, eps = 1e-6f, decay = 0.2f, c1 = 3, c2 = 7, scale = 0.75;
     float *p = random_floats(n, -1, 1), *g = random_floats(n, -1, 1), *m = random_floats(n, -1, 1), *v = random_floats(n, 0, 1);
     float *p0 = copy_of(p, n), *m0 = copy_of(m, n), *v0 = copy_of(v, n);
-    t->adamw(n, p, g, m, v, 0.01f, 0.9f, 0.98f, 1e-6f, 0.2f, 3, 7);
+    t->adamw(n, p, g, 0.75f, m, v, 0.01f, 0.9f, 0.98f, 1e-6f, 0.2f, 3, 7);
     for (long i = 0; i < n; i++) {
-        double m1 = b1 * m0[i] + (1 - b1) * g[i], v1 = b2 * v0[i] + (1 - b2) * g[i] * g[i];
+        double gi = scale * g[i], m1 = b1 * m0[i] + (1 - b1) * gi, v1 = b2 * v0[i] + (1 - b2) * gi * gi;
         near(t->name, "adamw m", i, m[i], m1, 2e-7);
         near(t->name, "adamw v", i, v[i], v1, 2e-7);
         double step = m1 * c1 / (sqrt(v1 * c2) + eps);
@@ -1709,7 +1709,7 @@ static void run_dot(void *arg)
 static void run_adamw(void *arg)
 {
     bench *b = arg;
-    b->t->adamw(b->n, b->x, b->y, b->z, b->u, 0, 0.9f, 0.98f, 1e-6f, 0, 1, 1);
+    b->t->adamw(b->n, b->x, b->y, 1, b->z, b->u, 0, 0.9f, 0.98f, 1e-6f, 0, 1, 1);
 }
 static void run_norm_backward(void *arg)
 {

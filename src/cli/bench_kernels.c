@@ -296,7 +296,7 @@ static void run_cross_entropy(void *arg)
 static void run_adamw(void *arg)
 {
     job *j = arg;
-    j->kn->adamw(j->n, j->x, j->y, j->z, j->u, 0, 0.9f, 0.98f, 1e-6f, 0, 1, 1);
+    j->kn->adamw(j->n, j->x, j->y, 1, j->z, j->u, 0, 0.9f, 0.98f, 1e-6f, 0, 1, 1);
 }
 
 static void run_from_f16(void *arg)

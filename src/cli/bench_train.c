@@ -86,7 +86,7 @@ static void step(void *arg)
     double norm;
     if (j->err.text[0])
         return;
-    md_trainables_zero(&j->t);
+    md_trainables_zero(&j->t, j->work);
     j->loss = j->task.gradients(j->task.arg, &j->pass, &j->batch, &j->err);
     if (isfinite(j->loss))
         tr_optimizer_step(&j->a, j->work, j->step++, &norm, &j->err);

@@ -13,7 +13,7 @@
 
 enum { CHUNK = 512 }; /* columns: with a block of rows, what of C stays in the second cache */
 enum { LINE = 16 };   /* floats */
-enum { FEW = 512 };    /* rows: they all lie packed in the second cache */
+enum { FEW = 512 };   /* rows: they all lie packed in the second cache */
 enum { ITEMS = 16 };  /* for each thread, at least: they end together, also when a neighbour slows one of them */
 
 typedef struct job {

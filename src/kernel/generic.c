@@ -281,12 +281,12 @@ static void rotate(long half, const float *x, const float *c, const float *s, fl
     }
 }
 
-static void adamw(long n, float *p, const float *g, float *m, float *v, float lr, float b1, float b2, float eps, float decay,
-                  float c1, float c2)
+static void adamw(long n, float *p, const float *g, float scale, float *m, float *v, float lr, float b1, float b2, float eps,
+                  float decay, float c1, float c2)
 {
     for (long i = 0; i < n; i++) {
-        m[i] = b1 * m[i] + (1 - b1) * g[i];
-        v[i] = b2 * v[i] + (1 - b2) * g[i] * g[i];
+        m[i] = b1 * m[i] + (1 - b1) * scale * g[i];
+        v[i] = b2 * v[i] + (1 - b2) * scale * scale * g[i] * g[i];
         p[i] -= lr * (m[i] * c1 / (sqrtf(v[i] * c2) + eps) + decay * p[i]);
     }
 }

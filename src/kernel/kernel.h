@@ -84,10 +84,10 @@ typedef struct kn_table {
      * x[i + half] c[i] + sign x[i] s[i], written or, with `accumulate`, added. y may be x where it is written. Su et al. 2021. */
     void (*rotate)(long half, const float *x, const float *c, const float *s, float sign, bool accumulate, float *y);
 
-    /* AdamW (Loshchilov, Hutter 2019), one tensor: m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+    /* AdamW (Loshchilov, Hutter 2019), one tensor, its gradient scale * g: m = b1 m + (1-b1) scale g; v = b2 v + (1-b2) (scale g)^2;
      * p -= lr * (m * c1 / (sqrt(v * c2) + eps) + decay * p), c1 = 1/(1-b1^t), c2 = 1/(1-b2^t). */
-    void (*adamw)(long n, float *p, const float *g, float *m, float *v, float lr, float b1, float b2, float eps, float decay,
-                  float c1, float c2);
+    void (*adamw)(long n, float *p, const float *g, float scale, float *m, float *v, float lr, float b1, float b2, float eps,
+                  float decay, float c1, float c2);
 
     void (*from_f16)(long n, const uint16_t *x, float *y);
     void (*from_bf16)(long n, const uint16_t *x, float *y);
@@ -190,6 +190,8 @@ void kn_layer_norm_backward(kn_work *w, long rows, long d, const float *x, const
                             const float *dy, float *dx, float *dw, float *db);
 void kn_rms_norm_backward(kn_work *w, long rows, long d, const float *x, const float *wt, const float *rstd, const float *dy,
                           float *dx, float *dw);
+/* x = 0, by all threads. */
+void kn_zero(kn_work *w, long n, float *x);
 /* The sum of squares in double, in fixed blocks: the norm of a gradient. */
 double kn_sum_squares(kn_work *w, long n, const float *x);
 

@@ -164,3 +164,12 @@ float kn_cross_entropy(const kn_table *t, long n, const float *logits, long targ
     }
     return (float)loss;
 }
+
+static void zero_piece(void *arg, long begin, long end, int worker)
+{
+    float *x = arg;
+    (void)worker;
+    memset(x + begin, 0, (size_t)(end - begin) * sizeof *x);
+}
+
+void kn_zero(kn_work *w, long n, float *x) { bs_pool_for(w->pool, n, SQUARES, zero_piece, x); }

@@ -441,10 +441,11 @@ KN_INLINE vf adam_step(const adam *a, vf p, vf g, vf *m, vf *v)
     return v_fnma(a->lr, v_fma(a->decay, p, step), p);
 }
 
-static void adamw(long n, float *p, const float *g, float *m, float *v, float lr, float b1, float b2, float eps, float decay,
-                  float c1, float c2)
+static void adamw(long n, float *p, const float *g, float scale, float *m, float *v, float lr, float b1, float b2, float eps,
+                  float decay, float c1, float c2)
 {
-    adam a = {v_set(lr), v_set(b1), v_set(1 - b1), v_set(b2), v_set(1 - b2), v_set(eps), v_set(decay), v_set(c1), v_set(c2)};
+    adam a = {v_set(lr), v_set(b1), v_set((1 - b1) * scale), v_set(b2), v_set((1 - b2) * scale * scale), v_set(eps), v_set(decay),
+              v_set(c1), v_set(c2)};
     long i = 0;
     for (; i + VW <= n; i += VW) {
         vf mi = v_load(m + i), vi = v_load(v + i);

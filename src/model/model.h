@@ -312,7 +312,7 @@ typedef struct md_trainables {
 int md_trainables_open(md_trainables *t, const md_model *m, md_lora *lora, oc_err *err);
 /* Only the buffers, and no gradient: for a forward that is not differentiated, which so takes no memory for gradients. */
 int md_buffers_open(md_trainables *t, const md_model *m, oc_err *err);
-void md_trainables_zero(md_trainables *t);
+void md_trainables_zero(md_trainables *t, kn_work *w);
 void md_trainables_close(md_trainables *t);
 
 #endif

@@ -124,7 +124,7 @@ failed:
     return -1;
 }
 
-void md_trainables_zero(md_trainables *t) { memset(t->memory, 0, (size_t)t->total * sizeof(float)); }
+void md_trainables_zero(md_trainables *t, kn_work *w) { kn_zero(w, t->total, t->memory); }
 
 void md_trainables_close(md_trainables *t)
 {

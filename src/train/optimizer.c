@@ -62,20 +62,52 @@ static void orthogonalise(kn_work *w, bool bf16, long rows, long columns, float 
     }
 }
 
-/* Nesterov momentum of 0.95; 0.2 sqrt(longer side) brings an orthogonal update to AdamW's usual size (Liu 2025). */
-static void muon_step(tr_optimizer *a, kn_work *w, const md_trainable *p, float *momentum, float lr)
+/* One tensor's numbers, in pieces that several passes find in the cache. */
+enum { PIECE = 1 << 14 };
+typedef struct pieces {
+    const kn_table *kn;
+    float *value, *moment, *x;
+    const float *grad;
+    float scale, keep, shrink, rate;
+} pieces;
+
+static void add_momentum(void *arg, long begin, long end, int worker)
 {
-    const kn_table *kn = kn_work_table(w);
-    const float keep = 0.95f;
+    const pieces *s = arg;
+    (void)worker;
+    long n = end - begin;
+    s->kn->scale(n, s->keep, s->moment + begin, s->moment + begin);
+    s->kn->axpy(n, (1 - s->keep) * s->scale, s->grad + begin, s->moment + begin);
+    s->kn->scale(n, s->keep, s->moment + begin, s->x + begin);
+    s->kn->axpy(n, (1 - s->keep) * s->scale, s->grad + begin, s->x + begin);
+}
+
+/* value = shrink value + rate x */
+static void add_update(void *arg, long begin, long end, int worker)
+{
+    const pieces *s = arg;
+    (void)worker;
+    s->kn->scale(end - begin, s->shrink, s->value + begin, s->value + begin);
+    s->kn->axpy(end - begin, s->rate, s->x + begin, s->value + begin);
+}
+
+/* Nesterov momentum of 0.95; 0.2 sqrt(longer side) brings an orthogonal update to AdamW's usual size (Liu 2025). */
+static void muon_step(tr_optimizer *a, kn_work *w, const md_trainable *p, float scale, float *momentum, float lr)
+{
     long n = p->count, columns = n / p->rows, longer = columns > p->rows ? columns : p->rows;
     float *x = a->scratch, *next = x + n, *aux = next + n;
-    kn->scale(n, keep, momentum, momentum);
-    kn->axpy(n, 1 - keep, p->grad, momentum);
-    kn->scale(n, keep, momentum, x);
-    kn->axpy(n, 1 - keep, p->grad, x);
+    pieces s = {kn_work_table(w),
+                p->value,
+                momentum,
+                x,
+                p->grad,
+                scale,
+                0.95f,
+                1 - lr * (p->decay ? a->o.decay : 0),
+                -lr * 0.2f * sqrtf((float)longer)};
+    bs_pool_for(kn_work_pool(w), n, PIECE, add_momentum, &s);
     orthogonalise(w, a->o.bf16, p->rows, columns, x, next, aux);
-    kn->scale(n, 1 - lr * (p->decay ? a->o.decay : 0), p->value, p->value);
-    kn->axpy(n, -lr * 0.2f * sqrtf((float)longer), x, p->value);
+    bs_pool_for(kn_work_pool(w), n, PIECE, add_update, &s);
 }
 
 int tr_optimizer_open(tr_optimizer *a, const tr_optimizer_options *o, md_trainables *t, oc_err *err)
@@ -119,18 +151,18 @@ double tr_rate(const tr_optimizer_options *o, long step)
 typedef struct update {
     const kn_table *kn;
     float *value, *grad, *first, *second;
-    float lr, b1, b2, eps, decay, c1, c2;
+    float scale, lr, b1, b2, eps, decay, c1, c2;
 } update;
 
 static void update_piece(void *arg, long begin, long end, int worker)
 {
     (void)worker;
     update *u = arg;
-    u->kn->adamw(end - begin, u->value + begin, u->grad + begin, u->first + begin, u->second + begin, u->lr, u->b1, u->b2, u->eps,
-                 u->decay, u->c1, u->c2);
+    u->kn->adamw(end - begin, u->value + begin, u->grad + begin, u->scale, u->first + begin, u->second + begin, u->lr, u->b1,
+                 u->b2, u->eps, u->decay, u->c1, u->c2);
 }
 
-static void adamw_step(tr_optimizer *a, kn_work *w, const md_trainable *p, double time, float lr)
+static void adamw_step(tr_optimizer *a, kn_work *w, const md_trainable *p, float scale, double time, float lr)
 {
     const tr_optimizer_options *o = &a->o;
     long at = p->grad - a->t->memory;
@@ -140,6 +172,7 @@ static void adamw_step(tr_optimizer *a, kn_work *w, const md_trainable *p, doubl
                 p->grad,
                 a->first + at,
                 a->second + at,
+                scale,
                 quick ? lr * o->embedding_lr : lr,
                 o->beta1,
                 o->beta2,
@@ -147,16 +180,16 @@ static void adamw_step(tr_optimizer *a, kn_work *w, const md_trainable *p, doubl
                 p->decay ? o->decay : 0,
                 (float)(1 / (1 - pow((double)o->beta1, time))),
                 (float)(1 / (1 - pow((double)o->beta2, time)))};
-    bs_pool_for(kn_work_pool(w), p->count, 16384, update_piece, &u);
+    bs_pool_for(kn_work_pool(w), p->count, PIECE, update_piece, &u);
 }
 
 /* A young average follows quickly, or it would remember the start. */
-static void follow(tr_optimizer *a, const kn_table *kn, const md_trainable *p, double time)
+static void follow(tr_optimizer *a, kn_work *w, const md_trainable *p, double time)
 {
     double warm = (1 + time) / (10 + time);
     float keep = (double)a->o.ema < warm ? a->o.ema : (float)warm, *average = a->average + (p->grad - a->t->memory);
-    kn->scale(p->count, keep, average, average);
-    kn->axpy(p->count, 1 - keep, p->value, average);
+    pieces s = {.kn = kn_work_table(w), .value = average, .x = p->value, .shrink = keep, .rate = 1 - keep};
+    bs_pool_for(kn_work_pool(w), p->count, PIECE, add_update, &s);
 }
 
 /* No loss has ever reached it: then decay would only wear it down. The first number that is not 0 ends the search. */
@@ -172,24 +205,22 @@ static bool is_idle(const tr_optimizer *a, const md_trainable *p)
 int tr_optimizer_step(tr_optimizer *a, kn_work *w, long step, double *norm, oc_err *err)
 {
     const tr_optimizer_options *o = &a->o;
-    const kn_table *kn = kn_work_table(w);
     md_trainables *t = a->t;
     *norm = sqrt(kn_sum_squares(w, t->total, t->memory));
     if (!isfinite(*norm))
         return bs_err(err, "the gradients of step %ld are not finite: try a lower learning rate", step + 1);
-    if (o->clip > 0 && *norm > (double)o->clip)
-        kn->scale(t->total, (float)((double)o->clip / *norm), t->memory, t->memory);
+    float scale = o->clip > 0 && *norm > (double)o->clip ? (float)((double)o->clip / *norm) : 1;
     double time = (double)(step + 1), rate = tr_rate(o, step);
     for (int i = 0; i < t->n; i++) {
         const md_trainable *p = &t->p[i];
         if (is_idle(a, p))
             continue;
         if (o->muon_lr > 0 && p->rows)
-            muon_step(a, w, p, a->first + (p->grad - t->memory), (float)(rate / (double)o->lr * (double)o->muon_lr));
+            muon_step(a, w, p, scale, a->first + (p->grad - t->memory), (float)(rate / (double)o->lr * (double)o->muon_lr));
         else
-            adamw_step(a, w, p, time, (float)rate);
+            adamw_step(a, w, p, scale, time, (float)rate);
         if (a->average)
-            follow(a, kn, p, time);
+            follow(a, w, p, time);
     }
     return 0;
 }

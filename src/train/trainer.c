@@ -123,7 +123,7 @@ static int one_step(run *r, tr_report *report, oc_err *err)
     const md_batch *b = r->task->next(r->task->arg, r->state.step, kn_work_pool(r->work), err);
     if (!b || (r->o->batch_seen && r->o->batch_seen(r->o->arg, r->state.step + 1, b, err)))
         return -1;
-    md_trainables_zero(&r->t);
+    md_trainables_zero(&r->t, r->work);
     report->loss = r->task->gradients(r->task->arg, &r->pass, b, err);
     if (!isfinite(report->loss) || tr_optimizer_step(&r->a, r->work, r->state.step, &report->norm, err))
         return -1;
