@@ -24,6 +24,7 @@ typedef struct job {
     long tall, rows, blocks;   /* of a tile and of a block of A; how many blocks */
     long n0, n, chunk, chunks; /* the columns at hand */
     long k0, k;                /* the stretch of k at hand, k0 a multiple of KN_KC */
+    bool shares;               /* threads find their blocks by themselves */
     bool shared;               /* B lies packed in w->b */
     bool last;                 /* the stretch ends the sum: the epilogue follows */
 } job;
@@ -152,12 +153,32 @@ static void one_item(const job *j, kn_worker *me, long block, long chunk)
         epilogue(j->w->t, j->g, i0, m, j->n0 + begin, end - begin);
 }
 
-/* Threads that take items in turn find blocks of their own, so that each block of A is packed by one. */
-static void take(const job *j, kn_worker *me, long item)
+/* The next chunk of a block; none is left when it is j->chunks or more. */
+static long chunk_of(const job *j, long block) { return atomic_fetch_add(&j->w->next_chunk[block], 1); }
+
+/* The block that has most chunks left. */
+static long behind(const job *j)
 {
-    long threads = j->w->threads, first = item / (threads * j->chunks) * threads, side = kn_min(threads, j->blocks - first);
-    long at = item - first * j->chunks;
-    one_item(j, me, first + at % side, at / side);
+    long best = 0, least = j->chunks;
+    for (long b = 0; b < j->blocks; b++) {
+        long next = atomic_load(&j->w->next_chunk[b]);
+        if (next < least)
+            best = b, least = next;
+    }
+    return best;
+}
+
+/* A thread stays with the block that it has packed, then begins one that nobody has, then helps where most is left: so each block is packed by
+ * one, but for the last. There are as many calls as chunks, so that each finds one. */
+static void take(const job *j, kn_worker *me)
+{
+    long block = me->job == j->id ? me->block : -1, chunk = block < 0 ? j->chunks : chunk_of(j, block);
+    while (chunk >= j->chunks) {
+        block = atomic_load(&j->w->next_block) < j->blocks ? atomic_fetch_add(&j->w->next_block, 1) : j->blocks;
+        block = block < j->blocks ? block : behind(j);
+        chunk = chunk_of(j, block);
+    }
+    one_item(j, me, block, chunk);
 }
 
 static void run_items(void *arg, long begin, long end, int worker)
@@ -166,7 +187,10 @@ static void run_items(void *arg, long begin, long end, int worker)
     if (j->u->begin)
         j->u->begin();
     for (long item = begin; item < end; item++)
-        take(j, &j->w->worker[worker], item);
+        if (j->shares)
+            take(j, &j->w->worker[worker]);
+        else
+            one_item(j, &j->w->worker[worker], item / j->chunks, item % j->chunks);
     if (j->u->end)
         j->u->end();
 }
@@ -223,6 +247,10 @@ static void run_stretch(job *j, bs_pool *pool)
         long width = KN_GROUP * j->u->nr;
         bs_pool_for(pool, (j->n + width - 1) / width * ((j->k + KN_KC - 1) / KN_KC), 1, pack_panel, j);
     }
+    j->shares = j->blocks <= KN_BLOCKS;
+    atomic_store(&j->w->next_block, 0);
+    for (long b = 0; j->shares && b < j->blocks; b++)
+        atomic_store(&j->w->next_chunk[b], 0);
     bs_pool_for(pool, j->blocks * j->chunks, 1, run_items, j);
 }
 

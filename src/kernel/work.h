@@ -2,10 +2,14 @@
 #ifndef KN_WORK_H
 #define KN_WORK_H
 
+#include <stdatomic.h>
+
 #include "low.h"
 
 /* Sums over k are cut at multiples of this, always: it is part of what a tier's bits mean. */
 enum { KN_KC = 256 };
+/* Blocks of rows that threads can find work in by themselves. */
+enum { KN_BLOCKS = 1024 };
 /* Strips of B that are packed together. */
 enum { KN_GROUP = 4 };
 
@@ -24,6 +28,8 @@ struct kn_work {
     const kn_micro *bf16; /* NULL: the CPU has none */
     bs_pool *pool;
     int threads;
+    atomic_long next_block,
+        *next_chunk;    /* of the running job: the first block nobody has begun, and of each block the next chunk [KN_BLOCKS] */
     unsigned long jobs; /* so many parallel loops were started; names the packed A of one */
     kn_worker *worker;
     float *b; /* B_FLOATS: the panel of B that all threads share; also partial sums */
