@@ -28,8 +28,8 @@ KN_INLINE void tile16_of(const int m, long k, const float *a, const uint16_t *b,
     for (int i = 0; i < m; i++)
         s[i][0] = s[i][1] = v_zero();
     for (long p = 0; p < k; p += 2, a += 2 * MR16, b += 2 * NR) {
-        if (m <= 2)
-            __builtin_prefetch(b + AHEAD16 / 2);
+        for (int line = 0; m <= 2 && line < 2 * NR; line += 32) /* 64 bytes */
+            __builtin_prefetch(b + AHEAD16 / 2 + line);
         multiply16(m, a, vi_first(vi_load(b)), vi_first(vi_load(b + 2 * VW)), s);
         const uint16_t *again = anew(b); /* loaded twice: there is no register to keep it in */
         if (p + 1 < k)
