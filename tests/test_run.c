@@ -577,6 +577,48 @@ static void looking_takes_what_was_planned(void **state)
     clear_pictures(p);
 }
 
+/* What an encoder remembered, of a picture or of a prompt, is not asked for again: a token behind it takes no memory either. */
+static void tokens_about_something_take_no_memory(void **state)
+{
+    (void)state;
+    static const char *const listeners[] = {"tests/reference/blip_caption/model", "tests/reference/blip_vqa/model",
+                                            "tests/reference/blip_pretrain_tied/model", "tests/reference/t5_small/model"};
+    oc_picture p[PICTURES];
+    read_pictures(p);
+    for (int m = 0; m < SEERS + 1; m++) {
+        oc_engine *e = open_engine(listeners[m], 2);
+        rn_speaker s;
+        oc_err err = {0};
+        int32_t ids[TEXT];
+        tx_ids prompt = {0};
+        float *pixels = NULL;
+        make_ids(ids, TEXT, 6);
+        for (int i = 0; i < 5; i++)
+            assert_int_equal(tx_ids_put(&prompt, ids[i], &err), 0);
+        if (m < SEERS) {
+            pixels = bs_alloc((size_t)(3 * e->sizes.image_size * e->sizes.image_size) * sizeof(float), "pixels", &err);
+            assert_int_equal(im_processor_run(&e->processor, &p[0], pixels, &err), 0);
+        }
+        open_speaker(&s, e, 40, 3, KN_KV_F32);
+        int memory = rn_remember(&s, &prompt, pixels, &err), a = open_sequence(&s), b = open_sequence(&s);
+        if (memory < 0)
+            fail_msg("%s: %s", listeners[m], err.text);
+        long before = 0;
+        for (long i = 0; i < 40; i++) {
+            before = i == 2 ? allocations : before; /* weights are packed when they are read a second time */
+            rn_feed feed[] = {{a, ids + i, 1, 1, memory}, {b, ids + i, 1, 1, memory}};
+            peak_of(&s, feed, 2);
+        }
+        if (allocations != before)
+            fail_msg("%s: %ld allocations", listeners[m], allocations - before);
+        rn_speaker_close(&s);
+        tx_ids_clear(&prompt);
+        bs_free(pixels);
+        oc_engine_close(e);
+    }
+    clear_pictures(p);
+}
+
 /* Many answers at once are scored as each by itself, and a whole answer's score is its tokens' and the end's. */
 static void choices_are_scored_as_alone(void **state)
 {
@@ -843,6 +885,7 @@ int main(void)
         cmocka_unit_test(pictures_in_a_batch_are_as_alone),
         cmocka_unit_test(beams_share_what_is_remembered),
         cmocka_unit_test(looking_takes_what_was_planned),
+        cmocka_unit_test(tokens_about_something_take_no_memory),
         cmocka_unit_test(choices_are_scored_as_alone),
         cmocka_unit_test(pairs_in_a_batch_are_as_alone),
         cmocka_unit_test(one_picture_for_many_texts),
