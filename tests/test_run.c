@@ -14,7 +14,8 @@
 #include "run/match.h"
 
 static const char *const folders[] = {"tests/reference/mistral/model", "tests/reference/gpt2/model",
-                                      "tests/reference/llama_gqa/model", "tests/reference/opt/model"};
+                                      "tests/reference/llama_gqa/model", "tests/reference/opt/model",
+                                      "tests/reference/phi3/model"};
 enum { MODELS = sizeof folders / sizeof *folders, TEXT = 48, WIDEST = 512 };
 
 static oc_engine *open_engine(const char *folder, int threads)
@@ -567,8 +568,8 @@ static void looking_takes_what_was_planned(void **state)
                     open_speaker(&s, e, context, sequences, KN_KV_F32);
                     size_t peak = peak_of_all(&s, pixels, sequences);
                     if (peak > s.arena_bytes || (context >= s.heard && peak != s.arena_bytes))
-                        fail_msg("%s, context %d, %d sequences: %zu bytes are used, %zu planned", seers[m], context, sequences, peak,
-                                 s.arena_bytes);
+                        fail_msg("%s, context %d, %d sequences: %zu bytes are used, %zu planned", seers[m], context, sequences,
+                                 peak, s.arena_bytes);
                     rn_speaker_close(&s);
                 }
                 bs_free(pixels);
