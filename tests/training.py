@@ -303,6 +303,7 @@ def kin_batches():
 
     assert max(colors("kin", "--kin", 1)) <= 2, "a batch of one kin has more than its colour and the ground"
     assert max(colors("no-kin")) > 2, "batches of the whole data set have one colour only"
+    program.fails(*arguments("no-kin-at-all", "--kin", "0.5"), says='no pair has a "kin"')
 
 
 def lora_on_a_wrong_module():

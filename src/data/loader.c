@@ -79,6 +79,10 @@ static int list_members(const dt_pairs *d, long n, long (*number_of)(const dt_pa
 
 dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
 {
+    if (o->kin > 0 && !o->pairs->kins) {
+        bs_err(err, "batches of one kin are asked for, but no pair has a \"kin\"");
+        return NULL;
+    }
     dt_loader *l = calloc(1, sizeof *l);
     if (!l) {
         bs_err(err, "out of memory: a loader");
@@ -152,22 +156,31 @@ static long kin_of_batch(const dt_loader *l, long pair, bs_rng *r)
     return l->kins.p && bs_rng_float(r) < l->o.kin ? l->o.pairs->p[pair].kin : -1;
 }
 
+static long any_of_kin(const dt_loader *l, long kin, bs_rng *r)
+{
+    const long *first = l->kins.first + kin;
+    return l->kins.p[first[0] + (long)bs_rng_below(r, (uint32_t)(first[1] - first[0]))];
+}
+
+/* Number `at` of all that are drawn, epoch after epoch. */
+static long in_turn(dt_loader *l, long at)
+{
+    long n = l->o.pairs->n;
+    if (at / n != l->epoch)
+        shuffle(l, at / n);
+    return l->order[at % n];
+}
+
 static void choose_pairs(dt_loader *l, long step)
 {
     bool partners = l->groups.p != NULL;
-    long n = l->o.pairs->n, drawn = partners ? (l->o.batch + 1) / 2 : l->o.batch, kin = -1;
+    long drawn = partners ? (l->o.batch + 1) / 2 : l->o.batch, kin = -1;
     bs_rng r;
     bs_rng_seed(&r, l->o.seed ^ 0x9e3779b97f4a7c15u, (uint64_t)step);
     for (long i = 0; i < drawn; i++) {
-        long at = step * drawn + i;
-        if (at / n != l->epoch)
-            shuffle(l, at / n);
-        l->out.pair[i] = l->order[at % n];
+        l->out.pair[i] = i > 0 && kin >= 0 ? any_of_kin(l, kin, &r) : in_turn(l, step * drawn + i);
         if (i == 0)
             kin = kin_of_batch(l, l->out.pair[0], &r);
-        else if (kin >= 0)
-            l->out.pair[i] =
-                l->kins.p[l->kins.first[kin] + (long)bs_rng_below(&r, (uint32_t)(l->kins.first[kin + 1] - l->kins.first[kin]))];
         if (partners && drawn + i < l->o.batch)
             l->out.pair[drawn + i] = partner_of(l, l->out.pair[i], &r);
     }

@@ -24,7 +24,6 @@ typedef struct job {
     long tall, rows, blocks;   /* of a tile and of a block of A; how many blocks */
     long n0, n, chunk, chunks; /* the columns at hand */
     long k0, k;                /* the stretch of k at hand, k0 a multiple of KN_KC */
-    bool shares;               /* threads find their blocks by themselves */
     bool shared;               /* B lies packed in w->b */
     bool last;                 /* the stretch ends the sum: the epilogue follows */
 } job;
@@ -153,47 +152,81 @@ static void one_item(const job *j, kn_worker *me, long block, long chunk)
         epilogue(j->w->t, j->g, i0, m, j->n0 + begin, end - begin);
 }
 
-/* The next chunk of a block; none is left when it is j->chunks or more. */
-static long chunk_of(const job *j, long block) { return atomic_fetch_add(&j->w->next_chunk[block], 1); }
+/* ---- who computes what --------------------------------------------------------------------------------------------- */
 
-/* The block that has most chunks left. */
-static long behind(const job *j)
+typedef struct item {
+    long block, chunk;
+} item;
+
+enum { HALF = 32 }; /* bits of kn_worker.begun that count chunks */
+
+/* The next chunk of the block that a thread has begun; none is left when it is j->chunks or more. */
+static item chunk_of(kn_worker *of)
 {
-    long best = 0, least = j->chunks;
-    for (long b = 0; b < j->blocks; b++) {
-        long next = atomic_load(&j->w->next_chunk[b]);
+    uint64_t taken = atomic_fetch_add(&of->begun, 1);
+    return (item){(long)(taken >> HALF), (long)(taken & UINT32_MAX)};
+}
+
+/* The thread whose block has most chunks left. */
+static kn_worker *behind(const job *j)
+{
+    kn_worker *best = j->w->worker;
+    uint64_t least = UINT32_MAX;
+    for (int i = 0; i < j->w->threads; i++) {
+        uint64_t next = atomic_load(&j->w->worker[i].begun) & UINT32_MAX;
         if (next < least)
-            best = b, least = next;
+            best = &j->w->worker[i], least = next;
     }
     return best;
 }
 
-/* A thread stays with the block that it has packed, then begins one that nobody has, then helps where most is left: so each block is packed by
- * one, but for the last. There are as many calls as chunks, so that each finds one. */
-static void take(const job *j, kn_worker *me)
+/* A thread stays with the block that it has begun, and packed, then begins one that nobody has, then helps where most is left: so each block is
+ * packed by one, but for the last. There are as many calls as chunks, so that each finds one. */
+static item next_item(const job *j, kn_worker *me)
 {
-    long block = me->job == j->id ? me->block : -1, chunk = block < 0 ? j->chunks : chunk_of(j, block);
-    while (chunk >= j->chunks) {
-        block = atomic_load(&j->w->next_block) < j->blocks ? atomic_fetch_add(&j->w->next_block, 1) : j->blocks;
-        block = block < j->blocks ? block : behind(j);
-        chunk = chunk_of(j, block);
+    item next = chunk_of(me);
+    while (next.chunk >= j->chunks) {
+        long block = atomic_load(&j->w->next_block) < j->blocks ? atomic_fetch_add(&j->w->next_block, 1) : j->blocks;
+        if (block < j->blocks)
+            atomic_store(&me->begun, (uint64_t)block << HALF);
+        next = chunk_of(block < j->blocks ? me : behind(j));
     }
-    one_item(j, me, block, chunk);
+    return next;
+}
+
+static void nothing_begun(kn_work *w)
+{
+    atomic_store(&w->next_block, 0);
+    for (int i = 0; i < w->threads; i++)
+        atomic_store(&w->worker[i].begun, UINT32_MAX / 2);
 }
 
 static void run_items(void *arg, long begin, long end, int worker)
 {
     const job *j = arg;
+    kn_worker *me = &j->w->worker[worker];
     if (j->u->begin)
         j->u->begin();
-    for (long item = begin; item < end; item++)
-        if (j->shares)
-            take(j, &j->w->worker[worker]);
-        else
-            one_item(j, &j->w->worker[worker], item / j->chunks, item % j->chunks);
+    for (long k = begin; k < end; k++) {
+        item next = next_item(j, me);
+        one_item(j, me, next.block, next.chunk);
+    }
     if (j->u->end)
         j->u->end();
 }
+
+/* The same by one thread, without a word to the others. */
+static void run_alone(const job *j, kn_worker *me)
+{
+    if (j->u->begin)
+        j->u->begin();
+    for (long k = 0; k < j->blocks * j->chunks; k++)
+        one_item(j, me, k / j->chunks, k % j->chunks);
+    if (j->u->end)
+        j->u->end();
+}
+
+/* ---- how it is cut --------------------------------------------------------------------------------------------------- */
 
 /* How tall tiles are best for m rows: the last should not be left with few, which take as long as many. */
 static long tile_height(const kn_micro *u, long m)
@@ -247,10 +280,7 @@ static void run_stretch(job *j, bs_pool *pool)
         long width = KN_GROUP * j->u->nr;
         bs_pool_for(pool, (j->n + width - 1) / width * ((j->k + KN_KC - 1) / KN_KC), 1, pack_panel, j);
     }
-    j->shares = j->blocks <= KN_BLOCKS;
-    atomic_store(&j->w->next_block, 0);
-    for (long b = 0; j->shares && b < j->blocks; b++)
-        atomic_store(&j->w->next_chunk[b], 0);
+    nothing_begun(j->w);
     bs_pool_for(pool, j->blocks * j->chunks, 1, run_items, j);
 }
 
@@ -304,7 +334,7 @@ void kn_gemm_serial(kn_work *w, int worker, const kn_gemm *g)
         j.k = kn_min(step, g->k - j.k0);
         j.last = j.k0 + j.k >= g->k;
         me->block = -1; /* what lies in the scratch belongs to no job of kn_gemm_run */
-        run_items(&j, 0, j.blocks * j.chunks, worker);
+        run_alone(&j, me);
     }
     me->block = -1;
 }

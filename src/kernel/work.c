@@ -14,9 +14,8 @@ kn_work *kn_work_open(const kn_table *t, bs_pool *pool, oc_err *err)
     int widest = w->bf16 && w->bf16->nr > t->nr ? w->bf16->nr : t->nr;
     size_t strip = (size_t)KN_KC * KN_GROUP * (size_t)widest, each = KN_A_FLOATS + strip;
     size_t floats = KN_B_FLOATS + each * (size_t)w->threads;
-    w->next_chunk = bs_calloc(KN_BLOCKS, sizeof *w->next_chunk, "kernel work", err);
     w->worker = bs_calloc((size_t)w->threads, sizeof *w->worker, "kernel workers", err);
-    w->memory = w->worker && w->next_chunk ? bs_alloc(floats * sizeof *w->memory, "packed operands", err) : NULL;
+    w->memory = w->worker ? bs_alloc(floats * sizeof *w->memory, "packed operands", err) : NULL;
     if (!w->memory) {
         kn_work_close(w);
         return NULL;
@@ -37,7 +36,6 @@ void kn_work_close(kn_work *w)
         return;
     bs_free(w->memory);
     bs_free(w->worker);
-    bs_free(w->next_chunk);
     bs_free(w);
 }
 

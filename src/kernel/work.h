@@ -8,18 +8,18 @@
 
 /* Sums over k are cut at multiples of this, always: it is part of what a tier's bits mean. */
 enum { KN_KC = 256 };
-/* Blocks of rows that threads can find work in by themselves. */
-enum { KN_BLOCKS = 1024 };
 /* Strips of B that are packed together. */
 enum { KN_GROUP = 4 };
 
-/* One thread's scratch. `job` and `block` say which rows of A lie packed in `a`. Padded to keep threads off each other's
- * lines. */
+/* One thread's scratch. `job` and `block` say which rows of A lie packed in `a`. `begun` is the block of the running job that this thread has begun,
+ * in the upper half, and the next of its chunks: in one number, so that who takes a chunk knows whose it is. Padded to keep threads
+ * off each other's lines. */
 typedef struct kn_worker {
     float *a, *strip; /* A_FLOATS; KN_KC * KN_GROUP * nr */
     unsigned long job;
     long block;
-    char padding[32];
+    _Atomic uint64_t begun;
+    char padding[24];
 } kn_worker;
 
 struct kn_work {
@@ -28,9 +28,8 @@ struct kn_work {
     const kn_micro *bf16; /* NULL: the CPU has none */
     bs_pool *pool;
     int threads;
-    atomic_long next_block,
-        *next_chunk;    /* of the running job: the first block nobody has begun, and of each block the next chunk [KN_BLOCKS] */
-    unsigned long jobs; /* so many parallel loops were started; names the packed A of one */
+    atomic_long next_block; /* of the running job: the first that nobody has begun */
+    unsigned long jobs;     /* so many parallel loops were started; names the packed A of one */
     kn_worker *worker;
     float *b; /* B_FLOATS: the panel of B that all threads share; also partial sums */
     float *memory;

@@ -302,12 +302,6 @@ typedef struct span_work {
     float *y;
 } span_work;
 
-static void zero_span(void *arg, long begin, long end, int worker)
-{
-    (void)worker;
-    memset(((span_work *)arg)->y + begin, 0, (size_t)(end - begin) * sizeof(float));
-}
-
 static void add_span(void *arg, long begin, long end, int worker)
 {
     (void)worker;
@@ -322,11 +316,7 @@ static void copy_span(void *arg, long begin, long end, int worker)
     memcpy(k->y + begin, k->x + begin, (size_t)(end - begin) * sizeof *k->y);
 }
 
-void tn_zero(tn_ctx *cx, float *x, long n)
-{
-    span_work k = {.y = x};
-    bs_pool_for(cx->pool, n, 65536, zero_span, &k);
-}
+void tn_zero(tn_ctx *cx, float *x, long n) { kn_zero(cx->work, n, x); }
 
 void tn_accumulate(tn_ctx *cx, long n, const float *x, float *y)
 {
