@@ -14,12 +14,6 @@ typedef struct kn_head {
     long b, h, kv; /* of the batch; head of the queries, of the keys */
 } kn_head;
 
-/* n rows of fp32, ld apart. */
-typedef struct kn_rows {
-    const float *at;
-    long ld;
-} kn_rows;
-
 /* A softmax over some of the keys: y = sum of exp(s - max) v [rows, dv], sum = sum of exp(s - max), one of each a row. */
 typedef struct kn_partial {
     float *max, *sum, *y;
@@ -60,6 +54,9 @@ long kn_kept(const kn_attn *a, long b);
 /* Keys or values [j, j + n) of head h as fp32: where they lie, when that is what they are, else widened into room [n, width]. */
 kn_rows kn_key_rows(const kn_table *t, const kn_attn *a, kn_head h, long j, long n, float *room);
 kn_rows kn_value_rows(const kn_table *t, const kn_attn *a, kn_head h, long j, long n, float *room);
+/* Where they lie, when they are fp32 and lie together; `otherwise` where not. */
+kn_rows kn_keys_ahead(const kn_attn *a, kn_head h, long j, long n, kn_rows otherwise);
+kn_rows kn_values_ahead(const kn_attn *a, kn_head h, long j, long n, kn_rows otherwise);
 
 /* An empty softmax; `part` is added to `all`, row by row; `all` is divided by its sum and written, row r being query
  * i + r of head h: zeros when it saw nothing. */

@@ -99,14 +99,16 @@ static void softmax_row(const kn_table *t, long n, float *s, float *most, float 
         *sum += s[j];
 }
 
+/* While a stretch is computed the next one is fetched: of keys, then of values, then of the next block's keys. */
 static void block_scores(const few *f, const room *r, kn_head h, long j, long n)
 {
     const kn_attn *a = f->a;
     const kn_table *t = f->w->t;
     for (long p = 0; p < n; p += STRETCH) {
-        long now = kn_min(STRETCH, n - p);
+        long now = kn_min(STRETCH, n - p), then = kn_min(STRETCH, n - p - now);
         kn_rows k = kn_key_rows(t, a, h, j + p, now, r->rows);
-        t->few_scores(rows_of(a), now, a->dk, r->q, k.at, k.ld, a->scale, r->s + p, KN_KEYS);
+        kn_rows next = then ? kn_keys_ahead(a, h, j + p + now, then, k) : kn_values_ahead(a, h, j, kn_min(STRETCH, n), k);
+        t->few_scores(rows_of(a), now, a->dk, r->q, k, next, a->scale, r->s + p, KN_KEYS);
     }
 }
 
@@ -116,9 +118,10 @@ static void block_values(const few *f, const room *r, kn_head h, long j, long n,
     const kn_table *t = f->w->t;
     memset(y, 0, (size_t)(rows_of(a) * a->dv) * sizeof *y);
     for (long p = 0; p < n; p += STRETCH) {
-        long now = kn_min(STRETCH, n - p);
+        long now = kn_min(STRETCH, n - p), then = kn_min(STRETCH, n - p - now), left = kn_min(STRETCH, kn_keys_of(a, h.b) - j - n);
         kn_rows v = kn_value_rows(t, a, h, j + p, now, r->rows);
-        t->few_values(rows_of(a), now, a->dv, r->s + p, KN_KEYS, v.at, v.ld, y);
+        kn_rows next = then ? kn_values_ahead(a, h, j + p + now, then, v) : left > 0 ? kn_keys_ahead(a, h, j + n, left, v) : v;
+        t->few_values(rows_of(a), now, a->dv, r->s + p, KN_KEYS, v, next, y);
     }
 }
 

@@ -58,12 +58,21 @@ static void widen(const kn_table *t, const kn_attn *a, const side *s, kn_head h,
         }
 }
 
-static kn_rows rows_of(const kn_table *t, const kn_attn *a, side s, kn_head h, long j, long n, float *room)
+/* Where n positions from j on lie as fp32, or nowhere. */
+static kn_rows in_place(const kn_attn *a, const side *s, kn_head h, long j, long n)
 {
     if (!a->pages)
-        return (kn_rows){s.plain + h.b * s.batch + j * s.row + h.kv * s.head, s.row};
+        return (kn_rows){s->plain + h.b * s->batch + j * s->row + h.kv * s->head, s->row};
     if (a->kv_type == KN_KV_F32 && j % a->page_keys + n <= a->page_keys)
-        return (kn_rows){(const float *)(const void *)in_page(a, &s, h, j), s.row};
+        return (kn_rows){(const float *)(const void *)in_page(a, s, h, j), s->row};
+    return (kn_rows){0};
+}
+
+static kn_rows rows_of(const kn_table *t, const kn_attn *a, side s, kn_head h, long j, long n, float *room)
+{
+    kn_rows r = in_place(a, &s, h, j, n);
+    if (r.at)
+        return r;
     for (long i = 0, now; i < n; i += now) {
         now = kn_min(n - i, a->page_keys - (j + i) % a->page_keys);
         widen(t, a, &s, h, j + i, now, room + i * s.width);
@@ -79,6 +88,20 @@ kn_rows kn_key_rows(const kn_table *t, const kn_attn *a, kn_head h, long j, long
 kn_rows kn_value_rows(const kn_table *t, const kn_attn *a, kn_head h, long j, long n, float *room)
 {
     return rows_of(t, a, values_of(a), h, j, n, room);
+}
+
+kn_rows kn_keys_ahead(const kn_attn *a, kn_head h, long j, long n, kn_rows otherwise)
+{
+    side s = keys_of(a);
+    kn_rows r = in_place(a, &s, h, j, n);
+    return r.at ? r : otherwise;
+}
+
+kn_rows kn_values_ahead(const kn_attn *a, kn_head h, long j, long n, kn_rows otherwise)
+{
+    side s = values_of(a);
+    kn_rows r = in_place(a, &s, h, j, n);
+    return r.at ? r : otherwise;
 }
 
 /* ---- merging ------------------------------------------------------------------------------------------ */

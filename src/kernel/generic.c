@@ -338,23 +338,25 @@ static void from_i8(long n, const int8_t *x, float scale, float *y)
         y[i] = scale * (float)x[i];
 }
 
-static void few_scores(long rows, long keys, long d, const float *q, const float *k, long ld, float alpha, float *s, long lds)
+static void few_scores(long rows, long keys, long d, const float *q, kn_rows k, kn_rows next, float alpha, float *s, long lds)
 {
+    (void)next;
     for (long r = 0; r < rows; r++)
         for (long j = 0; j < keys; j++) {
             float sum = 0;
             for (long e = 0; e < d; e++)
-                sum += q[r * d + e] * k[j * ld + e];
+                sum += q[r * d + e] * k.at[j * k.ld + e];
             s[r * lds + j] = 0 + alpha * sum;
         }
 }
 
-static void few_values(long rows, long keys, long d, const float *p, long ldp, const float *v, long ld, float *y)
+static void few_values(long rows, long keys, long d, const float *p, long ldp, kn_rows v, kn_rows next, float *y)
 {
+    (void)next;
     for (long r = 0; r < rows; r++)
         for (long j = 0; j < keys; j++)
             for (long e = 0; e < d; e++)
-                y[r * d + e] += p[r * ldp + j] * v[j * ld + e];
+                y[r * d + e] += p[r * ldp + j] * v.at[j * v.ld + e];
 }
 
 const kn_table kn_generic = {

@@ -21,6 +21,12 @@ typedef struct kn_taps {
     int16_t *low, *high;
 } kn_taps;
 
+/* Rows of fp32, ld apart. */
+typedef struct kn_rows {
+    const float *at;
+    long ld;
+} kn_rows;
+
 /* One row kernel each; `n`, `d` count floats. Rows are contiguous: row r starts at r * d. */
 typedef struct kn_table {
     const char *name; /* generic, avx2, avx512, neon */
@@ -95,11 +101,11 @@ typedef struct kn_table {
     void (*to_bf16)(long n, const float *x, uint16_t *y);            /* likewise */
     void (*from_i8)(long n, const int8_t *x, float scale, float *y); /* y = scale x */
 
-    /* Attention of a few rows of queries, q[rows, d] and p[rows, ldp] against keys or values whose rows lie ld apart. Sums have
-     * gemm_tile's order: s[r*lds + j] = alpha * sum over e of q[r*d + e] * k[j*ld + e], for j < keys; and
-     * y[r*d + e] += p[r*ldp + j] * v[j*ld + e], key by key. */
-    void (*few_scores)(long rows, long keys, long d, const float *q, const float *k, long ld, float alpha, float *s, long lds);
-    void (*few_values)(long rows, long keys, long d, const float *p, long ldp, const float *v, long ld, float *y);
+    /* Attention of a few rows of queries, q[rows, d] and p[rows, ldp] against rows of keys or values. Sums have gemm_tile's order:
+     * s[r*lds + j] = alpha * sum over e of q[r*d + e] * k[j*ld + e], for j < keys; and
+     * y[r*d + e] += p[r*ldp + j] * v[j*ld + e], key by key. As many rows that will be read `next` are asked for meanwhile, never read. */
+    void (*few_scores)(long rows, long keys, long d, const float *q, kn_rows k, kn_rows next, float alpha, float *s, long lds);
+    void (*few_values)(long rows, long keys, long d, const float *p, long ldp, kn_rows v, kn_rows next, float *y);
 
     /* Pictures: arithmetic of integers, so that every tier gives the same bytes. */
     /* planes[c * plane + i] = rgb[3 * i + c] for i < n and the three colours. */

@@ -47,11 +47,13 @@ KN_INLINE void tile(const int m, const int nv, const bool part, const bool dense
         s[i][0] = s[i][1] = v_zero();
     /* What is asked for comes piece by piece: together it would hold up the loads of A and B. Addresses, as a few lie behind the ends. */
     uintptr_t row = (uintptr_t)c, line = (uintptr_t)ahead, last_vector = (size_t)(nv - 1) * VW * sizeof *c;
-    long groups = k / STEPS, asking = least(groups, most(m, (floats + LINE - 1) / LINE));
-    for (long g = 0; g < asking; g++, row += (size_t)ldc * sizeof *c, line += LINE * sizeof *ahead) {
+    long groups = k / STEPS, lines = (floats + LINE - 1) / LINE, each = groups ? (lines + groups - 1) / groups : 0;
+    long asking = least(groups, most(m, each ? (lines + each - 1) / each : 0));
+    for (long g = 0; g < asking; g++, row += (size_t)ldc * sizeof *c) {
         __builtin_prefetch((const void *)row, 1);
         __builtin_prefetch((const void *)(row + last_vector), 1);
-        __builtin_prefetch((const void *)line, 0, 2);
+        for (long i = 0; i < each; i++, line += LINE * sizeof *ahead)
+            __builtin_prefetch((const void *)line, 0, 2);
         steps(m, nv, part, &a, sa, &b, sb, s, last);
     }
     for (long g = asking; g < groups; g++)

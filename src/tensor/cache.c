@@ -1,5 +1,6 @@
 /* cache.c - pages of keys and values. A page has PAGE positions of all layers; a sequence is a list of pages; a page that several sequences list is
- * copied before one of them writes to it. */
+ * copied before one of them writes to it. Within a layer a head's positions follow one another: attention reads a head at a time, and memory is
+ * read fastest in a row. */
 #include "cache.h"
 
 #include <stdlib.h>
@@ -203,14 +204,15 @@ static place place_of(const tn_cache *c, int page, long layer)
 /* A row of `heads` heads, each `width` wide, as position i of a page. */
 static void put_row(const kn_table *t, kn_kv_type type, long heads, long width, long i, const float *x, char *to, float *scale)
 {
-    long n = heads * width;
-    to += (size_t)(i * n) * number_bytes(type);
-    switch (type) {
-    case KN_KV_F32: memcpy(to, x, (size_t)n * sizeof *x); break;
-    case KN_KV_F16: t->to_f16(n, x, (uint16_t *)(void *)to); break;
-    case KN_KV_BF16: t->to_bf16(n, x, (uint16_t *)(void *)to); break;
-    case KN_KV_I8: kn_quantize(KN_I8, heads, width, 0, x, width, (int8_t *)to, scale + i * heads); break;
-    }
+    size_t each = (size_t)width * number_bytes(type);
+    to += (size_t)i * each;
+    for (long h = 0; h < heads; h++, x += width, to += PAGE * each)
+        switch (type) {
+        case KN_KV_F32: memcpy(to, x, each); break;
+        case KN_KV_F16: t->to_f16(width, x, (uint16_t *)(void *)to); break;
+        case KN_KV_BF16: t->to_bf16(width, x, (uint16_t *)(void *)to); break;
+        case KN_KV_I8: kn_quantize(KN_I8, 1, width, 0, x, width, (int8_t *)to, scale + h * PAGE + i); break;
+        }
 }
 
 void tn_cache_write(tn_cache *c, const kn_table *t, int i, long layer, long position, long n, const float *k, const float *v)

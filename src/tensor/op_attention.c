@@ -140,12 +140,12 @@ static kn_attn over_pages(const steps_view *view, int first, int n, const kn_att
     a.keys = keys;
     a.pages = pages;
     a.page_keys = each;
-    a.k_row = a.scale_row = a.kv_heads;
-    a.k_row *= a.dk;
-    a.v_row = a.kv_heads * a.dv;
-    a.k_head = a.dk;
-    a.v_head = a.dv;
-    a.scale_head = 1;
+    a.k_row = a.dk;
+    a.v_row = a.dv;
+    a.k_head = each * a.dk;
+    a.v_head = each * a.dv;
+    a.scale_row = 1;
+    a.scale_head = each;
     a.q += row * a.q_row;
     a.y += row * a.y_row;
     a.q_batch = a.tq * a.q_row;
