@@ -118,7 +118,8 @@ static void block_values(const few *f, const room *r, kn_head h, long j, long n,
     const kn_table *t = f->w->t;
     memset(y, 0, (size_t)(rows_of(a) * a->dv) * sizeof *y);
     for (long p = 0; p < n; p += STRETCH) {
-        long now = kn_min(STRETCH, n - p), then = kn_min(STRETCH, n - p - now), left = kn_min(STRETCH, kn_keys_of(a, h.b) - j - n);
+        long now = kn_min(STRETCH, n - p), then = kn_min(STRETCH, n - p - now),
+             left = kn_min(STRETCH, kn_keys_of(a, h.b) - j - n);
         kn_rows v = kn_value_rows(t, a, h, j + p, now, r->rows);
         kn_rows next = then ? kn_values_ahead(a, h, j + p + now, then, v) : left > 0 ? kn_keys_ahead(a, h, j + n, left, v) : v;
         t->few_values(rows_of(a), now, a->dv, r->s + p, KN_KEYS, v, next, y);

@@ -45,12 +45,13 @@ KN_INLINE void scores_of(const int rows, const int blocks, const bool whole, lon
         for (int b = 0; b < blocks; b++)
 #pragma GCC unroll 4
             for (int part = 0; part < LINE_FLOATS; part += VW)
-                square_of(rows, whole ? VW : n, VW, part == 0, rows_from(k, b * VW, e + part), rows_from(next, b * VW, e), q + e + part, d,
-                          sum[b]);
+                square_of(rows, whole ? VW : n, VW, part == 0, rows_from(k, b * VW, e + part), rows_from(next, b * VW, e),
+                          q + e + part, d, sum[b]);
     for (; e < d; e += VW)
 #pragma GCC unroll 4
         for (int b = 0; b < blocks; b++)
-            square_of(rows, whole ? VW : n, least(VW, d - e), true, rows_from(k, b * VW, e), rows_from(next, b * VW, e), q + e, d, sum[b]);
+            square_of(rows, whole ? VW : n, least(VW, d - e), true, rows_from(k, b * VW, e), rows_from(next, b * VW, e), q + e, d,
+                      sum[b]);
 #pragma GCC unroll 4
     for (int g = 0; g < rows; g++)
 #pragma GCC unroll 4
@@ -126,8 +127,8 @@ KN_INLINE void values_of(const int rows, const int vectors, const bool whole, lo
 }
 
 /* Elements [e, ...) of so many vectors at a time, as far as they go. */
-KN_INLINE long values_from(long e, const int rows, const int vectors, long keys, long d, const float *p, long ldp, kn_rows v, kn_rows next,
-                           float *y)
+KN_INLINE long values_from(long e, const int rows, const int vectors, long keys, long d, const float *p, long ldp, kn_rows v,
+                           kn_rows next, float *y)
 {
     for (; e + vectors * VW <= d; e += vectors * VW)
         values_of(rows, vectors, true, keys, p, ldp, rows_from(v, 0, e), rows_from(next, 0, e), y + e, d, v_part(VW));
@@ -135,8 +136,8 @@ KN_INLINE long values_from(long e, const int rows, const int vectors, long keys,
 }
 
 /* The sums of rows x vectors fill the registers; what is left over goes in fewer at a time. */
-KN_INLINE void values_of_rows(const int rows, const int vectors, long keys, long d, const float *p, long ldp, kn_rows v, kn_rows next,
-                              float *y)
+KN_INLINE void values_of_rows(const int rows, const int vectors, long keys, long d, const float *p, long ldp, kn_rows v,
+                              kn_rows next, float *y)
 {
     long e = 0;
 #pragma GCC unroll 4

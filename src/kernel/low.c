@@ -337,27 +337,21 @@ static void prepare(void *arg, long begin, long end, int worker)
     }
 }
 
-/* What is read soon, and how much of it a tile asks for. */
-typedef struct soon {
-    const uint8_t *at;
-    long bytes;
-} soon;
-
 /* One tile of A by the strip of W that begins with a column, k from p on. */
-static void one_tile(const job *j, char *a, int m, long column, long p, long step, float *sum, long ld, soon next)
+static void one_tile(const job *j, char *a, int m, long column, long p, long step, float *sum, long ld, kn_soon next)
 {
     const form *f = &j->f;
     const uint8_t *strip = (const uint8_t *)j->g->packed->data + (size_t)(column / f->nr) * f->strip;
     if (f->dtype == KN_BF16) {
         const float *at = (const float *)(void *)a + p / 2 * f->mr * f->h->pair;
-        f->h->tile(kn_min(KN_KC, f->k - p), at, (const uint16_t *)(const void *)strip + p * f->nr, sum, ld, m, p > 0);
+        f->h->tile(kn_min(KN_KC, f->k - p), at, (const uint16_t *)(const void *)strip + p * f->nr, sum, ld, m, p > 0, next);
     } else if (f->dtype == KN_I8) {
         long depth = f->u->depth, units = (kn_min(step, f->k - p) + depth - 1) / depth;
         const int32_t *at = (const int32_t *)(void *)a + p / depth * f->mr;
-        f->u->tile8(units, at, strip + p * f->nr, p ? NULL : starts_of(f, a), (int32_t *)(void *)sum, ld, m, next.at, next.bytes);
+        f->u->tile8(units, at, strip + p * f->nr, p ? NULL : starts_of(f, a), (int32_t *)(void *)sum, ld, m, next);
     } else {
         long k = kn_round_up(f->k, BLOCK);
-        f->u->tile4(k, f->group, (const int32_t *)(void *)a, strip, scales_of(f, a), starts_of(f, a), sum, ld, m);
+        f->u->tile4(k, f->group, (const int32_t *)(void *)a, strip, scales_of(f, a), starts_of(f, a), sum, ld, m, next);
     }
 }
 
@@ -419,30 +413,35 @@ static void finish_row(const job *j, long row, long j0, long n, float *sum)
 /* So much of k that a strip of W stays in the first cache; all of it where it is read once, from end to end. */
 static long stretch(const job *j, long rows) { return rows > j->f.tall ? STRETCH : kn_round_up(j->f.k + 1, STRETCH); }
 
+/* Bytes of k that a strip of W holds between p and p + step. */
+static long bytes_of(const form *f, long p, long step)
+{
+    if (f->dtype == KN_I4)
+        return (long)f->strip;
+    long depth = f->dtype == KN_BF16 ? 2 : f->u->depth, left = kn_round_up(f->k, depth) - p;
+    return left > 0 ? kn_min(left, step) * f->nr * (f->dtype == KN_BF16 ? 2 : 1) : 0;
+}
+
 /* What is read after the strip at column c of an item: the next, or the first of the next stretch of k. */
-static soon after(const job *j, long j0, long n, long c, long p, long step)
+static kn_soon after(const job *j, long j0, long n, long c, long p, long step)
 {
     const form *f = &j->f;
-    soon next = {j->g->packed->data, 0};
-    if (f->dtype != KN_I8)
-        return next;
-    if (c + f->nr < n)
-        c += f->nr;
-    else
-        c = 0, p += step;
-    long left = kn_round_up(f->k, f->u->depth) - p;
-    next.at += (size_t)((j0 + c) / f->nr) * f->strip + (size_t)p * (size_t)f->nr;
-    next.bytes = left > 0 ? kn_min(left, step) * f->nr : 0;
-    return next;
+    bool ends = c + f->nr >= n;
+    if (ends && p + step >= f->k)
+        return (kn_soon){j->g->packed->data, 0};
+    c = ends ? 0 : c + f->nr;
+    p = ends ? p + step : p;
+    return (kn_soon){(const uint8_t *)j->g->packed->data + (size_t)((j0 + c) / f->nr) * f->strip + (size_t)bytes_of(f, 0, p),
+                     bytes_of(f, p, step)};
 }
 
 /* All rows of an item by one strip. */
-static void one_strip(const job *j, float *sums, long row0, long rows, long column, long p, long step, soon next)
+static void one_strip(const job *j, float *sums, long row0, long rows, long column, long p, long step, kn_soon next)
 {
     const form *f = &j->f;
     long tiles = (rows + f->tall - 1) / f->tall, each = kn_round_up((next.bytes + tiles - 1) / tiles, LINE);
     for (long i = 0, at = 0; i < rows; i += f->tall, at += each) {
-        soon part = {next.at + at, kn_min(each, next.bytes - at)};
+        kn_soon part = {next.at + at, kn_min(each, next.bytes - at)};
         one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->tall, rows - i), column, p, step, sums + i * j->chunk, j->chunk, part);
     }
 }

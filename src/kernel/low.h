@@ -33,6 +33,26 @@ extern const kn_micro kn_amx_bf16;
  * A strip of int4 weights is cut into groups: 32 of k take 16 * nr bytes, in which byte o * 4 * nr + j * 4 + q of column j has
  * k = 8 o + q in its low half and k + 4 in its high, as w + 8; behind a group come its nr scales. */
 
+/* Bytes that will be read soon, the first of them at the start of a cache line: while a tile is computed, the caches are asked for them. */
+typedef struct kn_soon {
+    const uint8_t *at;
+    long bytes;
+} kn_soon;
+
+enum { KN_LINE = 64 };
+
+/* How many lines each of so many steps has to ask for. */
+static inline long kn_lines_a_step(kn_soon s, long steps)
+{
+    return steps > 0 ? ((s.bytes + KN_LINE - 1) / KN_LINE + steps - 1) / steps : 0;
+}
+
+static inline void kn_ask(kn_soon *s, long lines)
+{
+    for (; lines > 0 && s->bytes > 0; lines--, s->at += KN_LINE, s->bytes -= KN_LINE)
+        __builtin_prefetch(s->at, 0, 2);
+}
+
 /* y = (float)(sum - lift * column) * (s * scale) + bias + residual: the last two, and the columns, may be NULL; y may be sum or
  * residual. */
 typedef struct kn_low_rescale {
@@ -42,22 +62,24 @@ typedef struct kn_low_rescale {
     const float *scale, *bias, *residual;
 } kn_low_rescale;
 
-enum { KN_STEPS_I8 = 126, KN_TOP_I4 = 127 }; /* from a row's least to its largest, rounded apart by one at most; largest magnitude */
+enum {
+    KN_STEPS_I8 = 126,
+    KN_TOP_I4 = 127
+}; /* from a row's least to its largest, rounded apart by one at most; largest magnitude */
 typedef struct kn_low_int {
     int nr, mr8, mr4, depth, bias;
     bool lift;                                                       /* not beside a bias */
     void (*ends)(long k, const float *x, float *least, float *most); /* of x and 0; infinite or NaN when one of x is */
-    float (*largest)(long k, const float *x); /* max |x|: infinite or NaN when one of x is */
+    float (*largest)(long k, const float *x);                        /* max |x|: infinite or NaN when one of x is */
     /* q = x * inverse to nearest, ties to even; |x * inverse| is at most 127.5. */
     void (*round)(long k, const float *x, float inverse, int8_t *q);
-    /* sum[i][j] = (start ? start[i], or 0 where there is a lift : sum[i][j]) + the products, for i < m <= mr8, j < nr. Asks the
-     * caches for `bytes` from `ahead`, which will be read soon (none: 0). */
+    /* sum[i][j] = (start ? start[i], or 0 where there is a lift : sum[i][j]) + the products, for i < m <= mr8, j < nr. */
     void (*tile8)(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
-                  const uint8_t *ahead, long bytes);
+                  kn_soon next);
     /* sum[i][j] = over groups in order, (float)(start[g][i] + products) * (a's scale[g][i] * b's scale), both [group][mr4]; k is
      * a multiple of 32, with zeros in A behind the true one. m <= mr4. */
     void (*tile4)(long k, long group, const int32_t *a, const uint8_t *b, const float *scale, const int32_t *start, float *sum,
-                  long ld, int m);
+                  long ld, int m, kn_soon next);
     void (*rescale)(long n, const int32_t *sum, const kn_low_rescale *r, float *y);
 } kn_low_int;
 
@@ -67,7 +89,7 @@ typedef struct kn_low_int {
 typedef struct kn_low_bf16 {
     int nr, mr, pair;
     void (*pack)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
-    void (*tile)(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate);
+    void (*tile)(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next);
 } kn_low_bf16;
 
 extern const kn_low_int kn_low_int_generic;

@@ -29,8 +29,9 @@ static inline __m512bh broadcast(const float *a)
 }
 
 static inline __attribute__((always_inline)) void tile_of(const int m, long k, const float *a, const uint16_t *b, float *sum,
-                                                          long ld, bool accumulate)
+                                                          long ld, bool accumulate, kn_soon next)
 {
+    long lines = m > 2 ? kn_lines_a_step(next, k / PAIR) : 0;
     __m512 s[MR][2];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
@@ -42,6 +43,7 @@ static inline __attribute__((always_inline)) void tile_of(const int m, long k, c
             __builtin_prefetch((const uint8_t *)b + AHEAD);
             __builtin_prefetch((const uint8_t *)b + AHEAD + 64);
         }
+        kn_ask(&next, lines);
         __m512bh b0 = load(b), b1 = load(b + PAIR * VW);
 #pragma GCC unroll 16
         for (int i = 0; i < m; i++) {
@@ -57,21 +59,21 @@ static inline __attribute__((always_inline)) void tile_of(const int m, long k, c
             _mm512_storeu_ps(sum + i * ld + v * VW, s[i][v]);
 }
 
-static void tile(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate)
+static void tile(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next)
 {
     switch (m) {
-    case 1: tile_of(1, k, a, b, sum, ld, accumulate); break;
-    case 2: tile_of(2, k, a, b, sum, ld, accumulate); break;
-    case 3: tile_of(3, k, a, b, sum, ld, accumulate); break;
-    case 4: tile_of(4, k, a, b, sum, ld, accumulate); break;
-    case 5: tile_of(5, k, a, b, sum, ld, accumulate); break;
-    case 6: tile_of(6, k, a, b, sum, ld, accumulate); break;
-    case 7: tile_of(7, k, a, b, sum, ld, accumulate); break;
-    case 8: tile_of(8, k, a, b, sum, ld, accumulate); break;
-    case 9: tile_of(9, k, a, b, sum, ld, accumulate); break;
-    case 10: tile_of(10, k, a, b, sum, ld, accumulate); break;
-    case 11: tile_of(11, k, a, b, sum, ld, accumulate); break;
-    case 12: tile_of(12, k, a, b, sum, ld, accumulate); break;
+    case 1: tile_of(1, k, a, b, sum, ld, accumulate, next); break;
+    case 2: tile_of(2, k, a, b, sum, ld, accumulate, next); break;
+    case 3: tile_of(3, k, a, b, sum, ld, accumulate, next); break;
+    case 4: tile_of(4, k, a, b, sum, ld, accumulate, next); break;
+    case 5: tile_of(5, k, a, b, sum, ld, accumulate, next); break;
+    case 6: tile_of(6, k, a, b, sum, ld, accumulate, next); break;
+    case 7: tile_of(7, k, a, b, sum, ld, accumulate, next); break;
+    case 8: tile_of(8, k, a, b, sum, ld, accumulate, next); break;
+    case 9: tile_of(9, k, a, b, sum, ld, accumulate, next); break;
+    case 10: tile_of(10, k, a, b, sum, ld, accumulate, next); break;
+    case 11: tile_of(11, k, a, b, sum, ld, accumulate, next); break;
+    case 12: tile_of(12, k, a, b, sum, ld, accumulate, next); break;
     default: break;
     }
 }

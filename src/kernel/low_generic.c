@@ -46,10 +46,9 @@ static int32_t dot8(int32_t sum, long units, const int32_t *a, const int8_t *b)
 }
 
 static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
-                  const uint8_t *ahead, long bytes)
+                  kn_soon next)
 {
-    (void)ahead;
-    (void)bytes;
+    (void)next;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++)
             sum[i * ld + j] = dot8(start ? start[i] : sum[i * ld + j], units, a + i, (const int8_t *)b + j * DEPTH);
@@ -85,8 +84,9 @@ static float column4(long k, long group, const int32_t *a, const uint8_t *b, int
 }
 
 static void tile4(long k, long group, const int32_t *a, const uint8_t *b, const float *scale, const int32_t *start, float *sum,
-                  long ld, int m)
+                  long ld, int m, kn_soon next)
 {
+    (void)next;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++)
             sum[i * ld + j] = column4(k, group, a + i, b, j, scale + i, start + i);
@@ -122,8 +122,9 @@ static float dot16(long k, const float *a, const uint16_t *b)
     return sum;
 }
 
-static void tile16(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate)
+static void tile16(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next)
 {
+    (void)next;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++)
             sum[i * ld + j] = (accumulate ? sum[i * ld + j] : 0) + dot16(k, a + i, b + 2 * j);

@@ -5,7 +5,7 @@
 
 #define KN_INLINE static inline __attribute__((always_inline))
 
-enum { NR = 2 * VW, NIBBLES = 4 * VW, BLOCK = 32, STEPS = 4, LINE = 64 };
+enum { NR = 2 * VW, NIBBLES = 4 * VW, BLOCK = 32, STEPS = 4 };
 enum { AHEAD = 1536 }; /* bytes: with few rows weights come from memory, and the hardware stops at each page */
 
 KN_INLINE void ask(const uint8_t *b)
@@ -38,14 +38,13 @@ KN_INLINE void first8(const int m, const int32_t *start, const int32_t *sum, lon
 }
 
 KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld,
-                        const uint8_t *ahead, long bytes)
+                        kn_soon next)
 {
     vi s[MR8][2];
     first8(m, start, sum, ld, s);
-    long u = 0;
-    for (; u + STEPS <= units; u += STEPS, bytes -= LINE) {
-        if (m > 2 && bytes > 0)
-            __builtin_prefetch(ahead + (size_t)bytes - 1, 0, 2);
+    long u = 0, lines = m > 2 ? kn_lines_a_step(next, units / STEPS) : 0;
+    for (; u + STEPS <= units; u += STEPS) {
+        kn_ask(&next, lines);
 #pragma GCC unroll 4
         for (int q = 0; q < STEPS; q++, a += MR8, b += 2 * UNIT8) {
             step8(m, a, b, s);
@@ -62,10 +61,10 @@ KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t
 }
 
 #define KN_TILE8(m) \
-    case m: tile8_of(m, units, a, b, start, sum, ld, ahead, bytes); break
+    case m: tile8_of(m, units, a, b, start, sum, ld, next); break
 
 static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
-                  const uint8_t *ahead, long bytes)
+                  kn_soon next)
 {
     switch (m) {
         KN_TILE8(1);
@@ -118,8 +117,9 @@ KN_INLINE void block4(const int m, const int32_t *a, const uint8_t *b, vi s[MR4]
 }
 
 KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, const uint8_t *b, const float *scale,
-                        const int32_t *start, float *sum, long ld)
+                        const int32_t *start, float *sum, long ld, kn_soon next)
 {
+    long lines = m > 2 ? kn_lines_a_step(next, k / BLOCK) : 0;
     vf total[MR4][2];
 #pragma GCC unroll 8
     for (int i = 0; i < m; i++)
@@ -132,6 +132,7 @@ KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, const
         for (long end = p + group < k ? p + group : k; p < end; p += BLOCK, a += BLOCK / 4 * MR4, b += BLOCK / 2 * NR) {
             for (int i = 0; m <= 2 && i < BLOCK / 2 * NR; i += 64)
                 __builtin_prefetch(b + AHEAD + i);
+            kn_ask(&next, lines);
             block4(m, a, b, s);
         }
         const float *of_weight = (const float *)(const void *)b;
@@ -149,18 +150,18 @@ KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, const
 }
 
 static void tile4(long k, long group, const int32_t *a, const uint8_t *b, const float *scale, const int32_t *start, float *sum,
-                  long ld, int m)
+                  long ld, int m, kn_soon next)
 {
     switch (m) {
-    case 1: tile4_of(1, k, group, a, b, scale, start, sum, ld); break;
-    case 2: tile4_of(2, k, group, a, b, scale, start, sum, ld); break;
-    case 3: tile4_of(3, k, group, a, b, scale, start, sum, ld); break;
-    case 4: tile4_of(4, k, group, a, b, scale, start, sum, ld); break;
+    case 1: tile4_of(1, k, group, a, b, scale, start, sum, ld, next); break;
+    case 2: tile4_of(2, k, group, a, b, scale, start, sum, ld, next); break;
+    case 3: tile4_of(3, k, group, a, b, scale, start, sum, ld, next); break;
+    case 4: tile4_of(4, k, group, a, b, scale, start, sum, ld, next); break;
 #if MR4 > 4
-    case 5: tile4_of(5, k, group, a, b, scale, start, sum, ld); break;
-    case 6: tile4_of(6, k, group, a, b, scale, start, sum, ld); break;
-    case 7: tile4_of(7, k, group, a, b, scale, start, sum, ld); break;
-    case 8: tile4_of(8, k, group, a, b, scale, start, sum, ld); break;
+    case 5: tile4_of(5, k, group, a, b, scale, start, sum, ld, next); break;
+    case 6: tile4_of(6, k, group, a, b, scale, start, sum, ld, next); break;
+    case 7: tile4_of(7, k, group, a, b, scale, start, sum, ld, next); break;
+    case 8: tile4_of(8, k, group, a, b, scale, start, sum, ld, next); break;
 #endif
     default: break;
     }
@@ -227,7 +228,8 @@ static void round_all(long k, const float *x, float inverse, int8_t *q)
         q[i] = (int8_t)lrintf(x[i] * inverse);
 }
 
-KN_INLINE void rescale_all(long n, const int32_t *sum, const kn_low_rescale *r, const float *bias, const float *residual, float *y)
+KN_INLINE void rescale_all(long n, const int32_t *sum, const kn_low_rescale *r, const float *bias, const float *residual,
+                           float *y)
 {
     const vf s = v_set(r->s);
     const vi lift = vi_set(r->lift);
