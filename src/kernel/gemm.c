@@ -16,13 +16,19 @@ enum { LINE = 16 };   /* floats */
 enum { FEW = 512 };   /* rows: they all lie packed in the second cache */
 enum { ITEMS = 16 };  /* for each thread, at least: they end together, also when a neighbour slows one of them */
 
+/* A chunk of a span, of which each block of rows has some. */
+typedef struct item {
+    long span, chunk;
+} item;
+
 typedef struct job {
     kn_work *w;
     const kn_gemm *g;
     const kn_micro *u; /* the micro-kernel for this product */
     unsigned long id;
     long tall, rows, blocks;   /* of a tile and of a block of A; how many blocks */
-    long n0, n, chunk, chunks; /* the columns at hand */
+    long n0, n;                /* the columns at hand */
+    long chunk, chunks, spans; /* columns of an item; items of a span, the last perhaps of no columns; how many spans */
     long k0, k;                /* the stretch of k at hand, k0 a multiple of KN_KC */
     bool shared;               /* B lies packed in w->b */
     bool last;                 /* the stretch ends the sum: the epilogue follows */
@@ -81,8 +87,8 @@ static void pack_panel(void *arg, long begin, long end, int worker)
     const kn_micro *u = j->u;
     long width = KN_GROUP * u->nr, groups = (j->n + width - 1) / width;
     (void)worker;
-    for (long item = begin; item < end; item++) {
-        long p = item / groups * KN_KC, column = item % groups * width, k = kn_min(KN_KC, j->k - p);
+    for (long i = begin; i < end; i++) {
+        long p = i / groups * KN_KC, column = i % groups * width, k = kn_min(KN_KC, j->k - p);
         u->pack_b(k, kn_min(width, j->n - column), u->nr, b_at(j->g, j->k0 + p, j->n0 + column), j->g->ldb, j->g->tb,
                   j->w->b + p * kn_round_up(j->n, u->nr) + column * k);
     }
@@ -110,7 +116,7 @@ static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long
     return me->strip + in_group * k;
 }
 
-/* What a thread reads of packed B after the strip at `column`: the next of the same piece of k, or the first of the next. */
+/* What a thread reads of packed B after the strip at `column`: the next of the same piece of k, the first of the next, or of the next item. */
 static const float *next_strip(const job *j, long p, long k, long column, long begin, long end, long *floats)
 {
     const float *next = NULL;
@@ -118,6 +124,8 @@ static const float *next_strip(const job *j, long p, long k, long column, long b
         next = packed_strip(j, p, k, column + j->u->nr);
     else if (p + KN_KC < j->k)
         k = kn_min(KN_KC, j->k - p - KN_KC), next = packed_strip(j, p + KN_KC, k, begin);
+    else if (end < j->n)
+        k = kn_min(KN_KC, j->k), next = packed_strip(j, 0, k, end);
     *floats = next ? k * j->u->nr : 0;
     return next;
 }
@@ -139,10 +147,12 @@ static void one_piece(const job *j, kn_worker *me, long i0, long m, long p, long
     }
 }
 
-static void one_item(const job *j, kn_worker *me, long block, long chunk)
+static void one_item(const job *j, kn_worker *me, item of)
 {
-    long i0 = block * j->rows, m = kn_min(j->rows, j->g->m - i0);
-    long begin = chunk * j->chunk, end = kn_min(begin + j->chunk, j->n);
+    long block = of.span / j->spans, i0 = block * j->rows, m = kn_min(j->rows, j->g->m - i0);
+    long begin = (of.span % j->spans * j->chunks + of.chunk) * j->chunk, end = kn_min(begin + j->chunk, j->n);
+    if (begin >= end)
+        return;
     bool packed = me->job == j->id && me->block == block;
     for (long p = 0; p < j->k; p += KN_KC)
         one_piece(j, me, i0, m, p, begin, end, packed);
@@ -154,20 +164,16 @@ static void one_item(const job *j, kn_worker *me, long block, long chunk)
 
 /* ---- who computes what --------------------------------------------------------------------------------------------- */
 
-typedef struct item {
-    long block, chunk;
-} item;
-
 enum { HALF = 32 }; /* bits of kn_worker.begun that count chunks */
 
-/* The next chunk of the block that a thread has begun; none is left when it is j->chunks or more. */
+/* The next chunk of the span that a thread has begun; none is left when it is j->chunks or more. */
 static item chunk_of(kn_worker *of)
 {
     uint64_t taken = atomic_fetch_add(&of->begun, 1);
     return (item){(long)(taken >> HALF), (long)(taken & UINT32_MAX)};
 }
 
-/* The thread whose block has most chunks left. */
+/* The thread whose span has most chunks left. */
 static kn_worker *behind(const job *j)
 {
     kn_worker *best = j->w->worker;
@@ -180,23 +186,24 @@ static kn_worker *behind(const job *j)
     return best;
 }
 
-/* A thread stays with the block that it has begun, and packed, then begins one that nobody has, then helps where most is left: so each block is
- * packed by one, but for the last. There are as many calls as chunks, so that each finds one. */
+/* A thread stays with the span that it has begun, whose rows it has packed and whose columns it reads one after another, then begins one that nobody has,
+ * then helps where most is left. There are as many calls as chunks, so that each finds one. */
 static item next_item(const job *j, kn_worker *me)
 {
     item next = chunk_of(me);
     while (next.chunk >= j->chunks) {
-        long block = atomic_load(&j->w->next_block) < j->blocks ? atomic_fetch_add(&j->w->next_block, 1) : j->blocks;
-        if (block < j->blocks)
-            atomic_store(&me->begun, (uint64_t)block << HALF);
-        next = chunk_of(block < j->blocks ? me : behind(j));
+        long spans = j->blocks * j->spans,
+             span = atomic_load(&j->w->next_span) < spans ? atomic_fetch_add(&j->w->next_span, 1) : spans;
+        if (span < spans)
+            atomic_store(&me->begun, (uint64_t)span << HALF);
+        next = chunk_of(span < spans ? me : behind(j));
     }
     return next;
 }
 
 static void nothing_begun(kn_work *w)
 {
-    atomic_store(&w->next_block, 0);
+    atomic_store(&w->next_span, 0);
     for (int i = 0; i < w->threads; i++)
         atomic_store(&w->worker[i].begun, UINT32_MAX / 2);
 }
@@ -207,10 +214,8 @@ static void run_items(void *arg, long begin, long end, int worker)
     kn_worker *me = &j->w->worker[worker];
     if (j->u->begin)
         j->u->begin();
-    for (long k = begin; k < end; k++) {
-        item next = next_item(j, me);
-        one_item(j, me, next.block, next.chunk);
-    }
+    for (long k = begin; k < end; k++)
+        one_item(j, me, next_item(j, me));
     if (j->u->end)
         j->u->end();
 }
@@ -220,8 +225,8 @@ static void run_alone(const job *j, kn_worker *me)
 {
     if (j->u->begin)
         j->u->begin();
-    for (long k = 0; k < j->blocks * j->chunks; k++)
-        one_item(j, me, k / j->chunks, k % j->chunks);
+    for (long k = 0; k < j->blocks * j->spans * j->chunks; k++)
+        one_item(j, me, (item){k / j->chunks, k % j->chunks});
     if (j->u->end)
         j->u->end();
 }
@@ -241,7 +246,8 @@ static long tile_height(const kn_micro *u, long m)
     return best;
 }
 
-/* Rows in equal blocks of at most mc, or one of few; columns in chunks small enough that every thread finds work to the end. */
+/* Rows in equal blocks of at most mc, or one of few; columns in chunks small enough that every thread finds work to the end. With one block every
+ * thread has a span of its own: weights that few rows meet come from memory, which is read fastest in a row. */
 static void cut(job *j, long columns, int threads)
 {
     const kn_micro *u = j->u;
@@ -255,8 +261,9 @@ static void cut(job *j, long columns, int threads)
     long least = threads > 1 ? (ITEMS * threads + j->blocks - 1) / j->blocks : 1;
     long chunks = kn_max((columns + CHUNK - 1) / CHUNK, least);
     j->chunk = kn_round_up((columns + chunks - 1) / chunks, u->nr);
-    j->chunks = (columns + j->chunk - 1) / j->chunk;
     j->blocks = (j->g->m + j->rows - 1) / j->rows;
+    j->spans = j->blocks == 1 ? threads : 1;
+    j->chunks = ((columns + j->chunk - 1) / j->chunk + j->spans - 1) / j->spans;
 }
 
 /* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. */
@@ -281,7 +288,7 @@ static void run_stretch(job *j, bs_pool *pool)
         bs_pool_for(pool, (j->n + width - 1) / width * ((j->k + KN_KC - 1) / KN_KC), 1, pack_panel, j);
     }
     nothing_begun(j->w);
-    bs_pool_for(pool, j->blocks * j->chunks, 1, run_items, j);
+    bs_pool_for(pool, j->blocks * j->spans * j->chunks, 1, run_items, j);
 }
 
 /* Packed bf16 needs the last piece of k to be no shorter than its strips' room; it depends on k alone, so that a row's

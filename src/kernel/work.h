@@ -11,7 +11,7 @@ enum { KN_KC = 256 };
 /* Strips of B that are packed together. */
 enum { KN_GROUP = 4 };
 
-/* One thread's scratch. `job` and `block` say which rows of A lie packed in `a`. `begun` is the block of the running job that this thread has begun,
+/* One thread's scratch. `job` and `block` say which rows of A lie packed in `a`. `begun` is the span of the running job that this thread has begun,
  * in the upper half, and the next of its chunks: in one number, so that who takes a chunk knows whose it is. Padded to keep threads
  * off each other's lines. */
 typedef struct kn_worker {
@@ -28,8 +28,8 @@ struct kn_work {
     const kn_micro *bf16; /* NULL: the CPU has none */
     bs_pool *pool;
     int threads;
-    atomic_long next_block; /* of the running job: the first that nobody has begun */
-    unsigned long jobs;     /* so many parallel loops were started; names the packed A of one */
+    atomic_long next_span; /* of the running job: the first that nobody has begun */
+    unsigned long jobs;    /* so many parallel loops were started; names the packed A of one */
     kn_worker *worker;
     float *b; /* B_FLOATS: the panel of B that all threads share; also partial sums */
     float *memory;
