@@ -27,21 +27,34 @@ int cl_listen(int (*answer)(void *arg, const char *line, oc_err *err), void *arg
 float *cl_draw_pixels(const md_sizes *s, long rows, bs_rng *rng, oc_err *err);
 int *cl_draw_ids(const md_sizes *s, long rows, bs_rng *rng, oc_err *err);
 
-/* Seconds of one call: the median of the rounds, and the best; and what multiply-adds alone would have done in that time (flops): measured right
- * before and after each round, as a core that is shared with others is not as fast in one millisecond as in the next. */
+/* What a limit of the machine allows at this moment: `rate` runs all the pool's threads at it for about so many seconds, and says how many of its units
+ * a second that were. */
+typedef struct cl_yardstick {
+    double (*rate)(void *self, double seconds);
+    void *self;
+} cl_yardstick;
+
+/* Seconds of one call: the median of the rounds, and the best; and what the yardstick's limit would have allowed in that time, in its units (0: there is
+ * none): measured right before and after each round, as a core that is shared with others is not as fast in one millisecond as in the next. */
 typedef struct cl_timing {
     double median, best, possible;
     int rounds;
 } cl_timing;
-/* Calls run(arg) once to warm up, then in rounds of equally many calls until `seconds` are over, at least five rounds (one where there is no time).
- * yardstick: whose multiply-adds on the pool's threads are measured beside; NULL: none. */
-cl_timing cl_time(double seconds, void (*run)(void *), void *arg, const kn_table *yardstick, bs_pool *pool);
+/* Calls run(arg) once to warm up, then in rounds of equally many calls until `seconds` are over, at least five rounds (one where there is no time). */
+cl_timing cl_time(double seconds, void (*run)(void *), void *arg, const cl_yardstick *yardstick);
 double cl_median(double *x, int n); /* sorts x */
 
-/* Fused multiply-adds on registers alone, in GFLOP/s of all the pool's threads with the tier's vectors (best of a few rounds): what no kernel of
- * the tier can exceed. */
-double cl_fma_peak(const kn_table *t, bs_pool *pool);
-/* GB/s that all the pool's threads read from memory, far beyond the caches; 0 and an error without memory for it. */
+/* Fused multiply-adds on registers alone, with the tier's vectors: flops a second, which no kernel of the tier can exceed. bs_free() it. */
+typedef struct cl_spinner cl_spinner;
+cl_spinner *cl_spinner_open(const kn_table *t, bs_pool *pool, oc_err *err);
+double cl_spinner_rate(void *spinner, double seconds);
+/* Reading memory far beyond the caches from end to end: bytes a second. */
+typedef struct cl_reader cl_reader;
+cl_reader *cl_reader_open(const kn_table *t, bs_pool *pool, oc_err *err);
+void cl_reader_close(cl_reader *r);
+double cl_reader_rate(void *reader, double seconds);
+/* The best of a few rounds of either: GFLOP/s, GB/s; 0 and an error without memory for it. */
+double cl_fma_peak(const kn_table *t, bs_pool *pool, oc_err *err);
 double cl_read_rate(const kn_table *t, bs_pool *pool, oc_err *err);
 /* As the system calls it; "" when it does not say. */
 void cl_cpu_name(char *name, size_t n);

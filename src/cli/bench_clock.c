@@ -27,7 +27,7 @@ double cl_median(double *x, int n)
 
 /* ---- multiply-adds ------------------------------------------------------------------------------------------------- */
 
-enum { CHAINS = 10, STEPS = 1000000 }; /* chains: as many as hide the latency of each, and fit the registers */
+enum { CHAINS = 10, SHORT = 20000 }; /* chains: as many as hide the latency of each, and fit the registers */
 
 /* `width` floats a vector: CHAINS independent sums, `steps` multiply-adds each. What comes out is returned, or it would not be computed. */
 #if defined(__x86_64__)
@@ -97,124 +97,166 @@ static float spin_generic(long steps)
     return sum;
 }
 
-typedef struct spinner {
+struct cl_spinner {
+    bs_pool *pool;
     float (*spin)(long steps);
     int width; /* floats of a vector */
     long steps;
     float sink[1024];
-} spinner;
+};
 
 static void spin(void *arg, long begin, long end, int worker)
 {
-    spinner *s = arg;
+    cl_spinner *s = arg;
     for (long i = begin; i < end; i++)
         s->sink[worker % 1024] += s->spin(s->steps);
 }
 
-static spinner spinner_of(const kn_table *t)
+static void choose_vectors(cl_spinner *s, const kn_table *t)
 {
+    s->spin = spin_generic;
+    s->width = 4;
 #if defined(__x86_64__)
     if (!strcmp(t->name, "avx512"))
-        return (spinner){.spin = spin_avx512, .width = 16};
+        s->spin = spin_avx512, s->width = 16;
     if (!strcmp(t->name, "avx2"))
-        return (spinner){.spin = spin_avx2, .width = 8};
+        s->spin = spin_avx2, s->width = 8;
 #elif defined(__aarch64__)
     if (strcmp(t->name, "generic") != 0)
-        return (spinner){.spin = spin_neon, .width = 4};
+        s->spin = spin_neon;
 #endif
-    (void)t;
-    return (spinner){.spin = spin_generic, .width = 4};
 }
 
-/* GFLOP/s of a burst on all the pool's threads. */
-static double burst(spinner *s, bs_pool *pool, long steps)
+cl_spinner *cl_spinner_open(const kn_table *t, bs_pool *pool, oc_err *err)
 {
-    int threads = bs_pool_threads(pool);
-    s->steps = steps;
+    cl_spinner *s = bs_calloc(1, sizeof *s, "the clock", err);
+    if (s)
+        s->pool = pool, choose_vectors(s, t);
+    return s;
+}
+
+double cl_spinner_rate(void *spinner, double seconds)
+{
+    cl_spinner *s = spinner;
+    int threads = bs_pool_threads(s->pool);
+    s->steps = (long)fmax(1, seconds * 1e4) * SHORT; /* a tenth of a millisecond each, or less */
     double start = bs_now();
-    bs_pool_for(pool, threads, 1, spin, s);
-    return 2.0 * s->width * CHAINS * (double)steps * threads / (bs_now() - start) * 1e-9;
-}
-
-double cl_fma_peak(const kn_table *t, bs_pool *pool)
-{
-    spinner s = spinner_of(t);
-    double best = 0;
-    for (int round = 0; round < 10; round++)
-        best = fmax(best, burst(&s, pool, STEPS));
-    return best;
-}
-
-/* ---- a call's time ------------------------------------------------------------------------------------------------- */
-
-cl_timing cl_time(double seconds, void (*run)(void *), void *arg, const kn_table *yardstick, bs_pool *pool)
-{
-    enum { MOST = 101, SHORT = 20000 }; /* steps of a burst: a tenth of a millisecond or less */
-    double round[MOST], peak[MOST], began = bs_now();
-    run(arg);
-    double once = bs_now() - began;
-    long calls = once < 2e-3 ? (long)(2e-3 / (once + 1e-9)) + 1 : 1; /* a round far longer than a clock's step */
-    long steps = (long)fmin(50, fmax(1, once * (double)calls * 2e3)) * SHORT;
-    spinner s = yardstick ? spinner_of(yardstick) : (spinner){0};
-    cl_timing t = {0};
-    int least = seconds < 0.01 ? 1 : 5;
-    began = bs_now();
-    while (t.rounds < MOST && (t.rounds < least || bs_now() - began < seconds)) {
-        double before = yardstick ? burst(&s, pool, steps) : 0, start = bs_now();
-        for (long i = 0; i < calls; i++)
-            run(arg);
-        double took = (bs_now() - start) / (double)calls, after = yardstick ? burst(&s, pool, steps) : 0;
-        peak[t.rounds] = 0.5e9 * (before + after) * took;
-        round[t.rounds++] = took;
-    }
-    t.median = cl_median(round, t.rounds);
-    t.best = round[0];
-    t.possible = cl_median(peak, t.rounds);
-    return t;
+    bs_pool_for(s->pool, threads, 1, spin, s);
+    return 2.0 * s->width * CHAINS * (double)s->steps * threads / (bs_now() - start);
 }
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
-typedef struct reader {
+enum { PIECES = 256, EACH = 1 << 18 }; /* 256 MB */
+
+struct cl_reader {
     const kn_table *t;
+    bs_pool *pool;
     float *x;
-    long each; /* floats of an item */
+    long at; /* the piece that is read next */
     float sink[1024];
-} reader;
+};
 
 static void touch(void *arg, long begin, long end, int worker)
 {
     (void)worker;
-    reader *r = arg;
-    for (long i = begin * r->each; i < end * r->each; i++)
+    cl_reader *r = arg;
+    for (long i = begin * EACH; i < end * EACH; i++)
         r->x[i] = 1;
 }
 
 static void sum_up(void *arg, long begin, long end, int worker)
 {
-    reader *r = arg;
+    cl_reader *r = arg;
     for (long i = begin; i < end; i++)
-        r->sink[worker % 1024] += r->t->sum(r->each, r->x + i * r->each);
+        r->sink[worker % 1024] += r->t->sum(EACH, r->x + (r->at + i) % PIECES * EACH);
+}
+
+cl_reader *cl_reader_open(const kn_table *t, bs_pool *pool, oc_err *err)
+{
+    size_t bytes = (size_t)PIECES * EACH * sizeof(float);
+    cl_reader *r = bs_calloc(1, sizeof *r, "the memory to read", err);
+    float *x = r ? bs_reserve(bytes, "the memory to read", err)
+                 : NULL; /* in large pages: else fewer bytes, as pages must be looked up */
+    if (!x) {
+        bs_free(r);
+        return NULL;
+    }
+    *r = (cl_reader){.t = t, .pool = pool, .x = x};
+    bs_pool_for(pool, PIECES, 1, touch, r);
+    return r;
+}
+
+void cl_reader_close(cl_reader *r)
+{
+    if (r)
+        bs_unreserve(r->x, (size_t)PIECES * EACH * sizeof(float));
+    bs_free(r);
+}
+
+double cl_reader_rate(void *reader, double seconds)
+{
+    cl_reader *r = reader;
+    long least = 4 * bs_pool_threads(r->pool), n = (long)fmin(PIECES, fmax((double)least, seconds * 2e4)); /* at 20 GB/s */
+    double start = bs_now();
+    bs_pool_for(r->pool, n, 1, sum_up, r);
+    r->at = (r->at + n) % PIECES;
+    return (double)n * EACH * sizeof(float) / (bs_now() - start);
+}
+
+/* ---- the best of either -------------------------------------------------------------------------------------------- */
+
+static double best_of(double (*rate)(void *, double), void *self, int rounds, double seconds)
+{
+    double best = 0;
+    for (int i = 0; i < rounds; i++)
+        best = fmax(best, rate(self, seconds));
+    return best * 1e-9;
+}
+
+double cl_fma_peak(const kn_table *t, bs_pool *pool, oc_err *err)
+{
+    cl_spinner *s = cl_spinner_open(t, pool, err);
+    double best = s ? best_of(cl_spinner_rate, s, 10, 5e-3) : 0;
+    bs_free(s);
+    return best;
 }
 
 double cl_read_rate(const kn_table *t, bs_pool *pool, oc_err *err)
 {
-    enum { PIECES = 256, EACH = 1 << 18 }; /* 256 MB */
-    size_t bytes = (size_t)PIECES * EACH * sizeof(float);
-    reader r = {.t = t, .x = bs_alloc(bytes, "the memory to read", err), .each = EACH};
-    double best = 0;
-    if (!r.x)
-        return 0;
-    uintptr_t page = ((uintptr_t)r.x + ((1 << 21) - 1)) >> 21 << 21;
-    madvise((void *)page, bytes - (1 << 21), MADV_HUGEPAGE); /* without: fewer bytes, as pages must be looked up */
-    bs_pool_for(pool, PIECES, 1, touch, &r);
-    for (int round = 0; round < 6; round++) {
-        double start = bs_now();
-        bs_pool_for(pool, PIECES, 1, sum_up, &r);
-        best = fmax(best, (double)bytes / (bs_now() - start) * 1e-9);
-    }
-    bs_free(r.x);
+    cl_reader *r = cl_reader_open(t, pool, err);
+    double best = r ? best_of(cl_reader_rate, r, 6, 1) : 0;
+    cl_reader_close(r);
     return best;
+}
+
+/* ---- a call's time ------------------------------------------------------------------------------------------------- */
+
+static double allowed(const cl_yardstick *y, double seconds) { return y ? y->rate(y->self, seconds) : 0; }
+
+cl_timing cl_time(double seconds, void (*run)(void *), void *arg, const cl_yardstick *yardstick)
+{
+    enum { MOST = 101 };
+    double round[MOST], possible[MOST], began = bs_now();
+    run(arg);
+    double once = bs_now() - began;
+    long calls = once < 2e-3 ? (long)(2e-3 / (once + 1e-9)) + 1 : 1; /* a round far longer than a clock's step */
+    double beside = fmin(5e-3, 0.2 * once * (double)calls);
+    cl_timing t = {0};
+    int least = seconds < 0.01 ? 1 : 5;
+    began = bs_now();
+    while (t.rounds < MOST && (t.rounds < least || bs_now() - began < seconds)) {
+        double before = allowed(yardstick, beside), start = bs_now();
+        for (long i = 0; i < calls; i++)
+            run(arg);
+        double took = (bs_now() - start) / (double)calls, after = allowed(yardstick, beside);
+        possible[t.rounds] = 0.5 * (before + after) * took;
+        round[t.rounds++] = took;
+    }
+    t.median = cl_median(round, t.rounds);
+    t.best = round[0];
+    t.possible = cl_median(possible, t.rounds);
+    return t;
 }
 
 /* ---- name ---------------------------------------------------------------------------------------------------------- */

@@ -12,6 +12,9 @@ typedef struct job {
     kn_work *work;
     int threads;
     double peak, read; /* GFLOP/s, GB/s of so many threads */
+    cl_spinner *spinner;
+    cl_reader *reader;
+    cl_yardstick adds, reading;
     bs_rng rng;
     oc_err err;
     /* of the row that runs */
@@ -52,11 +55,11 @@ static void release(job *j)
 
 /* ---- what is printed -------------------------------------------------------------------------------------------------- */
 
-/* Work in flops, in bytes, or in both; a share is of what bounds it: memory where bytes are said. */
+/* Work in flops or in bytes; a share is of what the yardstick of either would have allowed. */
 static void report(const job *j, const char *kernel, const char *what, cl_timing t, double flops, double bytes)
 {
     double gflops = flops / t.median * 1e-9, gbs = bytes / t.median * 1e-9;
-    double share = bytes > 0 ? gbs / j->read : t.possible > 0 ? flops / t.possible : gflops / j->peak;
+    double share = (bytes > 0 ? bytes : flops) / t.possible;
     if (!j->b->common.json) {
         printf("%-10s %-34s %2d %10.4f ms %9.1f %s %6.1f%%\n", kernel, what, j->threads, t.median * 1e3, bytes > 0 ? gbs : gflops,
                bytes > 0 ? "GB/s   " : "GFLOP/s", 100 * share);
@@ -133,7 +136,7 @@ static void time_gemm(job *j, const char *form)
     g->c = floats(j, g->m * g->n);
     snprintf(what, sizeof what, "M %ld K %ld N %ld %s", g->m, g->k, g->n, form);
     if (g->a && g->c && (g->b || g->packed))
-        report(j, "gemm", what, cl_time((double)j->b->seconds, run_gemm, j, j->kn, j->pool),
+        report(j, "gemm", what, cl_time((double)j->b->seconds, run_gemm, j, &j->adds),
                2.0 * (double)g->m * (double)g->n * (double)g->k, 0);
     release(j);
 }
@@ -191,7 +194,7 @@ static void bench_matvec(job *j)
         j->at = 0;
         if (pack_weights(j, d, N, K, (long)(ENOUGH / each) + 1) && (j->g.a = floats(j, K)) && (j->g.c = floats(j, N))) {
             snprintf(what, sizeof what, "K %d N %d %s", K, N, dtype_names[d]);
-            report(j, "mat-vec", what, cl_time((double)j->b->seconds, run_next, j, NULL, NULL), 0, (double)each);
+            report(j, "mat-vec", what, cl_time((double)j->b->seconds, run_next, j, &j->reading), 0, (double)each);
         }
         release(j);
     }
@@ -236,7 +239,7 @@ static void time_attention(job *j, long batch, long t, long heads, long d, bool 
     if (!j->err.text[0]) {
         double flops = (causal ? 2.0 : 4.0) * (double)(batch * heads * t * t * d);
         run_attention(j);
-        cl_timing timing = cl_time((double)j->b->seconds, back ? run_attention_backward : run_attention, j, j->kn, j->pool);
+        cl_timing timing = cl_time((double)j->b->seconds, back ? run_attention_backward : run_attention, j, &j->adds);
         snprintf(what, sizeof what, "%ld x %ld heads T %ld of %ld%s%s", batch, heads, t, d, causal ? " causal" : "",
                  back ? " back" : "");
         report(j, "attention", what, timing, flops * (back ? 2.5 : 1), 0);
@@ -366,7 +369,7 @@ static void time_rows(job *j, const char *section)
         for (long k = 0; j->u && k < r->n; k++)
             j->u[k] = fabsf(j->u[k]); /* AdamW's second moment */
         if (!j->err.text[0])
-            report(j, r->kernel, r->what, cl_time((double)j->b->seconds, r->run, j, NULL, NULL), 0, r->bytes * (double)r->n);
+            report(j, r->kernel, r->what, cl_time((double)j->b->seconds, r->run, j, &j->reading), 0, r->bytes * (double)r->n);
         release(j);
     }
 }
@@ -430,10 +433,14 @@ static int run_with(cl_bench *b, int threads, oc_err *err)
     if (!j->work)
         goto done;
     j->threads = bs_pool_threads(j->pool);
-    j->peak = cl_fma_peak(j->kn, j->pool);
+    j->peak = cl_fma_peak(j->kn, j->pool, err);
     j->read = cl_read_rate(j->kn, j->pool, err);
-    if (j->read <= 0)
+    j->spinner = cl_spinner_open(j->kn, j->pool, err);
+    j->reader = cl_reader_open(j->kn, j->pool, err);
+    if (j->peak <= 0 || j->read <= 0 || !j->spinner || !j->reader)
         goto done;
+    j->adds = (cl_yardstick){cl_spinner_rate, j->spinner};
+    j->reading = (cl_yardstick){cl_reader_rate, j->reader};
     print_machine(j);
     for (int i = 0; i < SECTIONS && !j->err.text[0]; i++)
         if (sections[i].run && wanted(b, sections[i].name))
@@ -441,6 +448,8 @@ static int run_with(cl_bench *b, int threads, oc_err *err)
     result = j->err.text[0] ? bs_err(err, "%s", j->err.text) : 0;
 done:
     release(j);
+    bs_free(j->spinner);
+    cl_reader_close(j->reader);
     kn_work_close(j->work);
     bs_pool_close(j->pool);
     bs_free(j);

@@ -190,7 +190,7 @@ static void print_timing(const job *j, cl_timing t, double first)
 static int measure(job *j, oc_err *err)
 {
     const oc_session *s = j->session;
-    j->peak = cl_fma_peak(j->engine->kn, s->pool);
+    j->peak = cl_fma_peak(j->engine->kn, s->pool, err);
     cl_say(&j->b->common, "%s, %d threads, peak %.1f GFLOP/s; loaded in %.0f ms; weights %.1f MB, arena %.1f MB\n",
            j->engine->kn->name, bs_pool_threads(s->pool), j->peak, j->load * 1e3, (double)j->engine->model->weights_bytes / 1e6,
            (double)s->arena_bytes / 1e6);
@@ -202,7 +202,7 @@ static int measure(job *j, oc_err *err)
         double start = bs_now();
         pass(j);
         first = first > 0 ? first : bs_now() - start;
-        cl_timing t = cl_time((double)j->b->seconds, pass, j, NULL, NULL);
+        cl_timing t = cl_time((double)j->b->seconds, pass, j, NULL);
         if (j->err.text[0])
             return bs_err(err, "%s", j->err.text);
         print_timing(j, t, first);

@@ -143,7 +143,7 @@ static void close_all(job *j)
 
 static int measure(job *j, oc_err *err)
 {
-    cl_timing t = cl_time((double)j->b->seconds, step, j, NULL, NULL);
+    cl_timing t = cl_time((double)j->b->seconds, step, j, NULL);
     if (j->err.text[0])
         return bs_err(err, "%s", j->err.text);
     long rows = j->batch.images;

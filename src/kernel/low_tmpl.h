@@ -136,6 +136,8 @@ KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, const
             block4(m, a, b, s);
         }
         const float *of_weight = (const float *)(const void *)b;
+        for (int i = 0; m <= 2 && i < NR * (int)sizeof(float); i += KN_LINE)
+            __builtin_prefetch(b + AHEAD + i);
 #pragma GCC unroll 8
         for (int i = 0; i < m; i++)
 #pragma GCC unroll 2
