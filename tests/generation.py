@@ -48,10 +48,10 @@ def all_ids():
 # ---- batches -----------------------------------------------------------------------------------------------------------
 
 
-def alone_and_together(*how):
-    alone = [answers("--prompt", p, "--max-new-tokens", 9, *how)[0] for p in PROMPTS]
+def alone_and_together(*how, model=MODEL):
+    alone = [answers("--prompt", p, "--max-new-tokens", 9, *how, model=model)[0] for p in PROMPTS]
     for batch in (1, 2, 4, 16):
-        got = answers("--stdin", "--batch", batch, "--max-new-tokens", 9, *how, text=lines(PROMPTS))
+        got = answers("--stdin", "--batch", batch, "--max-new-tokens", 9, *how, text=lines(PROMPTS), model=model)
         assert [x["prompt"] for x in got] == PROMPTS, "the order is another"
         for one, x in zip(alone, got):
             assert one == {k: v for k, v in x.items() if k != "prompt"}, f"--batch {batch}: {x} instead of {one}"
@@ -72,6 +72,12 @@ def one_long_prompt_among_others():
     assert got.returncode == 1, got.returncode
     assert [json.loads(x)["prompt"] for x in got.out.splitlines()] == ["a", "b", "c"], got.out
     assert "prompt 3" in got.err and "100" in got.err and "64" in got.err, got.err
+
+
+def cut_from_the_front():
+    how = ["--max-new-tokens", 3]
+    assert answers("--prompt", "In 2019, a tree", "--context", 8, "--cut", *how) == answers("--prompt", " a tree", *how), "another end of the prompt is kept"
+    assert answers("--prompt", "a cat", "--cut", *how) == answers("--prompt", "a cat", *how), "what is short enough is cut"
 
 
 def no_lines_no_answers():
@@ -145,7 +151,7 @@ def faults():
     tap.check("a prompt that is too long", program.fails, *small("--prompt", "x" * 80), says=["80", "64", "prompt 2"])
     tap.check("a context of one's own is kept to", program.fails, *small("--context", 5), says=["5"])
     tap.check("a context beyond the model's", program.fails, *small("--context", 1000), says=["1000", "64"])
-    tap.check("--cut", program.good, *small("--context", 5, "--cut"))
+    tap.check("--cut keeps the end of a prompt", cut_from_the_front)
     tap.check("prompt and answer together too long", program.fails, "generate", "--model", MODEL, "--prompt", "x" * 40, "--answer", "y" * 40,
               says=["80", "64"])
     tap.check("--kv-dtype", program.fails, *small("--kv-dtype", "fp64"), says="fp64", code=2)
@@ -211,6 +217,7 @@ def main():
     all_ids()
     tap.check("prompts together get what each gets alone", alone_and_together)
     tap.check("by beams too", alone_and_together, "--num-beams", 2)
+    tap.check("of an encoder and a decoder too", alone_and_together, model=CASES / "t5_small" / "model")
     tap.check("draws do not depend on the batch", draws_do_not_depend_on_the_batch)
     tap.check("one prompt that is too long does not take the others along", one_long_prompt_among_others)
     tap.check("no lines, no answers", no_lines_no_answers)

@@ -13,7 +13,7 @@ from ocelli_run import CASES, Program, tiers
 
 ONLY = ["bert", "blip_caption", "blip_pretrain", "blip_pretrain_tied", "blip_retrieval", "blip_vqa", "blocks", "chinese_clip", "clip", "clip_gelu", "clip_text",
         "clip_text_projection", "clip_vision", "clip_vision_projection", "gpt2", "languages", "llama", "llama_gqa", "lora_blip", "lora_clip", "lora_dora",
-        "lora_gpt2", "lora_pattern", "lora_rslora", "minilm", "mistral", "open_clip", "opt", "phi3", "phi3_long", "siglip", "t5"]
+        "lora_gpt2", "lora_llama", "lora_pattern", "lora_rslora", "minilm", "mistral", "open_clip", "opt", "phi3", "phi3_long", "siglip", "t5"]
 THREADS = [1, 2, 3, 7]
 
 
