@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Shows the answers of questions.md with the engine's own ops: docs/show.py NAME (scale, heads, masks, positions, distance, norms, batch, clip, lora).
+"""Shows the answers of questions.md with the engine's own ops: docs/show.py NAME (scale, heads, masks, positions, distance, norms, batch, clip, lora, dora, cache).
 
 Each writes a small model of building blocks (config.json lists them, src/model/blocks.c runs them), calls `ocelli forward` and prints the numbers.
 Needs numpy. OCELLI names another program than build/ocelli."""
@@ -161,7 +161,57 @@ def lora():
     print(f"CLIP with an adapter: {len(names)} tensors get a gradient, all of them A or B: {learns} numbers beside {whole}")
 
 
-SHOWS = {f.__name__: f for f in (scale, heads, masks, positions, distance, norms, batch, clip, lora)}
+def gradients(case, adapter):
+    root = CASES / case
+    got = forward(root / "model", load(root / "in.safetensors"), "--grad", "--lora", str(adapter))
+    return {k: v for k, v in got.items() if k.startswith("grad.")}, got["logits"]
+
+
+def copied(folder, to, change=lambda name, x: x, **settings):
+    """An adapter with other numbers or settings."""
+    config = {**json.loads((folder / "adapter_config.json").read_text()), **settings}
+    Path(to, "adapter_config.json").write_text(json.dumps(config))
+    save({k: change(k, v) for k, v in load(folder / "adapter_model.safetensors").items()}, Path(to, "adapter_model.safetensors"))
+    return Path(to)
+
+
+def dora():
+    adapter = CASES / "lora_dora" / "adapter"
+    base = load(CASES / "lora_dora" / "model" / "model.safetensors")
+    length = lambda name: np.linalg.norm(base[name.removeprefix("base_model.model.").replace("lora_magnitude_vector", "weight")].astype(np.float64), axis=1)
+    with tempfile.TemporaryDirectory() as tmp:
+        begin = copied(adapter, tmp, lambda k, v: 0 * v if "lora_B" in k else length(k).astype(np.float32) if "magnitude" in k else v)
+        plain = forward(CASES / "lora_dora" / "model", load(CASES / "lora_dora" / "in.safetensors"))["logits"]
+        print(f"DoRA, B = 0 and m the lengths of W's rows: largest difference to the plain model {np.abs(gradients('lora_dora', begin)[1] - plain).max():.4f}")
+    kinds = {}
+    for k, v in gradients("lora_dora", adapter)[0].items():
+        kind = next(x for x in ("lora_A", "lora_B", "magnitude") if x in k)
+        kinds[kind] = kinds.get(kind, 0) + v.size
+    print("what learns: " + ", ".join(f"{v} numbers in {k}" for k, v in kinds.items()))
+    adapter = CASES / "lora_rslora" / "adapter"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    alpha, r = config["lora_alpha"], config["r"]
+    with tempfile.TemporaryDirectory() as tmp:
+        same = copied(adapter, tmp, use_rslora=False, lora_alpha=alpha * r ** 0.5)
+        print(f"rsLoRA scales by alpha / sqrt(r) = {alpha / r ** 0.5:.4f}, not alpha / r = {alpha / r:.4f}; plain LoRA with alpha sqrt(r): "
+              f"largest difference {np.abs(gradients('lora_rslora', adapter)[1] - gradients('lora_rslora', same)[1]).max():.4f}")
+
+
+def cache():
+    model, words, new = CASES / "mistral" / "model", "The old clock", 12
+    run = lambda *args, text=None: json.loads(subprocess.run([PROGRAM, *args], check=True, capture_output=True, text=True, input=text).stdout)
+    kept = run("generate", "--model", model, "--prompt", words, "--max-new-tokens", str(new), "--json", "--quiet")["ids"]
+    ids = run("tokenize", "--model", model, "--json", text=words + "\n")
+    first = len(ids)
+    while len(ids) < first + new:
+        whole = np.array([ids], dtype=np.int64)
+        ids.append(int(forward(model, {"input_ids": whole, "attention_mask": np.ones_like(whole)})["logits"][0, -1].argmax()))
+    print(f"{new} words after {first}, read anew for each word or kept: {'the same' if ids[first:] == kept else 'others'}")
+    print(f"rows that go through the layers: {sum(range(first, first + new))} and {first + new - 1}")
+    print(f"kept for each position: {run('info', '--json', model)['cache_bytes_per_position']} bytes, all layers' keys and values")
+
+
+SHOWS = {f.__name__: f for f in (scale, heads, masks, positions, distance, norms, batch, clip, lora, dora, cache)}
 if len(sys.argv) != 2 or sys.argv[1] not in SHOWS:
     sys.exit(f"usage: show.py {'|'.join(SHOWS)}")
 SHOWS[sys.argv[1]]()
