@@ -103,7 +103,9 @@ class Torch:
 
 
 def common(a):
-    return ["--model", str(a.model), "--threads", str(a.threads), *(["--dtype", a.dtype] if a.dtype else [])]
+    info = json.loads(subprocess.run([a.engine, "info", "--json", a.model], text=True, check=True, capture_output=True).stdout)
+    held = a.dtype or ("bf16" if max(info["dtypes"], key=info["dtypes"].get) == "BF16" else "fp32")
+    return ["--model", str(a.model), "--threads", str(a.threads), "--dtype", held]
 
 
 def memory(a):
@@ -123,7 +125,7 @@ def main():
     p.add_argument("--work", type=Path)
     p.add_argument("--engine")
     p.add_argument("--model", type=Path)
-    p.add_argument("--dtype", help="of Ocelli's weights: bf16 where the file is")
+    p.add_argument("--dtype", help="of Ocelli's weights (as the file has them, which is what PyTorch does too)")
     p.add_argument("--memory", action="store_true")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--threads", type=int, default=2)

@@ -3,14 +3,15 @@
     train_language.py --engine build/ocelli --model DIR --data TEXT --work DIR [--steps 50] [--batch 4] [--context 64] [--threads 2] [--compile]
 
 DIR is a folder of transformers' (config.json, model.safetensors, tokenizer.json) whose model type is gpt2 or llama. `ocelli train --dump` leaves the weights and each batch; PyTorch repeats them with
-the same AdamW (no decay on gains and biases), clipping and rates. Prints the largest relative difference of the losses and the medians of the times of a step. Needs torch, transformers,
-safetensors, numpy. --llmc DIR: a folder of llm.c with train_gpt2 built and its files of weights and tokens, whose CPU trainer (GPT-2 124M, 4 x 64) takes six steps in the same run.
+the same AdamW (no decay on gains and biases), clipping and rates, a step at a time in turn with a second run of Ocelli, each stopped while it is not its turn. Prints the largest relative
+difference of the losses and the medians of the times of a step, their ratio being the median of the turns'. Needs torch, transformers, safetensors, numpy. --llmc DIR: a folder of llm.c with train_gpt2 built and its files of weights and tokens, whose CPU trainer (GPT-2 124M, 4 x 64) takes six steps in the same run.
 """
 import argparse
 import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -25,13 +26,43 @@ def rate(step, steps, warmup, top):
     return top * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def command(a, out, metrics):
+    return [a.engine, "train", "--model", a.model, "--data", a.data, "--out", out, "--metrics", metrics, "--steps", str(a.steps), "--batch", str(a.batch), "--context",
+            str(a.context), "--lr", str(a.lr), "--warmup", str(a.warmup), "--threads", str(a.threads), "--checkpoint-minutes", "1000", "--fresh", "--quiet"]
+
+
 def run_engine(a):
     dump, out, metrics = a.work / "dump", a.work / "out", a.work / "metrics.jsonl"
     metrics.unlink(missing_ok=True)
-    subprocess.run([a.engine, "train", "--model", a.model, "--data", a.data, "--out", out, "--dump", dump, "--metrics", metrics, "--steps", str(a.steps), "--batch",
-                    str(a.batch), "--context", str(a.context), "--lr", str(a.lr), "--warmup", str(a.warmup), "--threads", str(a.threads), "--checkpoint-minutes",
-                    "1000", "--fresh", "--quiet"], check=True)
+    subprocess.run([*command(a, out, metrics), "--dump", dump], check=True)
     return dump, [json.loads(line) for line in metrics.read_text().splitlines()]
+
+
+class Turns:
+    """The engine once more, a step at a time: it runs only inside of step()."""
+
+    def __init__(self, a):
+        self.metrics = a.work / "turns.jsonl"
+        self.metrics.unlink(missing_ok=True)
+        self.process = subprocess.Popen(command(a, a.work / "turns", self.metrics))
+        self.wait_for(1)
+
+    def wait_for(self, steps):
+        while self.process.poll() is None and (not self.metrics.exists() or self.metrics.read_bytes().count(b"\n") < steps):
+            time.sleep(5e-4)
+        self.done = steps
+        self.process.send_signal(signal.SIGSTOP)
+
+    def step(self):
+        time.sleep(0.3)  # the other's threads spin for a while
+        began = time.perf_counter()
+        self.process.send_signal(signal.SIGCONT)
+        self.wait_for(self.done + 1)
+        return time.perf_counter() - began
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
 
 
 def mask_of(first):
@@ -41,7 +72,8 @@ def mask_of(first):
     return ((t[None, None, :] >= first[:, :, None]) & (t[None, None, :] <= t[None, :, None]))[:, None]
 
 
-def repeat(a, dump, rates):
+def repeat(a, dump, rates, turns):
+    """Losses, and times of a step by both, the first ones left out."""
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
@@ -61,7 +93,7 @@ def repeat(a, dump, rates):
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98), eps=1e-8)
     forward = torch.compile(model) if a.compile else model
-    losses, times = [], []
+    losses, times, ours = [], [], []
     for step, lr in enumerate(rates):
         x = load_file(dump / f"step-{step + 1:06d}.safetensors")
         began = time.perf_counter()
@@ -77,7 +109,9 @@ def repeat(a, dump, rates):
         optimizer.step()
         losses.append(loss.item())
         times.append(time.perf_counter() - began)
-    return losses, times
+        if step < len(rates) - 2:  # the last ends with what is written
+            ours.append(turns.step())
+    return losses, times[1:], ours[1:]
 
 
 def llm_c(a, steps=6):
@@ -110,13 +144,13 @@ def main():
     off = max(abs(r - m["lr"]) for r, m in zip(rates, ours))
     if off > 1e-3 * a.lr:
         sys.exit(f"the rates differ by {off}: {rates[:7]} and {[m['lr'] for m in ours[:7]]}")
-    losses, times = repeat(a, dump, rates)
+    turns = Turns(a)
+    losses, times, own = repeat(a, dump, rates, turns)
+    turns.end()
     worst = max(abs(m["loss"] - t) / t for m, t in zip(ours, losses))
-    speeds = [m["tokens_per_s"] for m in ours]  # a running mean: 0.95 of the one before, 0.05 of the step's own
-    step = median(a.batch * a.context * 0.05 / (y - 0.95 * x) for x, y in zip(speeds, speeds[1:]))
     peer = {"llm_c_s": round(llm_c(a), 4)} if a.llmc else {}
     print(json.dumps({"steps": a.steps, "worst_relative": worst, "first": [ours[0]["loss"], losses[0]], "last": [ours[-1]["loss"], losses[-1]],
-                      "ocelli_s": round(step, 4), "torch_s": round(median(times), 4), "ratio": round(median(times) / step, 3), **peer}))
+                      "ocelli_s": round(median(own), 4), "torch_s": round(median(times), 4), "ratio": round(median(t / o for t, o in zip(times, own)), 3), **peer}))
     sys.exit(worst > 1e-3)
 
 
