@@ -16,22 +16,18 @@ enum { LINE = 16 };   /* floats */
 enum { FEW = 512 };   /* rows: they all lie packed in the second cache */
 enum { ITEMS = 16 };  /* for each thread, at least: they end together, also when a neighbour slows one of them */
 
-/* A chunk of a span, of which each block of rows has some. */
-typedef struct item {
-    long span, chunk;
-} item;
-
 typedef struct job {
     kn_work *w;
     const kn_gemm *g;
     const kn_micro *u; /* the micro-kernel for this product */
     unsigned long id;
-    long tall, rows, blocks;   /* of a tile and of a block of A; how many blocks */
-    long n0, n;                /* the columns at hand */
-    long chunk, chunks, spans; /* columns of an item; items of a span, the last perhaps of no columns; how many spans */
-    long k0, k;                /* the stretch of k at hand, k0 a multiple of KN_KC */
-    bool shared;               /* B lies packed in w->b */
-    bool last;                 /* the stretch ends the sum: the epilogue follows */
+    long tall, rows, blocks; /* of a tile and of a block of A; how many blocks */
+    long n0, n;              /* the columns at hand */
+    long chunk, chunks,
+        spans;   /* columns of an item; items of a span, the last perhaps of no columns; how many spans a block has */
+    long k0, k;  /* the stretch of k at hand, k0 a multiple of KN_KC */
+    bool shared; /* B lies packed in w->b */
+    bool last;   /* the stretch ends the sum: the epilogue follows */
 } job;
 
 static const float *a_at(const kn_gemm *g, long i, long p) { return g->ta ? g->a + p * g->lda + i : g->a + i * g->lda + p; }
@@ -147,7 +143,7 @@ static void one_piece(const job *j, kn_worker *me, long i0, long m, long p, long
     }
 }
 
-static void one_item(const job *j, kn_worker *me, item of)
+static void one_item(const job *j, kn_worker *me, kn_item of)
 {
     long block = of.span / j->spans, i0 = block * j->rows, m = kn_min(j->rows, j->g->m - i0);
     long begin = (of.span % j->spans * j->chunks + of.chunk) * j->chunk, end = kn_min(begin + j->chunk, j->n);
@@ -162,51 +158,7 @@ static void one_item(const job *j, kn_worker *me, item of)
         epilogue(j->w->t, j->g, i0, m, j->n0 + begin, end - begin);
 }
 
-/* ---- who computes what --------------------------------------------------------------------------------------------- */
-
-enum { HALF = 32 }; /* bits of kn_worker.begun that count chunks */
-
-/* The next chunk of the span that a thread has begun; none is left when it is j->chunks or more. */
-static item chunk_of(kn_worker *of)
-{
-    uint64_t taken = atomic_fetch_add(&of->begun, 1);
-    return (item){(long)(taken >> HALF), (long)(taken & UINT32_MAX)};
-}
-
-/* The thread whose span has most chunks left. */
-static kn_worker *behind(const job *j)
-{
-    kn_worker *best = j->w->worker;
-    uint64_t least = UINT32_MAX;
-    for (int i = 0; i < j->w->threads; i++) {
-        uint64_t next = atomic_load(&j->w->worker[i].begun) & UINT32_MAX;
-        if (next < least)
-            best = &j->w->worker[i], least = next;
-    }
-    return best;
-}
-
-/* A thread stays with the span that it has begun, whose rows it has packed and whose columns it reads one after another, then begins one that nobody has,
- * then helps where most is left. There are as many calls as chunks, so that each finds one. */
-static item next_item(const job *j, kn_worker *me)
-{
-    item next = chunk_of(me);
-    while (next.chunk >= j->chunks) {
-        long spans = j->blocks * j->spans,
-             span = atomic_load(&j->w->next_span) < spans ? atomic_fetch_add(&j->w->next_span, 1) : spans;
-        if (span < spans)
-            atomic_store(&me->begun, (uint64_t)span << HALF);
-        next = chunk_of(span < spans ? me : behind(j));
-    }
-    return next;
-}
-
-static void nothing_begun(kn_work *w)
-{
-    atomic_store(&w->next_span, 0);
-    for (int i = 0; i < w->threads; i++)
-        atomic_store(&w->worker[i].begun, UINT32_MAX / 2);
-}
+static kn_items items_of(const job *j) { return (kn_items){j->blocks * j->spans, j->chunks}; }
 
 static void run_items(void *arg, long begin, long end, int worker)
 {
@@ -215,7 +167,7 @@ static void run_items(void *arg, long begin, long end, int worker)
     if (j->u->begin)
         j->u->begin();
     for (long k = begin; k < end; k++)
-        one_item(j, me, next_item(j, me));
+        one_item(j, me, kn_next_item(j->w, me, items_of(j)));
     if (j->u->end)
         j->u->end();
 }
@@ -226,7 +178,7 @@ static void run_alone(const job *j, kn_worker *me)
     if (j->u->begin)
         j->u->begin();
     for (long k = 0; k < j->blocks * j->spans * j->chunks; k++)
-        one_item(j, me, (item){k / j->chunks, k % j->chunks});
+        one_item(j, me, (kn_item){k / j->chunks, k % j->chunks});
     if (j->u->end)
         j->u->end();
 }
@@ -287,8 +239,7 @@ static void run_stretch(job *j, bs_pool *pool)
         long width = KN_GROUP * j->u->nr;
         bs_pool_for(pool, (j->n + width - 1) / width * ((j->k + KN_KC - 1) / KN_KC), 1, pack_panel, j);
     }
-    nothing_begun(j->w);
-    bs_pool_for(pool, j->blocks * j->spans * j->chunks, 1, run_items, j);
+    kn_share_out(j->w, items_of(j), run_items, j);
 }
 
 /* Packed bf16 needs the last piece of k to be no shorter than its strips' room; it depends on k alone, so that a row's

@@ -258,7 +258,8 @@ typedef struct job {
     form f;
     char *a;                        /* tiles of rows [row0, row0 + rows) */
     long row0, rows, block, blocks; /* the rows at hand; those of an item, a multiple of tall; how many such */
-    long chunk, chunks;             /* columns of an item, a multiple of nr */
+    long chunk, chunks,
+        spans; /* columns of an item, a multiple of nr; items of a span, the last perhaps of no columns; spans of a block of rows */
 } job;
 
 static char *tile_at(const job *j, long row) { return j->a + (size_t)(row / j->f.tall) * j->f.tile; }
@@ -422,17 +423,12 @@ static long bytes_of(const form *f, long p, long step)
     return left > 0 ? kn_min(left, step) * f->nr * (f->dtype == KN_BF16 ? 2 : 1) : 0;
 }
 
-/* What is read after the strip at column c of an item: the next, or the first of the next stretch of k. */
-static kn_soon after(const job *j, long j0, long n, long c, long p, long step)
+/* What of W lies at a column, k from p to p + step. */
+static kn_soon piece(const job *j, long column, long p, long step)
 {
     const form *f = &j->f;
-    bool ends = c + f->nr >= n;
-    if (ends && p + step >= f->k)
-        return (kn_soon){j->g->packed->data, 0};
-    c = ends ? 0 : c + f->nr;
-    p = ends ? p + step : p;
-    return (kn_soon){(const uint8_t *)j->g->packed->data + (size_t)((j0 + c) / f->nr) * f->strip + (size_t)bytes_of(f, 0, p),
-                     bytes_of(f, p, step)};
+    const uint8_t *strip = (const uint8_t *)j->g->packed->data + (size_t)(column / f->nr) * f->strip;
+    return (kn_soon){strip + (size_t)bytes_of(f, 0, p), bytes_of(f, p, step)};
 }
 
 /* All rows of an item by one strip. */
@@ -446,27 +442,48 @@ static void one_strip(const job *j, float *sums, long row0, long rows, long colu
     }
 }
 
-static void one_item(const job *j, float *sums, long row0, long j0)
+/* Where few rows read a strip of W once, it is read from end to end, as it lies; else a stretch of k of all strips, which many rows share. */
+static void one_item(const job *j, float *sums, kn_item of)
 {
     const form *f = &j->f;
-    long rows = kn_min(j->block, j->rows - row0), n = kn_min(j->chunk, j->g->n - j0);
+    long row0 = of.span / j->spans * j->block, rows = kn_min(j->block, j->rows - row0);
+    long j0 = (of.span % j->spans * j->chunks + of.chunk) * j->chunk, n = kn_min(j->chunk, j->g->n - j0);
+    if (n <= 0)
+        return;
     long step = f->dtype == KN_BF16 ? KN_KC : f->dtype == KN_I8 ? stretch(j, rows) : f->k + 1;
-    for (long p = 0; p == 0 || p < f->k; p += step)
-        for (long c = 0; c < n; c += f->nr)
-            one_strip(j, sums + c, row0, rows, j0 + c, p, step, after(j, j0, n, c, p, step));
+    long strips = (n + f->nr - 1) / f->nr, steps = f->k ? (f->k + step - 1) / step : 1;
+    bool few = rows <= f->tall;
+    kn_soon behind = j0 + n < j->g->n ? piece(j, j0 + n, 0, step) : (kn_soon){0};
+    for (long i = 0, c = 0, p = 0; i < strips * steps; i++) {
+        long next = i + 1, then = (few ? next / steps : next % strips) * f->nr, k = (few ? next % steps : next / strips) * step;
+        one_strip(j, sums + c, row0, rows, j0 + c, p, step, next < strips * steps ? piece(j, j0 + then, k, step) : behind);
+        c = then;
+        p = k;
+    }
     for (long i = 0; i < rows; i++)
         finish_row(j, row0 + i, j0, n, sums + i * j->chunk);
 }
 
+static kn_items items_of(const job *j) { return (kn_items){j->blocks * j->spans, j->chunks}; }
+
 static void run_items(void *arg, long begin, long end, int worker)
 {
     const job *j = arg;
-    j->w->worker[worker].block = -1;
-    for (long item = begin; item < end; item++)
-        one_item(j, j->w->worker[worker].a, item / j->chunks * j->block, item % j->chunks * j->chunk);
+    kn_worker *me = &j->w->worker[worker];
+    me->block = -1;
+    for (long k = begin; k < end; k++)
+        one_item(j, me->a, kn_next_item(j->w, me, items_of(j)));
 }
 
-/* Rows in equal blocks; columns in chunks whose sums fit, and small enough that every thread finds work. */
+static void run_alone(const job *j, kn_worker *me)
+{
+    me->block = -1;
+    for (long k = 0; k < j->blocks * j->spans * j->chunks; k++)
+        one_item(j, me->a, (kn_item){k / j->chunks, k % j->chunks});
+}
+
+/* Rows in equal blocks; columns in chunks whose sums fit, and small enough that every thread finds work. With one block every thread has columns of
+ * its own, which it reads one after another. */
 static void cut(job *j, int threads)
 {
     enum { EACH = 8 };
@@ -478,7 +495,8 @@ static void cut(job *j, int threads)
     long wanted = threads > 1 ? EACH * threads : 1;
     while (j->chunk > 2 * nr && j->blocks * ((j->g->n + j->chunk - 1) / j->chunk) < wanted)
         j->chunk = kn_round_up(j->chunk / 2, nr);
-    j->chunks = (j->g->n + j->chunk - 1) / j->chunk;
+    j->spans = j->blocks == 1 ? threads : 1;
+    j->chunks = ((j->g->n + j->chunk - 1) / j->chunk + j->spans - 1) / j->spans;
 }
 
 /* How many of mr rows a tile uses, so that the last one is not left with few, which take as long as some more. */
@@ -506,9 +524,9 @@ static void run(kn_work *w, const kn_gemm *g, char *a, size_t room, int worker)
         else
             bs_pool_for(w->pool, tiles, 1, prepare, &j);
         if (worker >= 0)
-            run_items(&j, 0, j.blocks * j.chunks, worker);
+            run_alone(&j, &w->worker[worker]);
         else
-            bs_pool_for(w->pool, j.blocks * j.chunks, 1, run_items, &j);
+            kn_share_out(w, items_of(&j), run_items, &j);
     }
 }
 

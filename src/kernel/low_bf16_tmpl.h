@@ -3,8 +3,6 @@
  * is that of the tier's fp32 micro-kernel: an fp32 product with the widened weights has the same bits.
  * The includer defines MR16 (the table's mr) and what low_tmpl.h needs. */
 
-enum { AHEAD16 = 1536 };
-
 KN_INLINE const uint16_t *anew(const uint16_t *p)
 {
     __asm__("" : "+r"(p));
@@ -24,14 +22,12 @@ KN_INLINE void multiply16(const int m, const float *a, vf b0, vf b1, vf s[MR16][
 KN_INLINE void tile16_of(const int m, long k, const float *a, const uint16_t *b, float *sum, long ld, bool accumulate,
                          kn_soon next)
 {
-    long lines = m > 2 ? kn_lines_a_step(next, k / 2) : 0;
+    long lines = kn_lines_a_step(next, k / 2);
     vf s[MR16][2];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
         s[i][0] = s[i][1] = v_zero();
     for (long p = 0; p < k; p += 2, a += 2 * MR16, b += 2 * NR) {
-        for (int line = 0; m <= 2 && line < 2 * NR; line += 32) /* 64 bytes */
-            __builtin_prefetch(b + AHEAD16 / 2 + line);
         kn_ask(&next, lines);
         multiply16(m, a, vi_first(vi_load(b)), vi_first(vi_load(b + 2 * VW)), s);
         const uint16_t *again = anew(b); /* loaded twice: there is no register to keep it in */

@@ -4,7 +4,7 @@
 #include "low.h"
 #include "scalar.h"
 
-enum { VW = 16, NR = 2 * VW, PAIR = 2, AHEAD = 1536 };
+enum { VW = 16, NR = 2 * VW, PAIR = 2 };
 #define MR 12
 
 /* Pair u of row i goes to p[u * width + i]; a missing second number is 0. */
@@ -31,7 +31,7 @@ static inline __m512bh broadcast(const float *a)
 static inline __attribute__((always_inline)) void tile_of(const int m, long k, const float *a, const uint16_t *b, float *sum,
                                                           long ld, bool accumulate, kn_soon next)
 {
-    long lines = m > 2 ? kn_lines_a_step(next, k / PAIR) : 0;
+    long lines = kn_lines_a_step(next, k / PAIR);
     __m512 s[MR][2];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
@@ -39,10 +39,6 @@ static inline __attribute__((always_inline)) void tile_of(const int m, long k, c
         for (int v = 0; v < 2; v++)
             s[i][v] = accumulate ? _mm512_loadu_ps(sum + i * ld + v * VW) : _mm512_setzero_ps();
     for (long p = 0; p < k; p += PAIR, a += MR, b += PAIR * NR) {
-        if (m <= 2) {
-            __builtin_prefetch((const uint8_t *)b + AHEAD);
-            __builtin_prefetch((const uint8_t *)b + AHEAD + 64);
-        }
         kn_ask(&next, lines);
         __m512bh b0 = load(b), b1 = load(b + PAIR * VW);
 #pragma GCC unroll 16

@@ -6,18 +6,9 @@
 #define KN_INLINE static inline __attribute__((always_inline))
 
 enum { NR = 2 * VW, NIBBLES = 4 * VW, BLOCK = 32, STEPS = 4 };
-enum { AHEAD = 1536 }; /* bytes: with few rows weights come from memory, and the hardware stops at each page */
-
-KN_INLINE void ask(const uint8_t *b)
-{
-    for (int i = 0; i < 2 * UNIT8; i += 64)
-        __builtin_prefetch(b + AHEAD + i);
-}
 
 KN_INLINE void step8(const int m, const int32_t *a, const uint8_t *b, vi s[MR8][2])
 {
-    if (m <= 2)
-        ask(b);
     vi b0 = load8(b), b1 = load8(b + UNIT8);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
@@ -42,7 +33,7 @@ KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t
 {
     vi s[MR8][2];
     first8(m, start, sum, ld, s);
-    long u = 0, lines = m > 2 ? kn_lines_a_step(next, units / STEPS) : 0;
+    long u = 0, lines = kn_lines_a_step(next, units / STEPS);
     for (; u + STEPS <= units; u += STEPS) {
         kn_ask(&next, lines);
 #pragma GCC unroll 4
@@ -119,7 +110,7 @@ KN_INLINE void block4(const int m, const int32_t *a, const uint8_t *b, vi s[MR4]
 KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, const uint8_t *b, const float *scale,
                         const int32_t *start, float *sum, long ld, kn_soon next)
 {
-    long lines = m > 2 ? kn_lines_a_step(next, k / BLOCK) : 0;
+    long lines = kn_lines_a_step(next, k / BLOCK);
     vf total[MR4][2];
 #pragma GCC unroll 8
     for (int i = 0; i < m; i++)
@@ -130,14 +121,10 @@ KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, const
         for (int i = 0; i < m; i++)
             s[i][0] = s[i][1] = vi_set(start[i]);
         for (long end = p + group < k ? p + group : k; p < end; p += BLOCK, a += BLOCK / 4 * MR4, b += BLOCK / 2 * NR) {
-            for (int i = 0; m <= 2 && i < BLOCK / 2 * NR; i += 64)
-                __builtin_prefetch(b + AHEAD + i);
             kn_ask(&next, lines);
             block4(m, a, b, s);
         }
         const float *of_weight = (const float *)(const void *)b;
-        for (int i = 0; m <= 2 && i < NR * (int)sizeof(float); i += KN_LINE)
-            __builtin_prefetch(b + AHEAD + i);
 #pragma GCC unroll 8
         for (int i = 0; i < m; i++)
 #pragma GCC unroll 2

@@ -51,6 +51,19 @@ void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operan
  * kn_table.pack. */
 kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const float *x, long ld, bool transpose, float *p);
 
+/* A job's items: so many spans of so many chunks each. */
+typedef struct kn_items {
+    long spans, chunks;
+} kn_items;
+typedef struct kn_item {
+    long span, chunk;
+} kn_item;
+/* Calls run(arg, begin, end, worker) on all threads; it takes its end - begin items from kn_next_item(). A thread stays with the span that it has begun, whose
+ * operands it has at hand, one chunk after another, then begins one that nobody has, then helps where most is left. There are as many calls as
+ * items, so that each finds one. */
+void kn_share_out(kn_work *w, kn_items of, bs_work *run, void *arg);
+kn_item kn_next_item(kn_work *w, kn_worker *me, kn_items of);
+
 static inline long kn_round_up(long n, long step) { return (n + step - 1) / step * step; }
 static inline long kn_min(long a, long b) { return a < b ? a : b; }
 static inline long kn_max(long a, long b) { return a > b ? a : b; }
