@@ -453,7 +453,7 @@ static void one_item(const job *j, float *sums, kn_item of)
     long step = f->dtype == KN_BF16 ? KN_KC : f->dtype == KN_I8 ? stretch(j, rows) : f->k + 1;
     long strips = (n + f->nr - 1) / f->nr, steps = f->k ? (f->k + step - 1) / step : 1;
     bool few = rows <= f->tall;
-    kn_soon behind = j0 + n < j->g->n ? piece(j, j0 + n, 0, step) : (kn_soon){0};
+    kn_soon behind = j0 + n < j->g->n ? piece(j, j0 + n, 0, step) : (kn_soon){j->g->packed->data, 0};
     for (long i = 0, c = 0, p = 0; i < strips * steps; i++) {
         long next = i + 1, then = (few ? next / steps : next % strips) * f->nr, k = (few ? next % steps : next / strips) * step;
         one_strip(j, sums + c, row0, rows, j0 + c, p, step, next < strips * steps ? piece(j, j0 + then, k, step) : behind);
