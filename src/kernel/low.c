@@ -414,7 +414,7 @@ static void finish_row(const job *j, long row, long j0, long n, float *sum)
 /* So much of k that a strip of W stays in the first cache; all of it where it is read once, from end to end. */
 static long stretch(const job *j, long rows) { return rows > j->f.tall ? STRETCH : kn_round_up(j->f.k + 1, STRETCH); }
 
-/* Bytes of k that a strip of W holds between p and p + step. */
+/* Bytes of a strip of W between k = p and p + step; int4 is never cut. */
 static long bytes_of(const form *f, long p, long step)
 {
     if (f->dtype == KN_I4)
@@ -428,7 +428,7 @@ static kn_soon piece(const job *j, long column, long p, long step)
 {
     const form *f = &j->f;
     const uint8_t *strip = (const uint8_t *)j->g->packed->data + (size_t)(column / f->nr) * f->strip;
-    return (kn_soon){strip + (size_t)bytes_of(f, 0, p), bytes_of(f, p, step)};
+    return (kn_soon){strip + (p ? (size_t)bytes_of(f, 0, p) : 0), bytes_of(f, p, step)};
 }
 
 /* All rows of an item by one strip. */
