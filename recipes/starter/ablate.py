@@ -12,7 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 OCELLI = os.environ.get("OCELLI", str(HERE.parent.parent / "build" / "ocelli"))
 BATCH, PACE = 128, 12
-VARIANTS = {"all three": "itc=1,itm=1,lm=2", "without ITC": "itm=1,lm=2", "without ITM": "itc=1,lm=2", "without LM": "itc=1,itm=1"}
+VARIANTS = {"all three": "itc=1,itm=1,lm=5", "without ITC": "itm=1,lm=5", "without ITM": "itc=1,lm=5", "without LM": "itc=1,itm=1"}
 
 
 def train(folder, name, steps):
@@ -22,9 +22,9 @@ def train(folder, name, steps):
     out.parent.mkdir(exist_ok=True)
     metrics = Path(f"{out}.jsonl")
     subprocess.run([OCELLI, "train", "--model", folder / "caption-words", "--freeze", "vision_model.", "--data", folder / "data" / "train_captions.jsonl", "--out", out,
-                    "--metrics", metrics, "--steps", str(steps), "--batch", str(BATCH), "--threads", "1", "--objectives", objectives, "--lr", "1e-3", "--muon-lr", "1.4e-3",
-                    "--text-length", "24", "--prompt", "text_zh=中文：", "--kin", "0.3", "--warmup", "0.03", "--final-lr", "0.01", "--weight-decay", "0.1", "--ema", "0.99",
-                    "--augment", "0.5", "--hue", "15", "--seed", "21", "--save-dtype", "fp16", "--quiet"], check=True)
+                    "--metrics", metrics, "--steps", str(steps), "--batch", str(BATCH), "--threads", "1", "--objectives", objectives, "--lr", "8e-4", "--muon-lr", "1.1e-3",
+                    "--text-length", "24", "--prompt", "text_zh=中文：", "--kin", "0.15", "--warmup", "0.03", "--final-lr", "0.01", "--weight-decay", "0.1", "--ema", "0.99",
+                    "--augment", "0.5", "--hue", "15", "--seed", "32", "--save-dtype", "fp16", "--quiet"], check=True)
     return json.loads(metrics.read_text().splitlines()[-1])["pairs_per_s"]
 
 

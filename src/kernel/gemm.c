@@ -23,11 +23,11 @@ typedef struct job {
     unsigned long id;
     long tall, rows, blocks; /* of a tile and of a block of A; how many blocks */
     long n0, n;              /* the columns at hand */
-    long chunk, chunks,
-        spans;   /* columns of an item; items of a span, the last perhaps of no columns; how many spans a block has */
-    long k0, k;  /* the stretch of k at hand, k0 a multiple of KN_KC */
-    bool shared; /* B lies packed in w->b */
-    bool last;   /* the stretch ends the sum: the epilogue follows */
+    long chunk, chunks;      /* columns of an item; items of a span, the last perhaps of no columns */
+    long spans;              /* of a block */
+    long k0, k;              /* the stretch of k at hand, k0 a multiple of KN_KC */
+    bool shared;             /* B lies packed in w->b */
+    bool last;               /* the stretch ends the sum: the epilogue follows */
 } job;
 
 static const float *a_at(const kn_gemm *g, long i, long p) { return g->ta ? g->a + p * g->lda + i : g->a + i * g->lda + p; }

@@ -258,8 +258,8 @@ typedef struct job {
     form f;
     char *a;                        /* tiles of rows [row0, row0 + rows) */
     long row0, rows, block, blocks; /* the rows at hand; those of an item, a multiple of tall; how many such */
-    long chunk, chunks,
-        spans; /* columns of an item, a multiple of nr; items of a span, the last perhaps of no columns; spans of a block of rows */
+    long chunk, chunks;             /* columns of an item, a multiple of nr; items of a span, the last perhaps of no columns */
+    long spans;                     /* of a block of rows */
 } job;
 
 static char *tile_at(const job *j, long row) { return j->a + (size_t)(row / j->f.tall) * j->f.tile; }

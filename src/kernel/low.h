@@ -62,10 +62,8 @@ typedef struct kn_low_rescale {
     const float *scale, *bias, *residual;
 } kn_low_rescale;
 
-enum {
-    KN_STEPS_I8 = 126,
-    KN_TOP_I4 = 127
-}; /* from a row's least to its largest, rounded apart by one at most; largest magnitude */
+/* From a row's least to its largest, rounded apart by one at most; the largest magnitude. */
+enum { KN_STEPS_I8 = 126, KN_TOP_I4 = 127 };
 typedef struct kn_low_int {
     int nr, mr8, mr4, depth, bias;
     bool lift;                                                       /* not beside a bias */
