@@ -238,7 +238,8 @@ def languages():
     add("gpt2_headless", "GPT2", {**GPT2, "n_inner": 24, "scale_attn_weights": False, "head": "GPT2Model"})
     add("opt_350m", "OPT", {**OPT, "word_embed_proj_dim": 8, "do_layer_norm_before": False}, grad=True)
     add("opt_untied", "OPT", {**OPT, "tie_word_embeddings": False, "enable_bias": False, "activation_function": "gelu"}, grad=True)
-    finish(folder, "languages", "what checkpoints of LLaMA, Mistral, GPT-2 and OPT differ by, one a model", checks)
+    add("phi3_window", "Phi3", {**SMALL, "sliding_window": 7}, grad=True)
+    finish(folder, "languages", "what checkpoints of LLaMA, Mistral, Phi-3, GPT-2 and OPT differ by, one a model", checks)
 
 
 def main():
