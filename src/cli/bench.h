@@ -53,7 +53,11 @@ typedef struct cl_reader cl_reader;
 cl_reader *cl_reader_open(const kn_table *t, bs_pool *pool, oc_err *err);
 void cl_reader_close(cl_reader *r);
 double cl_reader_rate(void *reader, double seconds);
-/* The best of a few rounds of either: GFLOP/s, GB/s; 0 and an error without memory for it. */
+/* The best of a few rounds of about so many seconds, in 1e9 units a second; of multiply-adds a burst will do, memory is read from end to end. */
+#define CL_BURST 5e-3
+#define CL_ROUND 1.0
+double cl_best(const cl_yardstick *y, double seconds);
+/* The same where nothing else is measured by it: GFLOP/s, GB/s; 0 and an error without memory for it. */
 double cl_fma_peak(const kn_table *t, bs_pool *pool, oc_err *err);
 double cl_read_rate(const kn_table *t, bs_pool *pool, oc_err *err);
 /* As the system calls it; "" when it does not say. */

@@ -206,27 +206,27 @@ double cl_reader_rate(void *reader, double seconds)
 
 /* ---- the best of either -------------------------------------------------------------------------------------------- */
 
-static double best_of(double (*rate)(void *, double), void *self, int rounds, double seconds)
+double cl_best(const cl_yardstick *y, double seconds)
 {
     double best = 0;
-    for (int i = 0; i < rounds; i++)
-        best = fmax(best, rate(self, seconds));
+    for (int round = 0; round < 8; round++)
+        best = fmax(best, y->rate(y->self, seconds));
     return best * 1e-9;
 }
 
 double cl_fma_peak(const kn_table *t, bs_pool *pool, oc_err *err)
 {
-    cl_spinner *s = cl_spinner_open(t, pool, err);
-    double best = s ? best_of(cl_spinner_rate, s, 10, 5e-3) : 0;
-    bs_free(s);
+    cl_yardstick y = {cl_spinner_rate, cl_spinner_open(t, pool, err)};
+    double best = y.self ? cl_best(&y, CL_BURST) : 0;
+    bs_free(y.self);
     return best;
 }
 
 double cl_read_rate(const kn_table *t, bs_pool *pool, oc_err *err)
 {
-    cl_reader *r = cl_reader_open(t, pool, err);
-    double best = r ? best_of(cl_reader_rate, r, 6, 1) : 0;
-    cl_reader_close(r);
+    cl_yardstick y = {cl_reader_rate, cl_reader_open(t, pool, err)};
+    double best = y.self ? cl_best(&y, CL_ROUND) : 0;
+    cl_reader_close(y.self);
     return best;
 }
 

@@ -214,8 +214,9 @@ static void cut(job *j, long columns, int threads)
     long chunks = kn_max((columns + CHUNK - 1) / CHUNK, least);
     j->chunk = kn_round_up((columns + chunks - 1) / chunks, u->nr);
     j->blocks = (j->g->m + j->rows - 1) / j->rows;
-    j->spans = j->blocks == 1 ? threads : 1;
-    j->chunks = ((columns + j->chunk - 1) / j->chunk + j->spans - 1) / j->spans;
+    chunks = (columns + j->chunk - 1) / j->chunk;
+    j->spans = j->blocks == 1 ? kn_min(threads, chunks) : 1; /* one chunk wakes nobody */
+    j->chunks = (chunks + j->spans - 1) / j->spans;
 }
 
 /* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. */

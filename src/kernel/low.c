@@ -495,8 +495,9 @@ static void cut(job *j, int threads)
     long wanted = threads > 1 ? EACH * threads : 1;
     while (j->chunk > 2 * nr && j->blocks * ((j->g->n + j->chunk - 1) / j->chunk) < wanted)
         j->chunk = kn_round_up(j->chunk / 2, nr);
-    j->spans = j->blocks == 1 ? threads : 1;
-    j->chunks = ((j->g->n + j->chunk - 1) / j->chunk + j->spans - 1) / j->spans;
+    long chunks = (j->g->n + j->chunk - 1) / j->chunk;
+    j->spans = j->blocks == 1 ? kn_min(threads, chunks) : 1; /* one chunk wakes nobody */
+    j->chunks = (chunks + j->spans - 1) / j->spans;
 }
 
 /* How many of mr rows a tile uses, so that the last one is not left with few, which take as long as some more. */
