@@ -47,6 +47,7 @@ static inline vi dot8(vi s, vi b, vi a)
     return s;
 }
 
+static inline vi dot8_from(vi s, vi b, const int32_t *a) { return dot8(s, b, vi_set(*a)); }
 static inline vi dot4(vi s, vi b, vi a) { return _mm256_add_epi16(s, _mm256_maddubs_epi16(b, a)); }
 static inline vi sums4(vi s) { return _mm256_madd_epi16(s, _mm256_set1_epi16(1)); }
 

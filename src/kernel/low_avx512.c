@@ -11,6 +11,7 @@ static inline vf vi_second(vi a) { return _mm512_castsi512_ps(_mm512_and_si512(a
 
 static inline vi load8(const uint8_t *b) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)b)); }
 static inline vi dot8(vi s, vi b, vi a) { return _mm512_add_epi32(s, _mm512_madd_epi16(a, b)); }
+static inline vi dot8_from(vi s, vi b, const int32_t *a) { return dot8(s, b, vi_set(*a)); }
 static inline vi dot4(vi s, vi b, vi a) { return _mm512_add_epi16(s, _mm512_maddubs_epi16(b, a)); }
 static inline vi sums4(vi s) { return _mm512_madd_epi16(s, _mm512_set1_epi16(1)); }
 

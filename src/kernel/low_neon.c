@@ -18,6 +18,7 @@ static inline vi dot8(vi s, vi b, vi a)
     return vpadalq_s16(s, vpaddq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(y)), vmull_high_s8(x, y)));
 }
 
+static inline vi dot8_from(vi s, vi b, const int32_t *a) { return dot8(s, b, vi_set(*a)); }
 static inline vi dot4(vi s, vi b, vi a) { return dot8(s, b, a); }
 static inline vi sums4(vi s) { return s; }
 

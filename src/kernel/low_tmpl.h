@@ -1,6 +1,7 @@
 /* low_tmpl.h - micro-kernels for int8 and int4 weights, for any vector of integers. The includer defines, beside what simd_*.h has:
  * vi, its loads, stores and arithmetic; MR8 and MR4, the rows of a tile; UNIT8, the bytes that a vector of int8 weights takes,
- * DEPTH, BIAS and LIFT as kn_low_int has them; dot8 (with what load8 loads) and dot4, sums4.
+ * DEPTH, BIAS and LIFT as kn_low_int has them; dot8 (with what load8 loads) and dot4, sums4; dot8_from, which may take what it multiplies by from memory (as in
+ * tile_tmpl.h).
  * Two vectors of columns, MR8 * 2 sums. Nothing here rounds but the last lines of tile4 and rescale. */
 
 #define KN_INLINE static inline __attribute__((always_inline))
@@ -12,9 +13,8 @@ KN_INLINE void step8(const int m, const int32_t *a, const uint8_t *b, vi s[MR8][
     vi b0 = load8(b), b1 = load8(b + UNIT8);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
-        vi x = vi_set(a[i]);
-        s[i][0] = dot8(s[i][0], b0, x);
-        s[i][1] = dot8(s[i][1], b1, x);
+        s[i][0] = i % 2 ? dot8_from(s[i][0], b0, a + i) : dot8(s[i][0], b0, vi_set(a[i]));
+        s[i][1] = i % 2 ? dot8_from(s[i][1], b1, a + i) : dot8(s[i][1], b1, vi_set(a[i]));
         pin(&s[i][0], &s[i][1]);
     }
 }

@@ -38,6 +38,17 @@ static inline vf v_fma_onto(vf sum, vf a, vf b)
     return v_fma(a, b, sum);
 #endif
 }
+/* sum + *a b, the number copied to all places on its way from memory, without an instruction of its own. */
+enum { V_TAKES_FROM_MEMORY = 1 };
+static inline vf v_fma_from(vf sum, const float *a, vf b)
+{
+#ifdef __AVX512F__
+    __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(b), "m"(*a));
+    return sum;
+#else
+    return v_fma(v_set(*a), b, sum);
+#endif
+}
 static inline vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a b */
 /* a[i] b + c, where a[0..n) may be read. */
 static inline vf v_fma_at(const float *a, int i, int n, vf b, vf c) { return (void)n, v_fma(v_set(a[i]), b, c); }

@@ -8,17 +8,19 @@ static inline long most(long a, long b) { return a > b ? a : b; }
 
 #define KN_INLINE static inline __attribute__((always_inline))
 
-/* One step of the sum: column a, row b. */
+/* One step of the sum: column a, row b. Every second number of a is taken from memory by the multiply-adds, where they can. A core whose other hyper-thread
+ * is at work starts half as many instructions for us, fewer than a number loaded for itself would need; taken so for every row, loads would not be done in time. */
 KN_INLINE void step(const int m, const int nv, const bool part, const float *a, const float *b, vf s[MR][2], vpart last)
 {
     vf b0 = nv == 1 && part ? v_load_part(b, last) : v_load(b);
     vf b1 = nv == 1 ? b0 : part ? v_load_part(b + VW, last) : v_load(b + VW);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
+        const bool from = V_TAKES_FROM_MEMORY && i % 2;
         vf ai = v_set(a[i]);
-        s[i][0] = v_fma_onto(s[i][0], ai, b0);
+        s[i][0] = from ? v_fma_from(s[i][0], a + i, b0) : v_fma_onto(s[i][0], ai, b0);
         if (nv == 2)
-            s[i][1] = v_fma_onto(s[i][1], ai, b1);
+            s[i][1] = from ? v_fma_from(s[i][1], a + i, b1) : v_fma_onto(s[i][1], ai, b1);
     }
 }
 
