@@ -194,9 +194,14 @@ static void init(const void *p, const char *name, long n, float *values, bs_rng 
 
 /* ---- forward --------------------------------------------------------------------------------------------------------------- */
 
+static bl_bert_view view_of(const bert *m, const md_batch *b)
+{
+    return (bl_bert_view){.types = b->token_types, .key_mask = b->attention_mask, .causal = m->causal};
+}
+
 static tn_t rows_of(tn_ctx *cx, const bert *m, const md_batch *b)
 {
-    bl_bert_view view = {.types = b->token_types, .key_mask = b->attention_mask, .causal = m->causal};
+    bl_bert_view view = view_of(m, b);
     return bl_bert_rows(cx, &m->encoder, b->input_ids, b->texts, b->length, &view);
 }
 
@@ -210,7 +215,10 @@ static tn_t pool(tn_ctx *cx, const bert *m, tn_t rows, const md_batch *b)
 static tn_t embed_texts(tn_ctx *cx, const void *p, const md_batch *b)
 {
     const bert *m = p;
-    tn_t y = pool(cx, m, rows_of(cx, m, b), b);
+    bl_bert_view view = view_of(m, b);
+    bool first = m->pooling == BY_FIRST && !m->causal && !b->want_hidden; /* the last layer's other rows are read by nobody */
+    tn_t y = first ? bl_bert_first(cx, &m->encoder, b->input_ids, b->texts, b->length, &view, NULL)
+                   : pool(cx, m, rows_of(cx, m, b), b);
     return m->normalizes ? tn_l2_normalize(cx, y) : y;
 }
 
