@@ -2,6 +2,7 @@
 
     commands.py PROGRAM      prints TAP"""
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -381,6 +382,16 @@ def lines_of_a_text():
     program.fails("search", "--model", model, "--lines", text, "a", says="holds no line")
 
 
+def switches_are_told_apart():
+    """A switch declared twice would set only the first of its two meanings."""
+    commands = re.findall(r"^  ([a-z]+)  ", program.good("--help").out, re.M)
+    assert len(commands) > 15
+    for command in commands:
+        names = re.findall(r"^  (--[a-z0-9-]+)", program.good(command, "--help").out.split("common switches")[0], re.M)
+        twice = {n for n in names if names.count(n) > 1}
+        assert names and not twice, f"{command}: {twice}"
+
+
 def main():
     for tier in tiers(program)[0]:
         tap.check(f"{tier}: forward is the code path of embed", forward_is_embed, tier)
@@ -405,6 +416,7 @@ def main():
     tap.check("a tokenizer of one's own", a_tokenizer_of_ones_own)
     tap.check("fewer bits in memory and on disk", in_fewer_bits)
     tap.check("info tells the truth", facts)
+    tap.check("no command has two switches of one name", switches_are_told_apart)
     tap.check("probabilities of a softmax and of sigmoids", judged)
     tap.check("the lines of a text are searched", lines_of_a_text)
     tap.check("a tower alone and open_clip's layout are read", towers)

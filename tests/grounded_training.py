@@ -85,8 +85,8 @@ def contrast(mine, keys, group, groups, temperature, alpha):
 
 def with_teacher():
     """Weights that do not move are their own teacher, so features of earlier steps are the queue: NumPy says what itc must be, softened targets and all."""
-    steps, queue, alpha = 9, 8, 0.4
-    train("taught", "--queue", queue, "--alpha", alpha, "--augment", 0, "--lr", 0, "--steps", steps, "--dump", tmp / "taught-dump", "--objectives", "itc")
+    steps, queue, alpha = 9, 8, 0.7
+    train("taught", "--queue", queue, "--itc-alpha", alpha, "--augment", 0, "--lr", 0, "--steps", steps, "--dump", tmp / "taught-dump", "--objectives", "itc")
     temperature = float(load(TIED / "model.safetensors")["temp"])
     pixels = {}
     images, texts, groups = [], [], []

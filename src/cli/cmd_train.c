@@ -1,4 +1,4 @@
-/* cmd_train.c - `train` (a dual encoder or a language model, from nothing or further) and `finetune` (LoRA, or whole). */
+/* cmd_train.c - `train` (a dual encoder, BLIP or a language model, from nothing or further) and `finetune` (LoRA, or whole). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -450,7 +450,7 @@ static int run(const cl_command *self, int argc, char **argv)
          1},
         {"queue", "N", CL_INT, &j.objectives.queue, "BLIP: earlier pairs that itc compares with (57600, or as the data allows)",
          0, 1 << 24},
-        {"alpha", "X", CL_FLOAT, &j.objectives.alpha, "BLIP: the teacher's share of itc's targets, after two epochs (0.4)", 0, 1},
+        {"itc-alpha", "X", CL_FLOAT, &j.objectives.alpha, "BLIP: the teacher's share of itc's targets, after two epochs (0.4)", 0, 1},
         {"text-length", "N", CL_INT, &j.objectives.length, "BLIP: tokens of a text at most (30)", 4, 4096},
         {"prompt", "KEY=S", CL_TEXTS, &j.objectives.prompts,
          "BLIP: what captions of a language begin with (text_zh=...), not learned itself; may be given again", 0, 0},
@@ -478,7 +478,7 @@ static int run(const cl_command *self, int argc, char **argv)
 }
 
 const cl_command cmd_train = {
-    "train", "train a dual encoder or a language model",
+    "train", "train a dual encoder, BLIP or a language model",
     "(--config DIR | --model M) --data FILE --out DIR (--steps N | --epochs N)",
     "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256\n"
     "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256   # again: goes on\n"
