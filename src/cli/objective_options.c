@@ -28,7 +28,8 @@ static int read_list(const char *list, float *weight, oc_err *err)
         char *end = (char *)(uintptr_t)(at + n);
         float value = name < n ? strtof(at + name + 1, &end) : 1;
         if (i < 0 || end != at + n || !(value >= 0) || value > 1e6f || (name < n && name + 1 == n))
-            return bs_err(err, "--objectives: '%.*s', expected itc, itm, lm, mlm or vqa, with =WEIGHT where it is not 1", (int)n, at);
+            return bs_err(err, "--objectives: '%.*s', expected itc, itm, lm, mlm or vqa, with =WEIGHT where it is not 1", (int)n,
+                          at);
         weight[i] = value;
         at += n + (at[n] == ',');
     }
@@ -49,13 +50,19 @@ int cl_objectives_read(const cl_objectives *c, const md_model *m, long pairs, lo
 {
     long most = (pairs / batch - 1) * batch;
     *o = (tr_grounded_options){.momentum = adapter ? 0 : c->momentum,
-                               .queue = c->queue >= 0 ? c->queue : most < 0 ? 0 : most < PAPERS_QUEUE ? most : PAPERS_QUEUE,
+                               .queue = c->queue >= 0         ? c->queue
+                                        : most < 0            ? 0
+                                        : most < PAPERS_QUEUE ? most
+                                                              : PAPERS_QUEUE,
                                .alpha = c->alpha,
                                .ramp = 2 * ((pairs + batch - 1) / batch),
                                .length = c->length,
                                .seed = seed,
                                .prompts = c->prompts.p,
                                .prompts_n = c->prompts.n};
+    if (adapter && c->queue > 0)
+        return bs_err(err, "--queue is %d, expected none: an adapter learns without a teacher (finetune --full has one)",
+                      c->queue);
     if (o->queue % batch)
         return bs_err(err, "--queue is %ld, expected a multiple of the batch of %ld", o->queue, batch);
     if (c->list)
