@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import tap
-from ocelli_run import Program, load, save
+from ocelli_run import CASES, Program, load, save
 
 program = Program(sys.argv[1])
 tmp = Path(tempfile.mkdtemp(prefix="ocelli-language-"))
@@ -142,6 +142,7 @@ def perplexity():
             count += len(part) - 1
     got = json.loads(program.good("eval", "perplexity", "--model", tmp / "gpt2-whole", "--data", tmp / "text.txt", "--context", 20, "--json").out)
     assert got["tokens"] == count and abs(got["loss"] - total / count) < 1e-5 and math.isclose(got["perplexity"], math.exp(got["loss"]), rel_tol=1e-6)
+    program.fails("eval", "perplexity", "--model", CASES / "t5" / "model", "--data", tmp / "text.txt", says=["a decoder alone"])
     closer = json.loads(program.good("eval", "perplexity", "--model", tmp / "gpt2-whole", "--data", tmp / "text.txt", "--context", 20, "--stride", 5, "--json").out)
     assert closer["tokens"] == len(ids) - 1, "with an overlap all tokens but the first are foretold"
 
