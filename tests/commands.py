@@ -368,6 +368,22 @@ def judged():
             assert np.allclose([by[x] for x in spec["labels"]], want, atol=1e-5), f"{case}: {by} instead of {want}"
 
 
+def first_rows():
+    """A sentence model that is pooled by its first row computes that row alone in the last layer: the same as of all rows."""
+    model = Path(shutil.copytree(CASES / "minilm" / "model", tmp / "first-row"))
+    (model / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 60, "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}')
+    texts = ["a photo of a cat", "two dogs run", "a tree"]
+    ids = [json.loads(x) for x in program.good("tokenize", "--model", model, text="".join(t + "\n" for t in texts)).out.splitlines()]
+    width = max(map(len, ids))
+    save({"input_ids": np.array([i + [0] * (width - len(i)) for i in ids], np.int64),
+          "attention_mask": np.array([[1] * len(i) + [0] * (width - len(i)) for i in ids], np.int64)}, tmp / "in")
+    program.good("forward", "--model", model, "--in", tmp / "in", "--out", tmp / "out")
+    want = unit(load(tmp / "out")["last_hidden_state"][:, 0])
+    got = np.array([x["embedding"] for x in lines("embed", "--model", model, "--normalize", "--text", *texts)])
+    mean = np.array([x["embedding"] for x in lines("embed", "--model", CASES / "minilm" / "model", "--normalize", "--text", *texts)])
+    assert np.allclose(got, want, atol=1e-5) and not np.allclose(got, mean, atol=1e-2), np.abs(got - want).max()
+
+
 def lines_of_a_text():
     """The lines nearest in meaning, with their numbers in the file; empty ones count and are not found."""
     model, text = CASES / "minilm" / "model", tmp / "lines.txt"
@@ -418,6 +434,7 @@ def main():
     tap.check("info tells the truth", facts)
     tap.check("no command has two switches of one name", switches_are_told_apart)
     tap.check("probabilities of a softmax and of sigmoids", judged)
+    tap.check("a sentence model pooled by its first row", first_rows)
     tap.check("the lines of a text are searched", lines_of_a_text)
     tap.check("a tower alone and open_clip's layout are read", towers)
     shutil.rmtree(tmp)

@@ -206,6 +206,7 @@ def wrong():
     program.fails(*arguments("w3", "--queue", 5), says="multiple")
     program.fails(*arguments("w4", "--texts", 2), says="--texts")
     program.fails(*arguments("w5", "--text-length", 4000), says="positions")
+    program.fails(*arguments("w7", "--queue", BATCH, command="finetune"), says="without a teacher")
     program.fails(*arguments("w6", "--objectives", "itm", model=CASES / "blip_caption" / "model"), says="itm")
 
 

@@ -21,13 +21,13 @@ typedef struct job {
     const kn_gemm *g;
     const kn_micro *u; /* the micro-kernel for this product */
     unsigned long id;
-    long tall, rows, blocks; /* of a tile and of a block of A; how many blocks */
-    long n0, n;              /* the columns at hand */
-    long chunk, chunks;      /* columns of an item; items of a span, the last perhaps of no columns */
-    long spans;              /* of a block */
-    long k0, k;              /* the stretch of k at hand, k0 a multiple of KN_KC */
-    bool shared;             /* B lies packed in w->b */
-    bool last;               /* the stretch ends the sum: the epilogue follows */
+    long tall, rows; /* of a tile and of a block of A */
+    long n0, n;      /* the columns at hand */
+    long chunk;      /* columns of an item */
+    kn_items items;
+    long k0, k;  /* the stretch of k at hand, k0 a multiple of KN_KC */
+    bool shared; /* B lies packed in w->b */
+    bool last;   /* the stretch ends the sum: the epilogue follows */
 } job;
 
 static const float *a_at(const kn_gemm *g, long i, long p) { return g->ta ? g->a + p * g->lda + i : g->a + i * g->lda + p; }
@@ -145,20 +145,18 @@ static void one_piece(const job *j, kn_worker *me, long i0, long m, long p, long
 
 static void one_item(const job *j, kn_worker *me, kn_item of)
 {
-    long block = of.span / j->spans, i0 = block * j->rows, m = kn_min(j->rows, j->g->m - i0);
-    long begin = (of.span % j->spans * j->chunks + of.chunk) * j->chunk, end = kn_min(begin + j->chunk, j->n);
+    long i0 = of.block * j->rows, m = kn_min(j->rows, j->g->m - i0);
+    long begin = of.chunk * j->chunk, end = kn_min(begin + j->chunk, j->n);
     if (begin >= end)
         return;
-    bool packed = me->job == j->id && me->block == block;
+    bool packed = me->job == j->id && me->block == of.block;
     for (long p = 0; p < j->k; p += KN_KC)
         one_piece(j, me, i0, m, p, begin, end, packed);
     me->job = j->id;
-    me->block = block;
+    me->block = of.block;
     if (j->last)
         epilogue(j->w->t, j->g, i0, m, j->n0 + begin, end - begin);
 }
-
-static kn_items items_of(const job *j) { return (kn_items){j->blocks * j->spans, j->chunks}; }
 
 static void run_items(void *arg, long begin, long end, int worker)
 {
@@ -167,7 +165,7 @@ static void run_items(void *arg, long begin, long end, int worker)
     if (j->u->begin)
         j->u->begin();
     for (long k = begin; k < end; k++)
-        one_item(j, me, kn_next_item(j->w, me, items_of(j)));
+        one_item(j, me, kn_next_item(j->w, me, j->items));
     if (j->u->end)
         j->u->end();
 }
@@ -177,8 +175,8 @@ static void run_alone(const job *j, kn_worker *me)
 {
     if (j->u->begin)
         j->u->begin();
-    for (long k = 0; k < j->blocks * j->spans * j->chunks; k++)
-        one_item(j, me, (kn_item){k / j->chunks, k % j->chunks});
+    for (long k = 0; k < kn_items_count(j->items); k++)
+        one_item(j, me, kn_item_at(j->items, k));
     if (j->u->end)
         j->u->end();
 }
@@ -206,17 +204,14 @@ static void cut(job *j, long columns, int threads)
     j->tall = u->pack_a == u->pack_b ? tile_height(u, j->g->m) : u->mr;
     /* B costs as much to pack as 32 rows to compute: with few rows it is packed once, by the thread that then reads it from its own cache. */
     long most = !j->g->packed && j->g->m <= FEW ? FEW : u->mc;
-    j->blocks = (j->g->m + most - 1) / most;
+    long blocks = (j->g->m + most - 1) / most;
     long tiles = (j->g->m + j->tall - 1) / j->tall;
-    j->rows = (tiles + j->blocks - 1) / j->blocks * j->tall;
+    j->rows = (tiles + blocks - 1) / blocks * j->tall;
     j->n = columns;
-    long least = threads > 1 ? (ITEMS * threads + j->blocks - 1) / j->blocks : 1;
+    long least = threads > 1 ? (ITEMS * threads + blocks - 1) / blocks : 1;
     long chunks = kn_max((columns + CHUNK - 1) / CHUNK, least);
     j->chunk = kn_round_up((columns + chunks - 1) / chunks, u->nr);
-    j->blocks = (j->g->m + j->rows - 1) / j->rows;
-    chunks = (columns + j->chunk - 1) / j->chunk;
-    j->spans = j->blocks == 1 ? kn_min(threads, chunks) : 1; /* one chunk wakes nobody */
-    j->chunks = (chunks + j->spans - 1) / j->spans;
+    j->items = kn_cut((j->g->m + j->rows - 1) / j->rows, (columns + j->chunk - 1) / j->chunk, threads);
 }
 
 /* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. */
@@ -240,7 +235,7 @@ static void run_stretch(job *j, bs_pool *pool)
         long width = KN_GROUP * j->u->nr;
         bs_pool_for(pool, (j->n + width - 1) / width * ((j->k + KN_KC - 1) / KN_KC), 1, pack_panel, j);
     }
-    kn_share_out(j->w, items_of(j), run_items, j);
+    kn_share_out(j->w, j->items, run_items, j);
 }
 
 /* Packed bf16 needs the last piece of k to be no shorter than its strips' room; it depends on k alone, so that a row's
@@ -264,7 +259,7 @@ void kn_gemm_run(kn_work *w, const kn_gemm *g)
     }
     job j = {.w = w, .g = g, .u = choose(w, g)};
     cut(&j, g->n, w->threads);
-    j.shared = j.blocks > 1 && !g->packed;
+    j.shared = j.items.blocks > 1 && !g->packed;
     long step = stretch(&j), columns = columns_at_hand(&j, step);
     for (j.n0 = 0; j.n0 < g->n; j.n0 += columns) {
         cut(&j, kn_min(columns, g->n - j.n0), w->threads);

@@ -256,10 +256,10 @@ typedef struct job {
     kn_work *w;
     const kn_gemm *g;
     form f;
-    char *a;                        /* tiles of rows [row0, row0 + rows) */
-    long row0, rows, block, blocks; /* the rows at hand; those of an item, a multiple of tall; how many such */
-    long chunk, chunks;             /* columns of an item, a multiple of nr; items of a span, the last perhaps of no columns */
-    long spans;                     /* of a block of rows */
+    char *a;                /* tiles of rows [row0, row0 + rows) */
+    long row0, rows, block; /* the rows at hand; those of an item, a multiple of tall */
+    long chunk;             /* columns of an item, a multiple of nr */
+    kn_items items;
 } job;
 
 static char *tile_at(const job *j, long row) { return j->a + (size_t)(row / j->f.tall) * j->f.tile; }
@@ -446,8 +446,8 @@ static void one_strip(const job *j, float *sums, long row0, long rows, long colu
 static void one_item(const job *j, float *sums, kn_item of)
 {
     const form *f = &j->f;
-    long row0 = of.span / j->spans * j->block, rows = kn_min(j->block, j->rows - row0);
-    long j0 = (of.span % j->spans * j->chunks + of.chunk) * j->chunk, n = kn_min(j->chunk, j->g->n - j0);
+    long row0 = of.block * j->block, rows = kn_min(j->block, j->rows - row0);
+    long j0 = of.chunk * j->chunk, n = kn_min(j->chunk, j->g->n - j0);
     if (n <= 0)
         return;
     long step = f->dtype == KN_BF16 ? KN_KC : f->dtype == KN_I8 ? stretch(j, rows) : f->k + 1;
@@ -464,22 +464,20 @@ static void one_item(const job *j, float *sums, kn_item of)
         finish_row(j, row0 + i, j0, n, sums + i * j->chunk);
 }
 
-static kn_items items_of(const job *j) { return (kn_items){j->blocks * j->spans, j->chunks}; }
-
 static void run_items(void *arg, long begin, long end, int worker)
 {
     const job *j = arg;
     kn_worker *me = &j->w->worker[worker];
     me->block = -1;
     for (long k = begin; k < end; k++)
-        one_item(j, me->a, kn_next_item(j->w, me, items_of(j)));
+        one_item(j, me->a, kn_next_item(j->w, me, j->items));
 }
 
 static void run_alone(const job *j, kn_worker *me)
 {
     me->block = -1;
-    for (long k = 0; k < j->blocks * j->spans * j->chunks; k++)
-        one_item(j, me->a, (kn_item){k / j->chunks, k % j->chunks});
+    for (long k = 0; k < kn_items_count(j->items); k++)
+        one_item(j, me->a, kn_item_at(j->items, k));
 }
 
 /* Rows in equal blocks; columns in chunks whose sums fit, and small enough that every thread finds work. With one block every thread has columns of
@@ -488,16 +486,14 @@ static void cut(job *j, int threads)
 {
     enum { EACH = 8 };
     long nr = j->f.nr;
-    j->blocks = (j->rows + ROWS - 1) / ROWS;
-    j->block = kn_round_up((j->rows + j->blocks - 1) / j->blocks, j->f.tall);
-    j->blocks = (j->rows + j->block - 1) / j->block;
+    long blocks = (j->rows + ROWS - 1) / ROWS;
+    j->block = kn_round_up((j->rows + blocks - 1) / blocks, j->f.tall);
+    blocks = (j->rows + j->block - 1) / j->block;
     j->chunk = kn_min(SUMS / j->block / nr * nr, kn_round_up(j->g->n, nr));
     long wanted = threads > 1 ? EACH * threads : 1;
-    while (j->chunk > 2 * nr && j->blocks * ((j->g->n + j->chunk - 1) / j->chunk) < wanted)
+    while (j->chunk > 2 * nr && blocks * ((j->g->n + j->chunk - 1) / j->chunk) < wanted)
         j->chunk = kn_round_up(j->chunk / 2, nr);
-    long chunks = (j->g->n + j->chunk - 1) / j->chunk;
-    j->spans = j->blocks == 1 ? kn_min(threads, chunks) : 1; /* one chunk wakes nobody */
-    j->chunks = (chunks + j->spans - 1) / j->spans;
+    j->items = kn_cut(blocks, (j->g->n + j->chunk - 1) / j->chunk, threads);
 }
 
 /* How many of mr rows a tile uses, so that the last one is not left with few, which take as long as some more. */
@@ -527,7 +523,7 @@ static void run(kn_work *w, const kn_gemm *g, char *a, size_t room, int worker)
         if (worker >= 0)
             run_alone(&j, &w->worker[worker]);
         else
-            kn_share_out(w, items_of(&j), run_items, &j);
+            kn_share_out(w, j.items, run_items, &j);
     }
 }
 

@@ -1,13 +1,27 @@
-/* sharing.c - who of the threads computes what of a job whose items are chunks of spans. */
+/* sharing.c - how a job is cut into chunks of spans of blocks, and who of the threads computes which. */
 #include "work.h"
 
 enum { HALF = 32 }; /* bits of kn_worker.begun that count chunks */
 
+kn_items kn_cut(long blocks, long chunks, int threads)
+{
+    long spans = blocks == 1 ? kn_min(threads, chunks) : 1;
+    return (kn_items){blocks, spans, (chunks + spans - 1) / spans};
+}
+
+long kn_items_count(kn_items of) { return of.blocks * of.spans * of.chunks; }
+
+kn_item kn_item_at(kn_items of, long k) { return (kn_item){k / (of.spans * of.chunks), k % (of.spans * of.chunks)}; }
+
+typedef struct place {
+    long span, chunk;
+} place;
+
 /* The next chunk of the span that a thread has begun; none is left when the span has no more than that. */
-static kn_item chunk_of(kn_worker *of)
+static place chunk_of(kn_worker *of)
 {
     uint64_t taken = atomic_fetch_add(&of->begun, 1);
-    return (kn_item){(long)(taken >> HALF), (long)(taken & UINT32_MAX)};
+    return (place){(long)(taken >> HALF), (long)(taken & UINT32_MAX)};
 }
 
 /* The thread whose span has most chunks left. */
@@ -25,14 +39,15 @@ static kn_worker *behind(const kn_work *w)
 
 kn_item kn_next_item(kn_work *w, kn_worker *me, kn_items of)
 {
-    kn_item next = chunk_of(me);
+    place next = chunk_of(me);
+    long spans = of.blocks * of.spans;
     while (next.chunk >= of.chunks) {
-        long span = atomic_load(&w->next_span) < of.spans ? atomic_fetch_add(&w->next_span, 1) : of.spans;
-        if (span < of.spans)
+        long span = atomic_load(&w->next_span) < spans ? atomic_fetch_add(&w->next_span, 1) : spans;
+        if (span < spans)
             atomic_store(&me->begun, (uint64_t)span << HALF);
-        next = chunk_of(span < of.spans ? me : behind(w));
+        next = chunk_of(span < spans ? me : behind(w));
     }
-    return next;
+    return kn_item_at(of, next.span * of.chunks + next.chunk);
 }
 
 void kn_share_out(kn_work *w, kn_items of, bs_work *run, void *arg)
@@ -40,5 +55,5 @@ void kn_share_out(kn_work *w, kn_items of, bs_work *run, void *arg)
     atomic_store(&w->next_span, 0);
     for (int i = 0; i < w->threads; i++)
         atomic_store(&w->worker[i].begun, UINT32_MAX / 2);
-    bs_pool_for(w->pool, of.spans * of.chunks, 1, run, arg);
+    bs_pool_for(w->pool, kn_items_count(of), 1, run, arg);
 }

@@ -35,7 +35,6 @@ static inline vf v_fma_onto(vf sum, vf a, vf b)
     __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
     return sum;
 }
-enum { V_TAKES_FROM_MEMORY = 0 };
 static inline vf v_fma_from(vf sum, const float *a, vf b) { return v_fma_onto(sum, v_set(*a), b); }
 static inline vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
 static inline vf v_fma_at(const float *a, int i, int n, vf b, vf c) { return (void)n, v_fma(v_set(a[i]), b, c); }

@@ -39,10 +39,9 @@ static inline vf v_fma_onto(vf sum, vf a, vf b)
 #endif
 }
 /* sum + *a b, the number copied to all places on its way from memory, without an instruction of its own. */
-enum { V_TAKES_FROM_MEMORY = 1 };
 static inline vf v_fma_from(vf sum, const float *a, vf b)
 {
-#ifdef __AVX512F__
+#ifdef __AVX512F__ /* not where it is emulated */
     __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(b), "m"(*a));
     return sum;
 #else

@@ -54,7 +54,6 @@ static inline vf v_div(vf a, vf b) { return vdivq_f32(a, b); }
 static inline vf v_sqrt(vf a) { return vsqrtq_f32(a); }
 static inline vf v_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 static inline vf v_fma_onto(vf sum, vf a, vf b) { return v_fma(a, b, sum); }
-enum { V_TAKES_FROM_MEMORY = 0 };
 static inline vf v_fma_from(vf sum, const float *a, vf b) { return v_fma_onto(sum, v_set(*a), b); }
 static inline vf v_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); }
 static inline vf v_abs(vf a) { return vabsq_f32(a); }

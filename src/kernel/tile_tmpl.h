@@ -16,11 +16,9 @@ KN_INLINE void step(const int m, const int nv, const bool part, const float *a, 
     vf b1 = nv == 1 ? b0 : part ? v_load_part(b + VW, last) : v_load(b + VW);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
-        const bool from = V_TAKES_FROM_MEMORY && i % 2;
-        vf ai = v_set(a[i]);
-        s[i][0] = from ? v_fma_from(s[i][0], a + i, b0) : v_fma_onto(s[i][0], ai, b0);
+        s[i][0] = i % 2 ? v_fma_from(s[i][0], a + i, b0) : v_fma_onto(s[i][0], v_set(a[i]), b0);
         if (nv == 2)
-            s[i][1] = from ? v_fma_from(s[i][1], a + i, b1) : v_fma_onto(s[i][1], ai, b1);
+            s[i][1] = i % 2 ? v_fma_from(s[i][1], a + i, b1) : v_fma_onto(s[i][1], v_set(a[i]), b1);
     }
 }
 

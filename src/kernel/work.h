@@ -51,13 +51,18 @@ void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operan
  * kn_table.pack. */
 kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const float *x, long ld, bool transpose, float *p);
 
-/* A job's items: so many spans of so many chunks each. */
+/* A job's items: blocks of rows, each of so many spans of so many chunks of columns. A block's last chunks may lie behind its columns. */
 typedef struct kn_items {
-    long spans, chunks;
+    long blocks, spans, chunks;
 } kn_items;
 typedef struct kn_item {
-    long span, chunk;
+    long block, chunk; /* of all of the block's */
 } kn_item;
+/* A block alone is cut into a span for each thread, which reads what lies in a row; but a chunk alone wakes nobody. */
+kn_items kn_cut(long blocks, long chunks, int threads);
+/* How many there are, and which the k-th is for a thread that takes them all. */
+long kn_items_count(kn_items of);
+kn_item kn_item_at(kn_items of, long k);
 /* Calls run(arg, begin, end, worker) on all threads; it takes its end - begin items from kn_next_item(). A thread stays with the span that it has begun, whose
  * operands it has at hand, one chunk after another, then begins one that nobody has, then helps where most is left. There are as many calls as
  * items, so that each finds one. */

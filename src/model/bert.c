@@ -216,9 +216,9 @@ static tn_t embed_texts(tn_ctx *cx, const void *p, const md_batch *b)
 {
     const bert *m = p;
     bl_bert_view view = view_of(m, b);
-    bool first = m->pooling == BY_FIRST && !m->causal && !b->want_hidden; /* the last layer's other rows are read by nobody */
-    tn_t y = first ? bl_bert_first(cx, &m->encoder, b->input_ids, b->texts, b->length, &view, NULL)
-                   : pool(cx, m, rows_of(cx, m, b), b);
+    tn_t hidden, y = m->pooling == BY_FIRST && !m->causal ? bl_bert_first(cx, &m->encoder, b->input_ids, b->texts, b->length,
+                                                                          &view, b->want_hidden ? &hidden : NULL)
+                                                          : pool(cx, m, rows_of(cx, m, b), b);
     return m->normalizes ? tn_l2_normalize(cx, y) : y;
 }
 
