@@ -487,6 +487,39 @@ static void test_what_is_written_is_read(void **state)
     free(list);
 }
 
+/* Pages of mapped files that this process holds in memory. */
+static long mapped_pages(void)
+{
+    long all = 0, resident = 0, shared = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%ld %ld %ld", &all, &resident, &shared), 3);
+    fclose(f);
+    return shared;
+}
+
+static void test_released_pages_are_let_go(void **state)
+{
+    (void)state;
+    enum { FLOATS = 1 << 22 };
+    float *x = calloc(FLOATS, sizeof *x), sum = 0;
+    assert_non_null(x);
+    ck_tensor t = {.name = "w", .dtype = CK_F32, .rank = 1, .shape = {FLOATS}, .data = x, .count = FLOATS, .bytes = FLOATS * sizeof *x};
+    oc_err err = {0};
+    assert_int_equal(ck_write(in("model.safetensors"), &t, 1, 0, &err), 0);
+    free(x);
+    ck_store *s = ck_open(folder, &err);
+    assert_string_equal(err.text, "");
+    long before = mapped_pages(), most = (long)(t.bytes / (size_t)sysconf(_SC_PAGESIZE));
+    for (long i = 0; i < FLOATS; i += 256)
+        sum += ((const float *)ck_at(s, 0)->data)[i];
+    assert_true(sum == 0);
+    assert_in_range(mapped_pages() - before, most * 9 / 10, most * 11 / 10);
+    ck_release(s, ck_at(s, 0));
+    assert_true(mapped_pages() - before < most / 10);
+    ck_close(s);
+}
+
 static void declare(ck_writer *w, const ck_tensor *list, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -1518,6 +1551,7 @@ int main(void)
         T(test_huge_claims_are_refused_before_memory),
         T(test_other_files_are_named),
         T(test_what_is_written_is_read),
+        T(test_released_pages_are_let_go),
         T(test_pieces_make_the_same_file),
         T(test_given_order_and_metadata_are_kept),
         T(test_wrong_use_of_a_writer_leaves_nothing),

@@ -1057,6 +1057,8 @@ static void cross_entropy_is_right(void **state)
             check_cross_entropy(t, lengths[i], 0);
             check_cross_entropy(t, lengths[i] * 7, 0.1f);
         }
+    EACH_TIER (t) /* LLaMA 3's classes */
+        check_cross_entropy(t, 128256, 0.1f);
 }
 
 /* ---- attention ---------------------------------------------------------------------------------------- */
