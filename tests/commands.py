@@ -336,6 +336,9 @@ def facts():
     held = {k: v for k, v in load(MODEL / "model.safetensors").items() if v.dtype.kind == "f"}
     assert got["family"] == "clip" and got["parameters"] == sum(v.size for v in held.values()), got
     assert set(got["capabilities"]) == {"embed_images", "embed_texts"} and got["weights_bytes"] == 4 * got["parameters"]
+    tied = CASES / "t5" / "model"  # its head is its table, which the file holds once
+    got_tied, names = lines("info", tied)[0], program.good("info", "--weights", tied).out
+    assert got_tied["parameters"] == sum(v.size for v in load(tied / "model.safetensors").values()) and "lm_head" not in names, got_tied
     more = lines("info", MODEL, "--batch", 64)[0]
     assert more["arena_bytes"] > got["arena_bytes"] > 0
 

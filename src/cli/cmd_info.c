@@ -92,6 +92,8 @@ static int run(const cl_command *self, int argc, char **argv)
     else if (code == CL_OK)
         print_text(&f, common.batch ? common.batch : 32);
     for (int i = 0; code == CL_OK && weights && i < m->n; i++) {
+        if (m->slots[i].p->id < 0)
+            continue; /* the files do without it */
         char shape[CK_SHAPE_TEXT];
         int64_t d[TN_MAX_RANK];
         for (int k = 0; k < m->slots[i].p->rank; k++)

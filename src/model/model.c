@@ -240,6 +240,7 @@ static int check_slot(md_model *m, md_slot *s, const ck_tensor *t, oc_err *err)
         return found < 0 ? -1 : 0;
     if (!t && s->flags & TN_OPTIONAL) {
         s->p->id = -1;
+        m->parameters -= s->flags & TN_BUFFER ? 0 : s->count;
         return 1;
     }
     if (!t)
