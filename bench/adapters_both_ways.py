@@ -1,12 +1,13 @@
-"""Adapters of language models that PEFT writes run in Ocelli, Ocelli's in PEFT, and the logits agree: plain factors, DoRA, rsLoRA, patterns, whole
-modules.
+"""Adapters that PEFT writes for language and sentence models run in Ocelli, Ocelli's in PEFT, and the outputs agree: plain factors, DoRA, rsLoRA,
+patterns, whole modules.
 
-    adapters_both_ways.py --engine build/ocelli MODEL...
+    adapters_both_ways.py --engine build/ocelli [--docs docs/parity.md] MODEL...
 
-MODEL is a causal language model's folder with a tokenizer; nothing in it is changed. Needs torch, transformers, peft and safetensors. Exit status 1
-when a key is missing or left over, or a logit is off by 1e-4 of the largest or more.
+MODEL is the folder of a causal language model, a T5 or a BERT, with a tokenizer; nothing in it is changed. Needs torch, transformers, peft and
+safetensors. Exit status 1 when a key is missing or left over, or an output is off by 1e-4 of the largest or more.
 """
 import argparse
+import json
 import sys
 import tempfile
 import warnings
@@ -15,14 +16,24 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from parity_kit import engine
+from parity_kit import engine, put_section
 
 LIMIT = 1e-4
 TEXT = "the cat sat on the mat and the dog sat on the log, and both were happy there\n" * 200
-TARGETS = {"gpt2": ["c_attn", "c_fc"], "phi3": ["qkv_proj", "down_proj"], "opt": ["q_proj", "fc2"]}
-NORM = {"gpt2": "ln_f", "opt": "final_layer_norm"}
+PAIRS = [(f"where does the {x} sit", f"the {x} sits on the {y}") for x, y in zip("cat dog bird fish horse man".split(), "mat log tree stone road boat".split())]
+TARGETS = {"gpt2": ["c_attn", "c_fc"], "phi3": ["qkv_proj", "down_proj"], "opt": ["q_proj", "fc2"], "t5": ["q", "wo"], "bert": ["query", "intermediate.dense"]}
+NORM = {"gpt2": "ln_f", "opt": "final_layer_norm", "t5": "final_layer_norm", "bert": "embeddings.LayerNorm"}
+CLASSES = {"bert": AutoModel, "t5": AutoModelForSeq2SeqLM}
+
+
+def data_for(kind, work):
+    """A file that finetune learns from."""
+    names = {"bert": ("anchor", "positive"), "t5": ("prompt", "answer")}.get(kind)
+    path = work / ("lines.jsonl" if names else "text.txt")
+    path.write_text("".join(json.dumps(dict(zip(names, x))) + "\n" for x in PAIRS) if names else TEXT)
+    return path
 
 
 def kinds(model):
@@ -38,15 +49,17 @@ def kinds(model):
     yield f"DoRA and {whole} as a whole", targets, {"use_dora": True, "modules_to_save": [whole]}, [*common, "--dora", "--modules-to-save", whole]
 
 
-def logits(model, batch):
+def outputs(model, batch):
     with torch.no_grad():
-        return model(**batch).logits
+        y = model(**batch)
+    return y.logits if "logits" in y else y.last_hidden_state
 
 
 def ours(a, folder, batch, work, adapter):
     save_file(batch, work / "in.safetensors")
     engine(a.engine, "forward", "--model", folder, "--in", work / "in.safetensors", "--out", work / "out.safetensors", "--lora", adapter)
-    return load_file(work / "out.safetensors")["logits"]
+    got = load_file(work / "out.safetensors")
+    return got["logits"] if "logits" in got else got["last_hidden_state"]
 
 
 def off(x, y):
@@ -54,7 +67,8 @@ def off(x, y):
 
 
 def base_of(folder):
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    kind = AutoConfig.from_pretrained(folder).model_type
+    return CLASSES.get(kind, AutoModelForCausalLM).from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def theirs(folder, targets, fields, out):
@@ -78,31 +92,46 @@ def opened(folder, adapter):
 def compare(a, folder, work):
     base = base_of(folder)
     torch.manual_seed(0)
+    kind = base.config.model_type
     ids = torch.randint(3, base.config.vocab_size, (2, 12))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    plain = logits(base, batch)
-    (work / "text.txt").write_text(TEXT)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **({"decoder_input_ids": ids[:, :5].contiguous()} if kind == "t5" else {})}
+    plain, data = outputs(base, batch), data_for(kind, work)
     for i, (name, targets, fields, switches) in enumerate(kinds(base)):
         tuned = theirs(folder, targets, fields, work / f"theirs{i}")
-        yield f"PEFT's, {name}", off(ours(a, folder, batch, work, work / f"theirs{i}"), logits(tuned, batch)), off(logits(tuned, batch), plain)
-        engine(a.engine, "finetune", "--model", folder, "--data", work / "text.txt", "--out", work / f"ours{i}", "--steps", 4, "--batch", 2, "--context",
+        yield f"PEFT's, {name}", off(ours(a, folder, batch, work, work / f"theirs{i}"), outputs(tuned, batch)), off(outputs(tuned, batch), plain)
+        engine(a.engine, "finetune", "--model", folder, "--data", data, "--out", work / f"ours{i}", "--steps", 4, "--batch", 2, "--context",
                16, "--lr", "2e-2", "--quiet", "--metrics", work / f"log{i}", *switches)
-        tuned = logits(opened(folder, work / f"ours{i}"), batch)
+        tuned = outputs(opened(folder, work / f"ours{i}"), batch)
         yield f"ours, {name}", off(ours(a, folder, batch, work, work / f"ours{i}"), tuned), off(tuned, plain)
+
+
+def table(found):
+    """A line for each model: the worst of its five kinds, either way."""
+    lines = ["## Adapters both ways", "", "Plain factors, DoRA, rsLoRA, rank and alpha patterns, and DoRA with a whole module: each written by PEFT and run here, and trained by",
+             "`finetune` and run by PEFT. The largest difference of any output, over the largest output; and how far the least of the ten adapters moves the outputs.", "",
+             "| model | worst difference | least movement |", "|---|---|---|"]
+    for name, pairs in found.items():
+        lines.append(f"| {name} | {max(d for d, _ in pairs):.1e} | {min(m for _, m in pairs):.2f} |")
+    return "\n".join(lines)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--engine", required=True)
+    p.add_argument("--docs", help="the page that keeps a table of it")
     p.add_argument("model", nargs="+")
     a = p.parse_args()
     torch.set_num_threads(1)
-    good = True
+    good, found = True, {}
     for folder in a.model:
+        label = Path(folder).parent.name or folder
         with tempfile.TemporaryDirectory() as work:
             for name, difference, moved in compare(a, folder, Path(work)):
                 good &= difference < LIMIT and moved > 10 * LIMIT
-                print(f"{Path(folder).parent.name or folder}: {name}: logits differ by {difference:.1e} of the largest; the adapter moves them by {moved:.2f}")
+                found.setdefault(label, []).append((difference, moved))
+                print(f"{label}: {name}: outputs differ by {difference:.1e} of the largest; the adapter moves them by {moved:.2f}")
+    if a.docs:
+        put_section(a.docs, "adapters both ways", table(found))
     return 0 if good else 1
 
 

@@ -385,6 +385,8 @@ int cl_copy_model_files(const char *from, const char *to, oc_err *err)
     static const char *const names[] = {"config.json",
                                         "open_clip_config.json",
                                         "tokenizer.json",
+                                        "tokenizer.model",
+                                        "spiece.model",
                                         "tokenizer_config.json",
                                         "special_tokens_map.json",
                                         "vocab.json",

@@ -1,4 +1,4 @@
-/* cmd_train.c - `train` (a dual encoder, BLIP or a language model, from nothing or further) and `finetune` (LoRA, or whole). */
+/* cmd_train.c - `train` (a dual encoder, BLIP, a language or a sentence model, from nothing or further) and `finetune` (LoRA, or whole). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,9 +30,13 @@ typedef struct job {
     tx_tokenizer *tokenizer;
     im_processor processor;
     bool reads;    /* a language model: the data are texts, not pairs */
+    bool likens;   /* a sentence model: the data are texts that mean the same */
     bool grounded; /* it learns by objectives over pictures and texts */
     dt_pairs pairs;
     dt_corpus corpus;
+    dt_sentences sentences;
+    dt_likes likes;
+    tr_sentences same;
     md_lora lora;
     bs_pool *pool;
     kn_work *work;
@@ -51,7 +55,7 @@ static void on_report(void *arg, const tr_report *r)
     job *j = arg;
     fprintf(j->log, "{\"step\":%ld,\"loss\":%.6f,\"lr\":%.6g,\"%s_per_s\":%.2f,\"grad_norm\":%.5g", r->step, r->loss, r->lr,
             j->task.unit, r->per_s, r->norm);
-    if (!j->reads)
+    if (!j->reads && !j->likens)
         fprintf(j->log, ",\"logit_scale\":%.4f", r->scale);
     for (int i = 0; j->ground && i < TR_OBJECTIVES; i++)
         if (isfinite(tr_grounded_losses(j->ground)[i]))
@@ -133,8 +137,9 @@ static int open_model(job *j, oc_err *err)
     unsigned can = md_can(j->model), pairs = MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS;
     j->grounded = tr_grounded_can(j->model) != 0;
     j->reads = can & MD_GENERATES && !j->grounded;
-    if (!j->reads && !j->grounded && (!f->pair_loss || (can & pairs) != pairs))
-        return bs_err(err, "'%s' is neither a model of picture-text pairs nor one that goes on with texts", j->model->folder);
+    j->likens = tr_sentences_can(j->model);
+    if (!j->reads && !j->likens && !j->grounded && (!f->pair_loss || (can & pairs) != pairs))
+        return bs_err(err, "'%s' neither tells pictures and texts apart nor embeds or goes on with texts", j->model->folder);
     if (!j->common.batch)
         j->common.batch = j->reads ? 8 : j->finetune ? 32 : 128;
     if (!j->reads && j->common.batch < 2)
@@ -148,7 +153,7 @@ static int open_model(job *j, oc_err *err)
     if ((j->from && start_from(j, err)) || (j->freeze && freeze(j, err)))
         return -1;
     j->tokenizer = tx_open(j->folder, err);
-    return !j->tokenizer ? -1 : j->reads ? 0 : im_processor_read(&j->processor, j->folder, err);
+    return !j->tokenizer ? -1 : j->reads || j->likens ? 0 : im_processor_read(&j->processor, j->folder, err);
 }
 
 /* The last of what is opened, so that a run that cannot start leaves nothing. */
@@ -181,6 +186,14 @@ static int open_adapter(job *j, oc_err *err)
     return result;
 }
 
+static int need_known(const job *j, const tx_ids *ids, long vocab, oc_err *err)
+{
+    for (size_t i = 0; i < ids->n; i++)
+        if (ids->p[i] >= vocab)
+            return bs_err(err, "the tokenizer of '%s' gives id %d, the model knows %ld", j->folder, ids->p[i], vocab);
+    return 0;
+}
+
 static int open_texts(job *j, oc_err *err)
 {
     md_sizes s = {0};
@@ -189,12 +202,32 @@ static int open_texts(job *j, oc_err *err)
         return bs_err(err, "--context is %d, the model has %ld positions", j->context, s.context);
     if (dt_corpus_read(&j->corpus, j->data, j->tokenizer, s.eos, err))
         return -1;
-    for (size_t i = 0; i < j->corpus.ids.n; i++)
-        if (j->corpus.ids.p[i] >= s.vocab)
-            return bs_err(err, "the tokenizer of '%s' gives id %d, the model knows %ld", j->folder, j->corpus.ids.p[i], s.vocab);
+    if (need_known(j, &j->corpus.ids, s.vocab, err))
+        return -1;
     long length = j->context ? j->context : s.context < 1024 ? s.context : 1024;
     j->rows = dt_rows_open(&j->corpus, j->model, j->common.batch, length, j->common.seed, err);
     return j->rows ? tr_next_token_open(&j->next_token, j->rows, j->micro, &j->task, err) : -1;
+}
+
+static int open_sentences(job *j, oc_err *err)
+{
+    md_sizes s = {0};
+    j->model->family->sizes(j->model->m, &s);
+    if (j->context > s.max_tokens)
+        return bs_err(err, "--context is %d, the model takes %ld tokens of a text", j->context, s.max_tokens);
+    if (j->micro && j->micro != j->common.batch)
+        return bs_err(err, "'%s' compares all texts of a batch: --micro is for models of pictures or of what comes next",
+                      j->folder);
+    if (dt_sentences_read(&j->sentences, j->data, j->tokenizer, j->context ? j->context : s.max_tokens, err))
+        return -1;
+    if (need_known(j, &j->sentences.ids, s.vocab, err))
+        return -1;
+    if (j->sentences.cut)
+        cl_say(&j->common, "ocelli %s: %d texts lost their ends\n", j->self->name, j->sentences.cut);
+    if (dt_likes_open(&j->likes, &j->sentences, j->model, rn_pad(j->tokenizer), j->common.batch, j->common.seed, err))
+        return -1;
+    tr_sentences_open(&j->same, &j->likes, j->temperature > 0 ? j->temperature : 0.05f, &j->task);
+    return 0;
 }
 
 static int open_grounded(job *j, oc_err *err)
@@ -242,7 +275,7 @@ static int open_rest(job *j, oc_err *err)
     const kn_table *kn = kn_best(err);
     j->pool = kn ? bs_pool_open(j->common.threads, err) : NULL;
     j->work = j->pool ? kn_work_open(kn, j->pool, err) : NULL;
-    return !j->work ? -1 : j->reads ? open_texts(j, err) : open_pairs(j, err);
+    return !j->work ? -1 : j->reads ? open_texts(j, err) : j->likens ? open_sentences(j, err) : open_pairs(j, err);
 }
 
 static void close_all(job *j)
@@ -255,6 +288,8 @@ static void close_all(job *j)
     dt_loader_close(j->loader);
     dt_rows_close(j->rows);
     dt_corpus_clear(&j->corpus);
+    dt_likes_close(&j->likes);
+    dt_sentences_clear(&j->sentences);
     kn_work_close(j->work);
     bs_pool_close(j->pool);
     dt_pairs_clear(&j->pairs);
@@ -281,14 +316,14 @@ static int hash_of_file(const char *path, uint64_t *hash, oc_err *err)
 }
 
 /* Pairs, or rows of text, of an epoch. */
-static long items_of(const job *j) { return j->reads ? dt_rows_count(j->rows) : j->pairs.n; }
+static long items_of(const job *j) { return j->reads ? dt_rows_count(j->rows) : j->likens ? j->sentences.n : j->pairs.n; }
 
 /* Everything that the bits of the result depend on: a checkpoint of other settings is not taken up. */
 static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err)
 {
-    uint64_t data = j->corpus.hash;
+    uint64_t data = j->likens ? j->sentences.hash : j->corpus.hash;
     bool adapter = j->finetune && !j->full;
-    if ((!j->reads && hash_of_file(j->data, &data, err)) ||
+    if ((!j->reads && !j->likens && hash_of_file(j->data, &data, err)) ||
         bs_buf_printf(
             to, err, "model %s data %016llx pairs %ld steps %ld batch %d micro %d texts %d partners %g seed %llu dtype %s",
             j->config ? j->config : j->common.model, (unsigned long long)data, items_of(j), steps, j->common.batch, j->micro,
@@ -351,7 +386,10 @@ static int train(job *j, oc_err *err)
                                   .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"),
                                   .embedding_lr = j->embedding_lr}};
     cl_say(&j->common, "ocelli %s: %ld %s, %ld steps of %d, %s kernels, %d threads\n", j->self->name, items_of(j),
-           j->reads ? "rows of text" : "pairs", steps, j->common.batch, kn_work_table(j->work)->name, bs_pool_threads(j->pool));
+           j->reads    ? "rows of text"
+           : j->likens ? "lines"
+                       : "pairs",
+           steps, j->common.batch, kn_work_table(j->work)->name, bs_pool_threads(j->pool));
     bs_stop_on_signal();
     int result = tr_train(j->model, j->finetune && !j->full ? &j->lora : NULL, &j->task, j->work, &o, err);
     bs_buf_clear(&settings);
@@ -404,7 +442,7 @@ static int run(const cl_command *self, int argc, char **argv)
     const cl_option options[] = {
         {"data", "FILE", CL_TEXT, &j.data,
          "pairs: .jsonl of {\"image\",\"text\",\"group\"} or .tsv; texts: .txt, .jsonl of {\"text\"} or "
-         "{\"prompt\",\"answer\"}, or a folder",
+         "{\"prompt\",\"answer\"}, or a folder; texts of one meaning: .jsonl of {\"anchor\",\"positive\",\"negative\"} or .tsv",
          0, 0},
         {"out", "DIR", CL_TEXT, &j.out, "where the checkpoint and the result go", 0, 0},
         {"config", "DIR", CL_TEXT, &j.config, "start from nothing: config.json, tokenizer and preprocessor_config.json", 0, 0},
@@ -418,7 +456,8 @@ static int run(const cl_command *self, int argc, char **argv)
         {"final-lr", "X", CL_FLOAT, &j.final_lr, "share of it at the end (0)", 0, 1},
         {"warmup", "X", CL_FLOAT, &j.warmup, "steps of warm-up, or a share of all below 1 (0.05)", 0, 1e9},
         {"weight-decay", "X", CL_FLOAT, &j.decay, "decoupled; none on gains, biases, temperature (train 0.1)", 0, 10},
-        {"context", "N", CL_INT, &j.context, "language models: tokens of a row (the model's, at most 1024)", 1, 1 << 28},
+        {"context", "N", CL_INT, &j.context,
+         "language models: tokens of a row (the model's, at most 1024); sentence models: of a text", 1, 1 << 28},
         {"texts", "N", CL_INT, &j.texts, "texts of each picture in a batch, in different languages where there are (1)", 1, 8},
         {"kin", "X", CL_FLOAT, &j.kin, "this share of the batches holds pairs of one \"kin\" each, which are easily mixed up (0)",
          0, 1},
@@ -426,7 +465,8 @@ static int run(const cl_command *self, int argc, char **argv)
         {"partners", "X", CL_FLOAT, &j.partners,
          "fill half of each batch with other pictures of the same groups, which find each other by a loss of this weight (0)", 0,
          100},
-        {"temperature", "X", CL_FLOAT, &j.temperature, "start of the temperature of a fresh model (0.07)", 0.01, 1},
+        {"temperature", "X", CL_FLOAT, &j.temperature,
+         "start of the temperature of a fresh model (0.07); sentence models: what cosines are divided by (0.05)", 0.01, 1},
         {"muon-lr", "X", CL_FLOAT, &j.muon_lr, "linear layers learn by Muon at this rate, the rest by AdamW (0: all by AdamW)", 0,
          1},
         {"embedding-lr", "X", CL_FLOAT, &j.embedding_lr, "factor on the rate of token embeddings and temperature (1)", 0, 100},
@@ -479,15 +519,20 @@ static int run(const cl_command *self, int argc, char **argv)
 }
 
 const cl_command cmd_train = {
-    "train", "train a dual encoder, BLIP or a language model",
+    "train", "train a dual encoder, BLIP, a language or a sentence model",
     "(--config DIR | --model M) --data FILE --out DIR (--steps N | --epochs N)",
     "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256\n"
     "  ocelli train --config my-config --data pairs.jsonl --out my-clip --steps 5000 --batch 256   # again: goes on\n"
-    "  ocelli train --config my-gpt2 --data books/ --out my-gpt2-trained --epochs 3 --context 256 --batch 16\n",
+    "  ocelli train --config my-gpt2 --data books/ --out my-gpt2-trained --epochs 3 --context 256 --batch 16\n"
+    "  ocelli train --model my-blip --data pairs.jsonl --out my-blip-more --epochs 5 --objectives itc,itm,lm   # BLIP: any of "
+    "its losses\n",
     run};
 
-const cl_command cmd_finetune = {"finetune", "adapt a model by LoRA (or whole)",
-                                 "--model M --data FILE --out DIR (--steps N | --epochs N)",
-                                 "  ocelli finetune --model starter --data mine.jsonl --out my-adapter --epochs 10 --rank 8\n"
-                                 "  ocelli search --lora my-adapter 'my dog'\n",
-                                 run};
+const cl_command cmd_finetune = {
+    "finetune", "adapt a model by LoRA (or whole)", "--model M --data FILE --out DIR (--steps N | --epochs N)",
+    "  ocelli finetune --model starter --data mine.jsonl --out my-adapter --epochs 10 --rank 8\n"
+    "  ocelli search --lora my-adapter 'my dog'\n"
+    "  ocelli finetune --model my-blip --data questions.jsonl --out my-answers --epochs 5 --objectives vqa\n"
+    "  ocelli finetune --model llama --data mine.jsonl --out my-llama --epochs 3 --dora\n"
+    "  ocelli finetune --model all-MiniLM-L6-v2 --data same.jsonl --out my-sentences --epochs 3\n",
+    run};

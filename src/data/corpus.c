@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "order.h"
+
 /* ---- documents -------------------------------------------------------------------------------------------- */
 
 typedef struct reader {
@@ -153,10 +155,9 @@ struct dt_rows {
     const dt_corpus *c;
     const md_model *m;
     bool answers; /* an encoder-decoder's */
-    uint64_t seed;
-    long n, epoch; /* rows of an epoch; that `order` belongs to, -1: none */
+    long n;        /* rows of an epoch */
     piece *piece;  /* [n] */
-    long *order;   /* [n] */
+    dt_order order;
     long *chosen;  /* [batch] rows of this batch */
     long length;   /* of a row at most */
     md_batch batch;
@@ -205,7 +206,7 @@ dt_rows *dt_rows_open(const dt_corpus *c, const md_model *m, long batch, long le
     dt_rows *r = bs_calloc(1, sizeof *r, "batches of text", err);
     if (!r)
         return NULL;
-    *r = (dt_rows){.c = c, .m = m, .answers = m->family->remember != NULL, .seed = seed, .epoch = -1, .length = length};
+    *r = (dt_rows){.c = c, .m = m, .answers = m->family->remember != NULL, .length = length};
     if (r->answers && c->prompts < c->documents) {
         bs_err(err, "'%s' answers what it reads: every text must be a line of {\"prompt\": ..., \"answer\": ...}", m->folder);
         goto failed;
@@ -214,9 +215,8 @@ dt_rows *dt_rows_open(const dt_corpus *c, const md_model *m, long batch, long le
     r->batch.decoder_length = r->answers ? length : 0;
     r->n = cut_rows(c, length, r->answers, NULL);
     r->piece = bs_alloc((size_t)r->n * sizeof *r->piece, "the rows of a text", err);
-    r->order = bs_alloc((size_t)r->n * sizeof *r->order, "the rows of a text", err);
     r->chosen = bs_alloc((size_t)batch * sizeof *r->chosen, "the rows of a text", err);
-    if (!r->piece || !r->order || !r->chosen || take_batch(r, err))
+    if (!r->piece || !r->chosen || dt_order_open(&r->order, r->n, seed, err) || take_batch(r, err))
         goto failed;
     cut_rows(c, length, r->answers, r->piece);
     return r;
@@ -231,7 +231,7 @@ void dt_rows_close(dt_rows *r)
         return;
     md_batch_clear(&r->batch);
     bs_free(r->piece);
-    bs_free(r->order);
+    dt_order_clear(&r->order);
     bs_free(r->chosen);
     bs_free(r);
 }
@@ -239,21 +239,6 @@ void dt_rows_close(dt_rows *r)
 long dt_rows_count(const dt_rows *r) { return r->n; }
 
 const md_batch *dt_rows_shape(const dt_rows *r) { return &r->batch; }
-
-/* Fisher, Yates. */
-static void shuffle(dt_rows *r, long epoch)
-{
-    bs_rng rng;
-    bs_rng_seed(&rng, r->seed, 2 * (uint64_t)epoch + 1);
-    for (long i = 0; i < r->n; i++)
-        r->order[i] = i;
-    for (long i = r->n - 1; i > 0; i--) {
-        long k = (long)bs_rng_below(&rng, (uint32_t)i + 1), t = r->order[i];
-        r->order[i] = r->order[k];
-        r->order[k] = t;
-    }
-    r->epoch = epoch;
-}
 
 /* A piece as row `row`; behind its end stands what nothing is learned from. */
 static void put_row(dt_rows *r, const piece *p, long row)
@@ -316,10 +301,7 @@ const md_batch *dt_rows_next(dt_rows *r, long step)
 {
     long n = r->batch.texts;
     for (long i = 0; i < n; i++) {
-        long at = step * n + i;
-        if (at / r->n != r->epoch)
-            shuffle(r, at / r->n);
-        r->chosen[i] = r->order[at % r->n];
+        r->chosen[i] = dt_order_at(&r->order, step * n + i);
         if (!r->answers)
             put_row(r, &r->piece[r->chosen[i]], i);
     }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../model/reading.h"
+#include "order.h"
 
 /* Pairs sorted by a number that they carry: those of number g are p[first[g]] to p[first[g + 1] - 1]. */
 typedef struct dt_members {
@@ -18,10 +19,9 @@ struct dt_loader {
     md_sizes sizes;
     im_raster *cache;     /* [pairs]; rgb NULL: not decoded yet */
     atomic_size_t cached; /* bytes */
-    long *order;          /* a permutation of the pairs */
+    dt_order order;       /* of the pairs */
     dt_members groups;    /* pairs by group; empty without partners */
     dt_members kins;      /* pairs by kin; empty where no batch is drawn from one */
-    long epoch;           /* that `order` belongs to; -1: none */
     dt_loaded out;
     float *pixels, *scratch, *text_target, *image_target, *partner_target;
     tx_ids *ids;     /* [batch * texts] */
@@ -38,7 +38,7 @@ void dt_loader_close(dt_loader *l)
     for (long i = 0; l->ids && i < l->rows; i++)
         tx_ids_clear(&l->ids[i]);
     bs_free(l->cache);
-    bs_free(l->order);
+    dt_order_clear(&l->order);
     bs_free(l->pixels);
     bs_free(l->scratch);
     bs_free(l->text_target);
@@ -89,7 +89,6 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
         return NULL;
     }
     l->o = *o;
-    l->epoch = -1;
     l->o.texts = o->texts > 1 ? o->texts : 1;
     l->rows = l->o.batch * l->o.texts;
     if (!l->o.cache_bytes)
@@ -99,7 +98,6 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
         l->sizes.max_tokens = o->max_tokens;
     size_t n = (size_t)o->batch, rows = (size_t)l->rows, side = (size_t)l->sizes.image_size, picture = 3 * side * side;
     l->cache = bs_calloc((size_t)o->pairs->n, sizeof *l->cache, "decoded pictures", err);
-    l->order = bs_calloc((size_t)o->pairs->n, sizeof *l->order, "the order of the pairs", err);
     l->pixels = bs_calloc(n * picture, sizeof *l->pixels, "a batch of pictures", err);
     l->scratch = bs_calloc(n * picture, sizeof *l->scratch, "a batch of pictures", err);
     l->text_target = bs_calloc(rows * n, sizeof *l->text_target, "the targets of a batch", err);
@@ -111,7 +109,7 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
     l->out.language = bs_calloc(rows, sizeof *l->out.language, "a batch", err);
     md_batch *b = &l->out.batch;
     b->target = calloc(rows, sizeof *b->target);
-    if (l->cache && l->order && l->pixels && l->scratch && l->text_target && l->image_target && l->ids && l->errors &&
+    if (!dt_order_open(&l->order, o->pairs->n, o->seed, err) && l->cache && l->pixels && l->scratch && l->text_target && l->image_target && l->ids && l->errors &&
         l->out.pair && l->out.language && l->partner_target && b->target && !md_texts_open(b, o->model, l->rows, err) &&
         (o->partners <= 0 || !list_members(o->pairs, o->pairs->groups, group_of, &l->groups, err)) &&
         (o->kin <= 0 || !list_members(o->pairs, o->pairs->kins, kin_of, &l->kins, err)))
@@ -122,21 +120,6 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
 }
 
 /* ---- which pairs -------------------------------------------------------------------------------------------------- */
-
-/* Every pair once an epoch, in an order of that epoch's own (Fisher, Yates). */
-static void shuffle(dt_loader *l, long epoch)
-{
-    bs_rng r;
-    bs_rng_seed(&r, l->o.seed, 2 * (uint64_t)epoch + 1);
-    for (long i = 0; i < l->o.pairs->n; i++)
-        l->order[i] = i;
-    for (long i = l->o.pairs->n - 1; i > 0; i--) {
-        long k = (long)bs_rng_below(&r, (uint32_t)i + 1), t = l->order[i];
-        l->order[i] = l->order[k];
-        l->order[k] = t;
-    }
-    l->epoch = epoch;
-}
 
 /* Another pair of the same group, or the pair itself where it is alone. */
 static long partner_of(const dt_loader *l, long pair, bs_rng *r)
@@ -162,15 +145,6 @@ static long any_of_kin(const dt_loader *l, long kin, bs_rng *r)
     return l->kins.p[first[0] + (long)bs_rng_below(r, (uint32_t)(first[1] - first[0]))];
 }
 
-/* Number `at` of all that are drawn, epoch after epoch. */
-static long in_turn(dt_loader *l, long at)
-{
-    long n = l->o.pairs->n;
-    if (at / n != l->epoch)
-        shuffle(l, at / n);
-    return l->order[at % n];
-}
-
 static void choose_pairs(dt_loader *l, long step)
 {
     bool partners = l->groups.p != NULL;
@@ -178,7 +152,7 @@ static void choose_pairs(dt_loader *l, long step)
     bs_rng r;
     bs_rng_seed(&r, l->o.seed ^ 0x9e3779b97f4a7c15u, (uint64_t)step);
     for (long i = 0; i < drawn; i++) {
-        l->out.pair[i] = i > 0 && kin >= 0 ? any_of_kin(l, kin, &r) : in_turn(l, step * drawn + i);
+        l->out.pair[i] = i > 0 && kin >= 0 ? any_of_kin(l, kin, &r) : dt_order_at(&l->order, step * drawn + i);
         if (i == 0)
             kin = kin_of_batch(l, l->out.pair[0], &r);
         if (partners && drawn + i < l->o.batch)

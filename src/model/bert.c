@@ -266,5 +266,6 @@ const md_family md_bert = {
     .forward = forward,
     .embed_texts = embed_texts,
     .pool_position = pool_position,
+    .lora_targets = "query,key,value,attention.output.dense,intermediate.dense,output.dense",
     .init = init,
 };
