@@ -4,19 +4,12 @@
  * A tile holds 16 rows of 64 bytes. TDPBF16PS takes A as rows of 32 numbers along k, and B as rows of pairs along k: the
  * one is the other with its 32-bit pairs transposed. A packed strip is 32 lines wide: two tiles of A (or of B) for every
  * 32 of k. Lines that the operand lacks hold anything, as they end in sums that nobody stores; what is missing along k is 0. */
-#include <immintrin.h>
-
+#include "amx.h"
 #include "low.h"
 #include "simd_avx512.h"
 
-enum { SIDE = 32, HALF = 16, DEEP = 32, ROW_BYTES = 64, TILE_BYTES = 1024 };
+enum { SIDE = 32, HALF = KN_AMX_ROWS, DEEP = 32, ROW_BYTES = KN_AMX_BYTES, TILE_BYTES = KN_AMX_TILE };
 enum { LINES_AHEAD = 3 }; /* how far in front memory is asked */
-
-typedef struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes_per_row[16];
-    uint8_t rows[16];
-} tile_config;
 
 /* The place of line j and number q along k in packed strips: tile rows are lines (A) or pairs along k (B). */
 static inline uint8_t *a_row(float *p, long k, long j, long q)
@@ -123,12 +116,7 @@ static void pack_b(long k, long w, long width, const float *x, long ld, bool tra
         pack_pairs(k, w, x, ld, p);
 }
 
-static void begin(void)
-{
-    static const tile_config config = {
-        .palette = 1, .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-    _tile_loadconfig(&config);
-}
+static void begin(void) { kn_amx_shape(SIDE); }
 
 /* Registers that are not released slow down every switch between threads. */
 static void end(void) { _tile_release(); }

@@ -23,12 +23,19 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static const kn_table *tiers[MAX_TIERS];
 static int tier_count;
 #if defined(__x86_64__)
-static bool vnni, bf16; /* of AVX-512 */
+static bool vnni, bf16, amx; /* beside AVX-512 */
+static kn_low_int int_by_amx;
 #elif defined(__aarch64__)
 static bool dotprod;
 #endif
 
 #if defined(__x86_64__)
+static bool says(const char *variable, const char *value)
+{
+    const char *said = getenv(variable);
+    return said && !strcmp(said, value);
+}
+
 /* Asked of the CPU itself, as not every compiler's __builtin_cpu_supports knows the name. */
 static bool has_f16c(void)
 {
@@ -48,8 +55,20 @@ static bool has_vnni(void)
 static bool has_fast_bf16(void)
 {
     unsigned a, b, c, d;
-    const char *anyway = getenv("OCELLI_DOT16");
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5) && (!__builtin_cpu_is("intel") || (anyway && !strcmp(anyway, "1")));
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5) && (!__builtin_cpu_is("intel") || says("OCELLI_DOT16", "1"));
+}
+
+/* AMX keeps 8 KB of registers, which Linux saves for a process only after it has asked (arch_prctl, since 5.16). OCELLI_AMX=0 leaves it alone, so that
+ * what runs elsewhere can be checked. */
+static bool may_use_amx(void)
+{
+    enum { REQUEST = 0x1023, TILE_DATA = 18, BF16 = 1 << 22, TILE = 1 << 24, INT8 = 1 << 25, ALL = BF16 | TILE | INT8 };
+    unsigned a, b, c, d;
+    if (says("OCELLI_AMX", "0") || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & ALL) != ALL)
+        return false;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5))
+        return false;
+    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
 }
 #endif
 
@@ -67,6 +86,9 @@ static void find_tiers(void)
         tiers[tier_count++] = &kn_avx512;
     vnni = has_vnni();
     bf16 = has_fast_bf16();
+    amx = vnni && tiers[tier_count - 1] == &kn_avx512 && may_use_amx();
+    int_by_amx = kn_low_int_vnni;
+    kn_low_int_by_amx(&int_by_amx);
 #elif defined(__aarch64__)
     tiers[tier_count++] = &kn_neon; /* no aarch64 is without it */
     dotprod = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
@@ -96,19 +118,11 @@ const kn_table *kn_best(oc_err *err)
 }
 
 #if defined(__x86_64__)
-/* AMX keeps 8 KB of registers, which Linux saves for a process only after it has asked (arch_prctl, since 5.16). */
-static bool may_use_amx(void)
+const kn_micro *kn_bf16_micro(const kn_table *t)
 {
-    enum { REQUEST = 0x1023, TILE_DATA = 18 };
-    unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1u << 22) || !(d & 1u << 24))
-        return false;
-    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5))
-        return false;
-    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    pthread_once(&once, find_tiers);
+    return t == &kn_avx512 && amx ? &kn_amx_bf16 : NULL;
 }
-
-const kn_micro *kn_bf16_micro(const kn_table *t) { return t == &kn_avx512 && may_use_amx() ? &kn_amx_bf16 : NULL; }
 #else
 const kn_micro *kn_bf16_micro(const kn_table *t)
 {
@@ -122,7 +136,7 @@ const kn_low_int *kn_low_int_of(const kn_table *t)
 {
     pthread_once(&once, find_tiers);
     if (t == &kn_avx512)
-        return vnni ? &kn_low_int_vnni : &kn_low_int_avx512;
+        return amx ? &int_by_amx : vnni ? &kn_low_int_vnni : &kn_low_int_avx512;
     return t == &kn_avx2 ? &kn_low_int_avx2 : &kn_low_int_generic;
 }
 
@@ -130,7 +144,10 @@ const kn_low_bf16 *kn_low_bf16_of(const kn_table *t)
 {
     pthread_once(&once, find_tiers);
     if (t == &kn_avx512)
-        return bf16 ? &kn_low_bf16_dot : &kn_low_bf16_avx512;
+        return says("OCELLI_DOT16", "1") && bf16 ? &kn_low_bf16_dot
+               : amx                             ? &kn_low_bf16_amx
+               : bf16                            ? &kn_low_bf16_dot
+                                                 : &kn_low_bf16_avx512;
     return t == &kn_avx2 ? &kn_low_bf16_avx2 : &kn_low_bf16_generic;
 }
 #elif defined(__aarch64__)

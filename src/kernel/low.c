@@ -27,6 +27,8 @@ typedef struct form {
     const kn_low_int *u;
     const kn_low_bf16 *h;
     int nr, mr, tall;      /* rows of a tile: room for mr, tall of them used */
+    long deep;             /* k is filled up to a multiple of it */
+    bool squares;          /* tiles of A are cut into squares of 64 bytes along k */
     long k, group, groups; /* int8: one group of all k */
     size_t strip, scales;  /* bytes of a strip of W; the scales of int8 lie behind all strips, at `scales` */
     size_t columns, end;   /* where there is a lift, sums of columns lie there; bytes in all */
@@ -37,21 +39,21 @@ static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * s
 
 static size_t strip_bytes(const form *f)
 {
-    size_t nr = (size_t)f->nr, k = (size_t)f->k;
+    size_t nr = (size_t)f->nr, k = round_up((size_t)f->k, (size_t)f->deep);
     switch (f->dtype) {
-    case KN_BF16: return round_up(k, 2) * nr * sizeof(uint16_t);
-    case KN_I8: return round_up(k, (size_t)f->u->depth) * nr;
-    default: return round_up(k, BLOCK) * nr / 2 + (size_t)f->groups * nr * sizeof(float);
+    case KN_BF16: return k * nr * sizeof(uint16_t);
+    case KN_I8: return k * nr;
+    default: return k * nr / 2 + (size_t)f->groups * nr * sizeof(float);
     }
 }
 
 static size_t unit_bytes(const form *f)
 {
-    size_t mr = (size_t)f->mr, k = (size_t)f->k;
+    size_t mr = (size_t)f->mr, k = round_up((size_t)f->k, (size_t)f->deep);
     switch (f->dtype) {
-    case KN_BF16: return f->h->pair == 2 ? k * mr * sizeof(float) : (k + 1) / 2 * mr * sizeof(float);
-    case KN_I8: return round_up(k, (size_t)f->u->depth) / (size_t)f->u->depth * mr * sizeof(int32_t);
-    default: return round_up(k, BLOCK) * mr;
+    case KN_BF16: return f->h->pair == 2 ? (size_t)f->k * mr * sizeof(float) : k / 2 * mr * sizeof(float);
+    case KN_I8: return k / (size_t)f->u->depth * mr * sizeof(int32_t);
+    default: return k * mr;
     }
 }
 
@@ -60,6 +62,8 @@ static form form_of(const kn_table *t, kn_dtype dtype, long n, long k, long grou
     form f = {.dtype = dtype, .u = kn_low_int_of(t), .h = kn_low_bf16_of(t), .k = k};
     f.nr = dtype == KN_BF16 ? f.h->nr : f.u->nr;
     f.mr = dtype == KN_BF16 ? f.h->mr : dtype == KN_I8 ? f.u->mr8 : f.u->mr4;
+    f.squares = dtype == KN_BF16 ? f.h->squares : dtype == KN_I8 && f.u->squares;
+    f.deep = dtype == KN_BF16 ? (f.squares ? LINE / 2 : 2) : dtype == KN_I8 ? (f.squares ? LINE : f.u->depth) : BLOCK;
     f.group = dtype == KN_I4 ? group : k;
     f.groups = dtype == KN_I4 ? (k + group - 1) / group : dtype == KN_I8;
     f.strip = round_up(strip_bytes(&f), LINE);
@@ -271,10 +275,14 @@ static int32_t *starts_of(const form *f, char *tile) { return (int32_t *)(void *
 /* Four numbers with 0 <= lift < 128 added, which makes them 0 to 127: by their last 7 bits, so that nothing is carried to a neighbour. */
 static uint32_t lifted(uint32_t unit, uint32_t lift) { return ((unit & 0x7f7f7f7f) + lift * 0x01010101) & 0x7f7f7f7f; }
 
-/* Row i of a tile: q, filled up with zeros, in units of 32 bits that lie mr apart. */
+/* Row i of a tile: q, filled up with zeros, in units of 32 bits that lie mr apart, or in lines that do. */
 static void interleave(const form *f, char *tile, long i, const int8_t *q, uint32_t lift, int16_t *wide)
 {
     const char *from = (const char *)q;
+    for (long p = 0; f->squares && p < f->k; p += LINE)
+        memcpy(tile + (p / LINE * f->mr + i) * LINE, q + p, LINE);
+    if (f->squares)
+        return;
     uint32_t *to = (uint32_t *)(void *)tile + i;
     long units = (long)f->units / (f->mr * (long)sizeof *to);
     if (f->dtype == KN_I8 && f->u->depth == 2) {
@@ -301,7 +309,7 @@ static void quantize_into(const job *j, long row, const float *x, int8_t *q, int
         lift = f->u->lift ? lift : 0;
         starts_of(f, tile)[at] = bias ? -bias * sum_of(k, q + p) : lift;
     }
-    memset(q + f->k, 0, BLOCK);
+    memset(q + f->k, 0, LINE);
     interleave(f, tile, row % f->tall, q, (uint32_t)lift, wide);
 }
 
@@ -419,7 +427,7 @@ static long bytes_of(const form *f, long p, long step)
 {
     if (f->dtype == KN_I4)
         return (long)f->strip;
-    long depth = f->dtype == KN_BF16 ? 2 : f->u->depth, left = kn_round_up(f->k, depth) - p;
+    long left = kn_round_up(f->k, f->deep) - p;
     return left > 0 ? kn_min(left, step) * f->nr * (f->dtype == KN_BF16 ? 2 : 1) : 0;
 }
 
@@ -464,20 +472,39 @@ static void one_item(const job *j, float *sums, kn_item of)
         finish_row(j, row0 + i, j0, n, sums + i * j->chunk);
 }
 
+/* Tiles are asked for between the two, where the micro-kernel wants that said. */
+static void begin_tiles(const form *f)
+{
+    void (*begin)(void) = f->dtype == KN_BF16 ? f->h->begin : f->u->begin;
+    if (begin)
+        begin();
+}
+
+static void end_tiles(const form *f)
+{
+    void (*end)(void) = f->dtype == KN_BF16 ? f->h->end : f->u->end;
+    if (end)
+        end();
+}
+
 static void run_items(void *arg, long begin, long end, int worker)
 {
     const job *j = arg;
     kn_worker *me = &j->w->worker[worker];
     me->block = -1;
+    begin_tiles(&j->f);
     for (long k = begin; k < end; k++)
         one_item(j, me->a, kn_next_item(j->w, me, j->items));
+    end_tiles(&j->f);
 }
 
 static void run_alone(const job *j, kn_worker *me)
 {
     me->block = -1;
+    begin_tiles(&j->f);
     for (long k = 0; k < kn_items_count(j->items); k++)
         one_item(j, me->a, kn_item_at(j->items, k));
+    end_tiles(&j->f);
 }
 
 /* Rows in equal blocks; columns in chunks whose sums fit, and small enough that every thread finds work. With one block every thread has columns of

@@ -66,7 +66,8 @@ typedef struct kn_low_rescale {
 enum { KN_STEPS_I8 = 126, KN_TOP_I4 = 127 };
 typedef struct kn_low_int {
     int nr, mr8, mr4, depth, bias;
-    bool lift;                                                       /* not beside a bias */
+    bool lift;    /* not beside a bias */
+    bool squares; /* int8's tiles of A lie as AMX takes them (low_amx.c), k filled up to 64 in A and W */
     void (*ends)(long k, const float *x, float *least, float *most); /* of x and 0; infinite or NaN when one of x is */
     float (*largest)(long k, const float *x);                        /* max |x|: infinite or NaN when one of x is */
     /* q = x * inverse to nearest, ties to even; |x * inverse| is at most 127.5. */
@@ -79,6 +80,8 @@ typedef struct kn_low_int {
     void (*tile4)(long k, long group, const int32_t *a, const uint8_t *b, const float *scale, const int32_t *start, float *sum,
                   long ld, int m, kn_soon next);
     void (*rescale)(long n, const int32_t *sum, const kn_low_rescale *r, float *y);
+    void (*begin)(void); /* one thread asks for tiles between these; NULL: nothing to prepare */
+    void (*end)(void);
 } kn_low_int;
 
 /* Micro-kernel for bf16 weights: pairs along k of column j at ((k / 2) * nr + j) * 2, a missing last number is 0. Strips of A are
@@ -86,15 +89,20 @@ typedef struct kn_low_int {
  * sum = (accumulate ? sum : 0) + products, summed over k in order. m <= mr. */
 typedef struct kn_low_bf16 {
     int nr, mr, pair;
+    bool squares; /* tiles of A lie as AMX takes them, k filled up to 32 in A and W */
     void (*pack)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
     void (*tile)(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next);
+    void (*begin)(void); /* as kn_low_int's */
+    void (*end)(void);
 } kn_low_bf16;
 
 extern const kn_low_int kn_low_int_generic;
 extern const kn_low_bf16 kn_low_bf16_generic;
 #if defined(__x86_64__)
 extern const kn_low_int kn_low_int_avx2, kn_low_int_avx512, kn_low_int_vnni;
-extern const kn_low_bf16 kn_low_bf16_avx2, kn_low_bf16_avx512, kn_low_bf16_dot;
+extern const kn_low_bf16 kn_low_bf16_avx2, kn_low_bf16_avx512, kn_low_bf16_dot, kn_low_bf16_amx;
+/* u multiplies bytes by AMX from now on; it was kn_low_int_vnni. */
+void kn_low_int_by_amx(kn_low_int *u);
 #elif defined(__aarch64__)
 extern const kn_low_int kn_low_int_neon, kn_low_int_sdot;
 extern const kn_low_bf16 kn_low_bf16_neon;
