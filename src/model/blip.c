@@ -288,10 +288,11 @@ static bl_bert_view writing(const blip *m, const uint8_t *mask, tn_t seen)
     return (bl_bert_view){.key_mask = mask, .causal = true, .seen = seen, .self = m->tied ? m->self : NULL};
 }
 
-static tn_t write_texts(tn_ctx *cx, const void *p, const md_words *w, tn_t seen)
+static tn_t write_texts(tn_ctx *cx, const void *p, const md_words *w, tn_t seen, const uint8_t *seen_mask)
 {
     const blip *m = p;
     bl_bert_view view = writing(m, w->mask, seen);
+    view.seen_mask = seen_mask;
     return head(cx, m, bl_bert_rows(cx, writer(m), w->ids, w->n, w->length, &view));
 }
 
@@ -383,7 +384,7 @@ static tn_t language_loss(tn_ctx *cx, const blip *m, tn_t y, const int *target)
 static void forward_caption(tn_ctx *cx, const blip *m, const md_batch *b, tn_t rows, md_outputs *out)
 {
     md_words w = words_of(b);
-    tn_t y = write_texts(cx, m, &w, rows);
+    tn_t y = write_texts(cx, m, &w, rows, NULL);
     md_emit(cx, out, y, "logits");
     md_emit(cx, out, rows, "last_hidden_state");
     if (b->want_loss)
@@ -397,7 +398,7 @@ static void forward_answer(tn_ctx *cx, const blip *m, const md_batch *b, tn_t ro
     md_emit(cx, out, rows, "last_hidden_state");
     if (!b->decoder_ids)
         return;
-    tn_t y = write_texts(cx, m, &answer, read_question(cx, m, &question, rows));
+    tn_t y = write_texts(cx, m, &answer, read_question(cx, m, &question, rows), NULL);
     md_emit(cx, out, y, "logits");
     if (b->want_loss)
         out->loss = language_loss(cx, m, y, b->decoder_target);
@@ -451,7 +452,7 @@ static void forward_pretraining(tn_ctx *cx, const blip *m, const md_batch *b, tn
 {
     md_words w = {b->decoder_ids, b->decoder_mask, b->texts, b->decoder_length};
     tn_t itc = contrastive_loss(cx, m, b, rows, out), itm = matching_loss(cx, m, b, rows, out);
-    tn_t y = write_texts(cx, m, &w, rows), lm = language_loss(cx, m, y, b->decoder_target);
+    tn_t y = write_texts(cx, m, &w, rows, NULL), lm = language_loss(cx, m, y, b->decoder_target);
     md_emit(cx, out, y, "logits");
     emit_loss(cx, out, itc, "loss_itc");
     emit_loss(cx, out, itm, "loss_itm");

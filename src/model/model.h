@@ -136,7 +136,8 @@ typedef struct md_objectives {
     tn_t (*image_features)(tn_ctx *cx, const void *m, tn_t rows);                   /* [n, embedding], of length 1 */
     tn_t (*text_features)(tn_ctx *cx, const void *m, const md_words *texts);        /* likewise */
     tn_t (*match)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows);     /* [n, 2]: apart, together */
-    tn_t (*write)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows);     /* what follows each token [n, length, vocab] */
+    /* What follows each token [n, length, vocab]; mask [n, T] of rows, NULL keeps all. */
+    tn_t (*write)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows, const uint8_t *mask);
     tn_t (*find_words)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows); /* what stands at each place [n, length, vocab] */
     tn_t (*read_question)(tn_ctx *cx, const void *m, const md_words *texts, tn_t rows); /* rows for `write` to answer from */
     tn_t (*scores)(tn_ctx *cx, const void *m, tn_t cosines);                            /* divided by the temperature */

@@ -472,10 +472,10 @@ static tn_t token_loss(tn_ctx *cx, tn_t y, const int *target, float smoothing)
     return tn_cross_entropy(cx, tn_reshape(cx, y, 2, (long[]){tn_rows(y), tn_last(y)}), target, smoothing);
 }
 
-static tn_t write_texts(tn_ctx *cx, const tr_grounded *g, tn_t seen)
+static tn_t write_texts(tn_ctx *cx, const tr_grounded *g, tn_t seen, const uint8_t *seen_mask)
 {
     md_words w = words_of(&g->written, g->batch);
-    return token_loss(cx, g->does->write(cx, g->m->m, &w, seen), g->written.target, g->does->smoothing(g->m->m));
+    return token_loss(cx, g->does->write(cx, g->m->m, &w, seen, seen_mask), g->written.target, g->does->smoothing(g->m->m));
 }
 
 static tn_t find_words(tn_ctx *cx, const tr_grounded *g, tn_t rows)
@@ -484,10 +484,11 @@ static tn_t find_words(tn_ctx *cx, const tr_grounded *g, tn_t rows)
     return token_loss(cx, g->does->find_words(cx, g->m->m, &w, rows), g->hidden.target, 0);
 }
 
+/* What fills up a question is not looked at: who asks later fills up nothing. */
 static tn_t answer(tn_ctx *cx, const tr_grounded *g, tn_t rows)
 {
     md_words q = words_of(&g->asked, g->batch);
-    return write_texts(cx, g, g->does->read_question(cx, g->m->m, &q, rows));
+    return write_texts(cx, g, g->does->read_question(cx, g->m->m, &q, rows), q.mask);
 }
 
 /* ---- all of them -------------------------------------------------------------------------------------------- */
@@ -512,7 +513,7 @@ static tn_t losses(tn_ctx *cx, tr_grounded *g, const md_batch *b)
         loss[TR_ITM] = match(cx, g, rows);
     }
     if (w[TR_LM] > 0)
-        loss[TR_LM] = write_texts(cx, g, rows);
+        loss[TR_LM] = write_texts(cx, g, rows, NULL);
     if (w[TR_MLM] > 0)
         loss[TR_MLM] = find_words(cx, g, rows);
     if (w[TR_VQA] > 0)
