@@ -200,6 +200,68 @@ def lora():
     assert np.mean(loss[-5:]) < 0.95 * loss[0], f"from {loss[0]} to {loss[-1]}"
 
 
+def adapted_modules(model, config):
+    """What peft would adapt by this adapter's target_modules, a list of names that modules end with."""
+    targets = tuple(config["target_modules"])
+    names = [x[:-len(".weight")] for x in load(model / "model.safetensors") if x.endswith(".weight")]
+    return {x for x in names if x.split(".")[-1] in targets}
+
+
+def outputs(model, *more, batch):
+    """All that forward tells, of the reference case's own inputs."""
+    program.good("forward", "--model", model, "--in", batch, "--out", tmp / "lora-out.safetensors", *more)
+    return {k: v.astype(float) for k, v in load(tmp / "lora-out.safetensors").items()}
+
+
+def questions():
+    lines = [json.loads(x) for x in data.read_text().splitlines()]
+    path = tmp / "data" / "lora-asked.jsonl"
+    path.write_text("".join(json.dumps({"image": x["image"], "question": "which colour is it?", "answers": [x["text"][0].split()[1]]}) + "\n" for x in lines))
+    return path
+
+
+def lora_of(case, objectives):
+    """Only factors of the modules that were to be adapted are written, what they do falls the loss, merged weights say the same, and a stopped run goes on."""
+    model, name = CASES / case / "model", f"lora-{case}-{objectives}".replace(",", "-")
+    how = {"model": model, "command": "finetune"}
+    more = ["--objectives", objectives, "--steps", 60, "--augment", 0, "--lr", "5e-3", *(["--data", questions()] if "vqa" in objectives else [])]
+    train(name, *more, **how)
+    lines = metrics(name)
+    for part in objectives.split(","):
+        loss = [x[f"loss_{part}"] for x in lines]
+        first, last = np.mean(loss[:3]), np.mean(loss[-10:])
+        assert last < (0.99 if part == "itm" else 0.9) * first, f"{part} went from {first} to {last}"
+    got, config = load(tmp / name / "adapter_model.safetensors"), json.loads((tmp / name / "adapter_config.json").read_text())
+    want = adapted_modules(model, config)
+    assert want and set(config["target_modules"]) == {"query", "value"}, config["target_modules"]
+    factors = {f"base_model.model.{m}.lora_{x}.weight" for m in want for x in "AB"}
+    assert set(got) == factors, set(got) ^ factors
+    moved = {k for k, v in got.items() if "lora_B" in k and np.any(v)}
+    used = [m for m in want if reached(m, case, objectives)]
+    assert moved == {f"base_model.model.{m}.lora_B.weight" for m in used}, f"learned: {moved}"
+    merged, batch = tmp / (name + "-merged"), CASES / case / "in.safetensors"
+    program.good("merge", "--model", model, "--lora", tmp / name, "--out", merged)
+    plain, beside, inside = outputs(model, batch=batch), outputs(model, "--lora", tmp / name, batch=batch), outputs(merged, batch=batch)
+    assert set(beside) == set(inside) == set(plain), "other outputs"
+    for k, v in beside.items():
+        assert abs(v - inside[k]).max() < 1e-4 * max(1, abs(v).max()), f"{k}: merged weights say otherwise, by {abs(v - inside[k]).max()}"
+    assert max(abs(v - plain[k]).max() for k, v in beside.items()) > 0.05, "the adapter does nothing"
+    train(name + "-stopped", *more, "--stop-after", 23, code=1, **how)
+    train(name + "-stopped", *more, **how)
+    for file in ["adapter_model.safetensors", "checkpoint.safetensors"]:
+        assert result(name, file) == result(name + "-stopped", file), f"{file} differs"
+
+
+def reached(module, case, objectives):
+    """Does any of the objectives run through this module?"""
+    parts, tied = set(objectives.split(",")), case == "blip_pretrain_tied"
+    if module.startswith("text_decoder."):
+        return bool(parts & {"lm", "vqa"})
+    if ".crossattention." in module:
+        return bool(parts & {"itm", "mlm", "vqa"}) or (tied and "lm" in parts)
+    return bool(parts & {"itc", "itm", "mlm", "vqa"})
+
+
 def wrong():
     program.fails(*arguments("w1", "--objectives", "itc,dance"), says="dance")
     program.fails(*arguments("w2", "--objectives", "mlm"), says="mlm")
@@ -226,6 +288,9 @@ def main():
     tap.check("a caption's beginning", prompts)
     tap.check("frozen weights stay", frozen)
     tap.check("LoRA on a captioner", lora)
+    for case, objectives in [("blip_retrieval", "itc"), ("blip_retrieval", "itm"), ("blip_vqa", "vqa"), ("blip_pretrain_tied", "itc"), ("blip_pretrain_tied", "lm"),
+                             ("blip_pretrain_tied", "itc,itm,lm")]:
+        tap.check(f"LoRA of {objectives} on {case}", lora_of, case, objectives)
     tap.check("what cannot be learned is refused", wrong)
     shutil.rmtree(tmp)
     tap.finish()

@@ -1,5 +1,5 @@
 """Do the reference cases notice a wrong op? Seeds each fault of mutants.txt into a copy of the sources, builds it (portable kernels, -O1), and
-demands that every case it names fails.
+demands that every case it names fails; one that ends with .py is a script of this folder.
 
     mutants.py PROGRAM            some of them, spread over the ops: prints TAP (PROGRAM is not used: this one builds its own)
     mutants.py --all [TEXT]       all, or those whose text holds TEXT"""
@@ -45,6 +45,9 @@ def prepare():
 
 
 def passes(case):
+    if case.endswith(".py"):
+        got = subprocess.run([sys.executable, HERE / case, build / "ocelli"], capture_output=True, text=True, env={**os.environ, "OCELLI_CPU": "generic"})
+        return got.returncode == 0, [x for x in got.stdout.splitlines() if x.startswith("not ok")]
     got = subprocess.run([sys.executable, CASES / "check.py", "--engine", build / "ocelli", "--cases", CASES, "--only", case, "--kind", "forward"],
                          capture_output=True, text=True, env={**os.environ, "OCELLI_CPU": "generic"})
     return got.returncode == 0, got.stdout.strip().splitlines()[-1:]
@@ -82,7 +85,7 @@ def main():
         chosen = chosen[step // 2::step][:SAMPLE]
     tap.check("every fault's text is in its file", all_are_there)
     if tap.check("the copy builds", prepare):
-        for case in ["blocks", "clip", "clip_gelu", "lora_clip", "lora_dora", "lora_gpt2"]:
+        for case in ["blocks", "clip", "clip_gelu", "lora_clip", "lora_dora", "lora_gpt2", "grounded_values.py"]:
             good, said = passes(case)
             tap.ok(f"{case} passes without a fault", good, said)
         for path, cases, old, new in chosen:
