@@ -45,7 +45,7 @@ def changed(case, name, architecture=None, text=None, temperature=None):
 
 def forward(model, **inputs):
     save(inputs, tmp / "in.safetensors")
-    program.good("forward", "--model", model, "--in", tmp / "in.safetensors", "--out", tmp / "out.safetensors")
+    program.good("forward", "--model", model, "--in", tmp / "in.safetensors", "--out", tmp / "out.safetensors", "--threads", 1)
     return load(tmp / "out.safetensors")
 
 
@@ -58,7 +58,7 @@ def write_pairs(name, pairs):
 def train(out, model, data, *more, batch, steps=1):
     """(losses, batches) of a run that learns nothing, so every step is worth what the first one is."""
     program.good("train", "--model", model, "--data", data, "--out", tmp / out, "--steps", steps, "--batch", batch, "--lr", 0, "--augment", 0, "--seed", 5,
-                 "--metrics", tmp / (out + ".jsonl"), "--dump", tmp / (out + "-dump"), "--quiet", *more)
+                 "--metrics", tmp / (out + ".jsonl"), "--dump", tmp / (out + "-dump"), "--threads", 1, "--quiet", *more)
     lines = [json.loads(x) for x in (tmp / (out + ".jsonl")).read_text().splitlines()]
     batches = [load(p) for p in sorted((tmp / (out + "-dump")).glob("step-*.safetensors"))]
     assert len(lines) == len(batches) == steps, f"{len(lines)} lines, {len(batches)} batches of {steps} steps"
@@ -215,7 +215,8 @@ def hidings(ids, n):
 
 
 def hidden_words(case):
-    """At least one word of each text is hidden, each other one with a chance of 15%; of these 80% are [MASK], 10% another word, 10% stay. All are asked for, no others."""
+    """At least one word of each text is hidden, each other one with a chance of 15%; of these 80% are [MASK], 10% another word, 10% stay.
+    All are asked for, no others."""
     steps = 600
     model, reader = changed(case, case + "-masked", text={"mask_token_id": MASK}), changed(case, case + "-encoder", "BlipForImageTextRetrieval")
     data = write_pairs("words.jsonl", [{"image": PICTURES[0], "text": "a"}, {"image": PICTURES[1], "text": "cat"}])
@@ -276,7 +277,8 @@ def answers(smoothing):
         question = np.array([questions[answered.index(ids)]])
         written = np.array([ids])
         question[:, 0], written[:, 0] = ENC, DEC
-        logits = forward(model, pixel_values=batch["pixel_values"][i:i + 1], input_ids=question, attention_mask=np.ones_like(question), decoder_input_ids=written)["logits"]
+        logits = forward(model, pixel_values=batch["pixel_values"][i:i + 1], input_ids=question, attention_mask=np.ones_like(question),
+                         decoder_input_ids=written)["logits"]
         said = log_softmax(logits[0])[np.arange(len(ids) - 1)]
         total -= ((1 - smoothing) * said[np.arange(len(ids) - 1), ids[1:]] + smoothing * said.mean(-1)).sum()
         count += len(ids) - 1
