@@ -503,6 +503,36 @@ static void test_bpe_options(void **state)
     tx_close(t);
 }
 
+/* As Llama 3 has it: a word that the vocabulary holds is that token, even where the merges would make other ones of it; the rest is merged. */
+static void test_bpe_ignores_merges(void **state)
+{
+    (void)state;
+    static const char llama3[] =
+        FRAME("\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\""
+              "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}|"
+              " ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"
+              "\"behavior\":\"Isolated\",\"invert\":false},"
+              "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":false}]},",
+              "{\"type\":\"BPE\",%s\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"\u0120\":3,\"1\":4,\"2\":5,\"3\":6,\"bc\":7,"
+              "\"\u0120a\":8,\"abc\":9,\"\u0120abc\":10,\"123\":11,\"12\":12},"
+              "\"merges\":[\"b c\",\"\u0120 a\",\"1 2\"]}");
+    static const struct {
+        const char *flag, *ids[4];
+    } cases[] = {{"\"ignore_merges\":true,", {"9 10", "8 7 2 0 7 2", "11 12 3 12", "10 11"}},
+                 {"\"ignore_merges\":false,", {"0 7 8 7", "8 7 2 0 7 2", "12 6 12 3 12", "8 7 12 6"}},
+                 {"", {"0 7 8 7", "8 7 2 0 7 2", "12 6 12 3 12", "8 7 12 6"}}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char json[sizeof llama3 + 40];
+        snprintf(json, sizeof json, llama3, cases[i].flag);
+        tx_tokenizer *t = open_json(json);
+        assert_string_equal(encode(t, "abc abc", true), cases[i].ids[0]);
+        assert_string_equal(encode(t, " abccabcc", true), cases[i].ids[1]);
+        assert_string_equal(encode(t, "12312 12", true), cases[i].ids[2]);
+        assert_string_equal(encode(t, " abc123", true), cases[i].ids[3]);
+        tx_close(t);
+    }
+}
+
 static void test_wordpiece(void **state)
 {
     (void)state;
@@ -1340,6 +1370,7 @@ int main(void)
         cmocka_unit_test(test_patterns_that_are_refused),
         cmocka_unit_test(test_bpe_merges_in_order),
         cmocka_unit_test(test_bpe_options),
+        cmocka_unit_test(test_bpe_ignores_merges),
         cmocka_unit_test(test_wordpiece),
         cmocka_unit_test(test_unigram),
         cmocka_unit_test(test_long_text_without_a_break),
