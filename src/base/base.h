@@ -46,6 +46,15 @@ int bs_buf_reserve(bs_buf *b, size_t n, oc_err *err); /* room for n bytes in all
 int bs_buf_printf(bs_buf *b, oc_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void bs_buf_clear(bs_buf *b);
 
+/* A line of a buffer, its end of line a 0 now, and its number from 1; -1 and an error to stop. */
+typedef int bs_line(void *arg, char *line, size_t n, long number, oc_err *err);
+/* Hands over every line that is not blank. */
+int bs_buf_lines(bs_buf *b, bs_line *line, void *arg, oc_err *err);
+
+/* FNV-1a, of n bytes on top of what was hashed before: BS_HASH_START at first. */
+static const uint64_t BS_HASH_START = 14695981039346656037u;
+uint64_t bs_hash(uint64_t h, const void *p, size_t n);
+
 /* ---- files -------------------------------------------------------------------------------------------- */
 
 /* A file mapped read-only. An empty file has p == NULL and n == 0. */

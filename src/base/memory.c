@@ -124,3 +124,25 @@ void bs_buf_clear(bs_buf *b)
     memset(b, 0, sizeof *b);
     b->max = max;
 }
+
+int bs_buf_lines(bs_buf *b, bs_line *line, void *arg, oc_err *err)
+{
+    long number = 1;
+    for (char *at = b->p, *end = b->p + b->n; at < end; number++) {
+        char *stop = memchr(at, '\n', (size_t)(end - at));
+        size_t n = (size_t)((stop ? stop : end) - at);
+        at[n] = 0; /* a buffer ends in a 0 byte of its own */
+        if (strspn(at, " \t\r") < n && line(arg, at, n, number, err))
+            return -1;
+        at += n + 1;
+    }
+    return 0;
+}
+
+uint64_t bs_hash(uint64_t h, const void *p, size_t n)
+{
+    const unsigned char *bytes = p;
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ bytes[i]) * 1099511628211u;
+    return h;
+}

@@ -4,12 +4,17 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../run/generate.h"
 #include "../train/trainer.h"
 #include "adapter_options.h"
 #include "batch_dump.h"
 #include "cli.h"
 #include "objective_options.h"
 #include "run_lines.h"
+
+/* What there is to learn from: pairs of pictures and texts that are told apart, or by more objectives; texts that are gone on with, or that mean the same. */
+typedef enum learning { PAIRS, OBJECTIVES, TEXTS, SENTENCES } learning;
+static const char *const items_named[] = {"pairs", "pairs", "rows of text", "lines"};
 
 typedef struct job {
     const cl_command *self;
@@ -29,14 +34,14 @@ typedef struct job {
     md_model *model;
     tx_tokenizer *tokenizer;
     im_processor processor;
-    bool reads;    /* a language model: the data are texts, not pairs */
-    bool likens;   /* a sentence model: the data are texts that mean the same */
-    bool grounded; /* it learns by objectives over pictures and texts */
+    learning learns;
+    long items;    /* of an epoch */
+    uint64_t hash; /* of the data: a run that goes on must see the same */
     dt_pairs pairs;
     dt_corpus corpus;
     dt_sentences sentences;
-    dt_likes likes;
-    tr_sentences same;
+    dt_anchors anchors;
+    tr_ranking ranking;
     md_lora lora;
     bs_pool *pool;
     kn_work *work;
@@ -48,6 +53,8 @@ typedef struct job {
     tr_task task;
 } job;
 
+static bool looks(const job *j) { return j->learns == PAIRS || j->learns == OBJECTIVES; }
+
 /* ---- talk ------------------------------------------------------------------------------------------------------ */
 
 static void on_report(void *arg, const tr_report *r)
@@ -55,7 +62,7 @@ static void on_report(void *arg, const tr_report *r)
     job *j = arg;
     fprintf(j->log, "{\"step\":%ld,\"loss\":%.6f,\"lr\":%.6g,\"%s_per_s\":%.2f,\"grad_norm\":%.5g", r->step, r->loss, r->lr,
             j->task.unit, r->per_s, r->norm);
-    if (!j->reads && !j->likens)
+    if (looks(j))
         fprintf(j->log, ",\"logit_scale\":%.4f", r->scale);
     for (int i = 0; j->ground && i < TR_OBJECTIVES; i++)
         if (isfinite(tr_grounded_losses(j->ground)[i]))
@@ -125,6 +132,22 @@ static int freeze(job *j, oc_err *err)
     return 0;
 }
 
+static int choose_learning(job *j, oc_err *err)
+{
+    unsigned can = md_can(j->model), pairs = MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS;
+    if (tr_grounded_can(j->model))
+        j->learns = OBJECTIVES;
+    else if (can & MD_GENERATES)
+        j->learns = TEXTS;
+    else if (tr_ranking_can(j->model))
+        j->learns = SENTENCES;
+    else if (j->model->family->pair_loss && (can & pairs) == pairs)
+        j->learns = PAIRS;
+    else
+        return bs_err(err, "'%s' neither tells pictures and texts apart nor embeds or goes on with texts", j->model->folder);
+    return 0;
+}
+
 static int open_model(job *j, oc_err *err)
 {
     j->folder = rn_find_model(j->config ? j->config : j->common.model, NULL, err);
@@ -133,16 +156,11 @@ static int open_model(job *j, oc_err *err)
         return -1;
     if (cl_same_place(j->folder, j->out))
         return bs_err(err, "--out '%s' is the model's own folder, which training would overwrite", j->out);
-    const md_family *f = j->model->family;
-    unsigned can = md_can(j->model), pairs = MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS;
-    j->grounded = tr_grounded_can(j->model) != 0;
-    j->reads = can & MD_GENERATES && !j->grounded;
-    j->likens = tr_sentences_can(j->model);
-    if (!j->reads && !j->likens && !j->grounded && (!f->pair_loss || (can & pairs) != pairs))
-        return bs_err(err, "'%s' neither tells pictures and texts apart nor embeds or goes on with texts", j->model->folder);
+    if (choose_learning(j, err))
+        return -1;
     if (!j->common.batch)
-        j->common.batch = j->reads ? 8 : j->finetune ? 32 : 128;
-    if (!j->reads && j->common.batch < 2)
+        j->common.batch = j->learns == TEXTS ? 8 : j->finetune ? 32 : 128;
+    if (j->learns != TEXTS && j->common.batch < 2)
         return bs_err(err, "--batch: a batch of one has nothing to be told apart from");
     if ((!j->finetune || j->full) && (md_need_floats(j->model, err) || md_own(j->model, err)))
         return -1;
@@ -153,7 +171,7 @@ static int open_model(job *j, oc_err *err)
     if ((j->from && start_from(j, err)) || (j->freeze && freeze(j, err)))
         return -1;
     j->tokenizer = tx_open(j->folder, err);
-    return !j->tokenizer ? -1 : j->reads || j->likens ? 0 : im_processor_read(&j->processor, j->folder, err);
+    return !j->tokenizer ? -1 : looks(j) ? im_processor_read(&j->processor, j->folder, err) : 0;
 }
 
 /* The last of what is opened, so that a run that cannot start leaves nothing. */
@@ -186,27 +204,21 @@ static int open_adapter(job *j, oc_err *err)
     return result;
 }
 
-static int need_known(const job *j, const tx_ids *ids, long vocab, oc_err *err)
-{
-    for (size_t i = 0; i < ids->n; i++)
-        if (ids->p[i] >= vocab)
-            return bs_err(err, "the tokenizer of '%s' gives id %d, the model knows %ld", j->folder, ids->p[i], vocab);
-    return 0;
-}
-
 static int open_texts(job *j, oc_err *err)
 {
     md_sizes s = {0};
     j->model->family->sizes(j->model->m, &s);
     if (j->context > s.context)
         return bs_err(err, "--context is %d, the model has %ld positions", j->context, s.context);
-    if (dt_corpus_read(&j->corpus, j->data, j->tokenizer, s.eos, err))
-        return -1;
-    if (need_known(j, &j->corpus.ids, s.vocab, err))
+    if (dt_corpus_read(&j->corpus, j->data, j->tokenizer, s.eos, err) || rn_check_ids(j->model, &j->corpus.ids, err))
         return -1;
     long length = j->context ? j->context : s.context < 1024 ? s.context : 1024;
     j->rows = dt_rows_open(&j->corpus, j->model, j->common.batch, length, j->common.seed, err);
-    return j->rows ? tr_next_token_open(&j->next_token, j->rows, j->micro, &j->task, err) : -1;
+    if (!j->rows)
+        return -1;
+    j->items = dt_rows_count(j->rows);
+    j->hash = j->corpus.hash;
+    return tr_next_token_open(&j->next_token, j->rows, j->micro, &j->task, err);
 }
 
 static int open_sentences(job *j, oc_err *err)
@@ -218,15 +230,16 @@ static int open_sentences(job *j, oc_err *err)
     if (j->micro && j->micro != j->common.batch)
         return bs_err(err, "'%s' compares all texts of a batch: --micro is for models of pictures or of what comes next",
                       j->folder);
-    if (dt_sentences_read(&j->sentences, j->data, j->tokenizer, j->context ? j->context : s.max_tokens, err))
-        return -1;
-    if (need_known(j, &j->sentences.ids, s.vocab, err))
+    if (dt_sentences_read(&j->sentences, j->data, j->tokenizer, j->context ? j->context : s.max_tokens, err) ||
+        rn_check_ids(j->model, &j->sentences.ids, err))
         return -1;
     if (j->sentences.cut)
         cl_say(&j->common, "ocelli %s: %d texts lost their ends\n", j->self->name, j->sentences.cut);
-    if (dt_likes_open(&j->likes, &j->sentences, j->model, rn_pad(j->tokenizer), j->common.batch, j->common.seed, err))
+    if (dt_anchors_open(&j->anchors, &j->sentences, j->model, rn_pad(j->tokenizer), j->common.batch, j->common.seed, err))
         return -1;
-    tr_sentences_open(&j->same, &j->likes, j->temperature > 0 ? j->temperature : 0.05f, &j->task);
+    j->items = j->sentences.n;
+    j->hash = j->sentences.hash;
+    tr_ranking_open(&j->ranking, &j->anchors, j->temperature > 0 ? j->temperature : 0.05f, &j->task);
     return 0;
 }
 
@@ -244,10 +257,22 @@ static int open_grounded(job *j, oc_err *err)
     return j->ground ? 0 : -1;
 }
 
+/* Of the list of pairs. */
+static int hash_of_file(const char *path, uint64_t *hash, oc_err *err)
+{
+    bs_map m;
+    if (bs_map_open(&m, path, err))
+        return -1;
+    *hash = bs_hash(BS_HASH_START, m.p, m.n);
+    bs_map_close(&m);
+    return 0;
+}
+
 static int open_pairs(job *j, oc_err *err)
 {
-    if (dt_pairs_read(&j->pairs, j->data, err))
+    if (dt_pairs_read(&j->pairs, j->data, err) || hash_of_file(j->data, &j->hash, err))
         return -1;
+    j->items = j->pairs.n;
     dt_loader_options o = {.pairs = &j->pairs,
                            .processor = &j->processor,
                            .tokenizer = j->tokenizer,
@@ -258,16 +283,16 @@ static int open_pairs(job *j, oc_err *err)
                            .partners = j->partners,
                            .kin = j->kin,
                            .max_pixels = j->common.max_pixels,
-                           .max_tokens = j->grounded ? j->objectives.length : 0};
+                           .max_tokens = j->learns == OBJECTIVES ? j->objectives.length : 0};
     dt_augment_default(&o.augment, j->augment);
     if (j->hue >= 0)
         o.augment.hue = j->hue;
     j->loader = dt_loader_open(&o, err);
     if (!j->loader)
         return -1;
-    return j->grounded ? open_grounded(j, err)
-                       : tr_contrastive_open(&j->contrastive, j->loader, j->model, j->common.batch, j->micro, j->texts,
-                                             j->partners, &j->task, err);
+    return j->learns == OBJECTIVES ? open_grounded(j, err)
+                                   : tr_contrastive_open(&j->contrastive, j->loader, j->model, j->common.batch, j->micro,
+                                                         j->texts, j->partners, &j->task, err);
 }
 
 static int open_rest(job *j, oc_err *err)
@@ -275,7 +300,8 @@ static int open_rest(job *j, oc_err *err)
     const kn_table *kn = kn_best(err);
     j->pool = kn ? bs_pool_open(j->common.threads, err) : NULL;
     j->work = j->pool ? kn_work_open(kn, j->pool, err) : NULL;
-    return !j->work ? -1 : j->reads ? open_texts(j, err) : j->likens ? open_sentences(j, err) : open_pairs(j, err);
+    static int (*const open[])(job *, oc_err *) = {open_pairs, open_pairs, open_texts, open_sentences};
+    return j->work ? open[j->learns](j, err) : -1;
 }
 
 static void close_all(job *j)
@@ -288,7 +314,7 @@ static void close_all(job *j)
     dt_loader_close(j->loader);
     dt_rows_close(j->rows);
     dt_corpus_clear(&j->corpus);
-    dt_likes_close(&j->likes);
+    dt_anchors_close(&j->anchors);
     dt_sentences_clear(&j->sentences);
     kn_work_close(j->work);
     bs_pool_close(j->pool);
@@ -302,31 +328,13 @@ static void close_all(job *j)
 
 /* ---- the run ------------------------------------------------------------------------------------------------------ */
 
-/* FNV-1a of the list of pairs: a run that goes on must see the same ones. */
-static int hash_of_file(const char *path, uint64_t *hash, oc_err *err)
-{
-    bs_map m;
-    if (bs_map_open(&m, path, err))
-        return -1;
-    *hash = 14695981039346656037u;
-    for (size_t i = 0; i < m.n; i++)
-        *hash = (*hash ^ m.p[i]) * 1099511628211u;
-    bs_map_close(&m);
-    return 0;
-}
-
-/* Pairs, or rows of text, of an epoch. */
-static long items_of(const job *j) { return j->reads ? dt_rows_count(j->rows) : j->likens ? j->sentences.n : j->pairs.n; }
-
 /* Everything that the bits of the result depend on: a checkpoint of other settings is not taken up. */
 static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err)
 {
-    uint64_t data = j->likens ? j->sentences.hash : j->corpus.hash;
     bool adapter = j->finetune && !j->full;
-    if ((!j->reads && !j->likens && hash_of_file(j->data, &data, err)) ||
-        bs_buf_printf(
+    if (bs_buf_printf(
             to, err, "model %s data %016llx pairs %ld steps %ld batch %d micro %d texts %d partners %g seed %llu dtype %s",
-            j->config ? j->config : j->common.model, (unsigned long long)data, items_of(j), steps, j->common.batch, j->micro,
+            j->config ? j->config : j->common.model, (unsigned long long)j->hash, j->items, steps, j->common.batch, j->micro,
             j->texts, (double)j->partners, (unsigned long long)j->common.seed, j->common.dtype ? j->common.dtype : "fp32") ||
         bs_buf_printf(
             to, err,
@@ -337,7 +345,7 @@ static int say_settings(job *j, long steps, long warmup, bs_buf *to, oc_err *err
         (j->hue >= 0 && bs_buf_printf(to, err, " hue %g", (double)j->hue)) ||
         (j->from && bs_buf_printf(to, err, " start %s", j->from)) ||
         (j->freeze && bs_buf_printf(to, err, " freeze %s", j->freeze)) ||
-        (j->grounded && cl_objectives_say(&j->objectives, to, err)))
+        (j->learns == OBJECTIVES && cl_objectives_say(&j->objectives, to, err)))
         return -1;
     if (!adapter)
         return 0;
@@ -350,7 +358,7 @@ static int train(job *j, oc_err *err)
 {
     if (open_model(j, err) || (j->finetune && !j->full && open_adapter(j, err)) || open_rest(j, err) || open_out(j, err))
         return -1;
-    long steps = j->steps ? j->steps : (long)j->epochs * ((items_of(j) + j->common.batch - 1) / j->common.batch);
+    long steps = j->steps ? j->steps : (long)j->epochs * ((j->items + j->common.batch - 1) / j->common.batch);
     long warmup = j->warmup < 1 ? (long)((double)steps * (double)j->warmup) : (long)j->warmup;
     bs_buf settings = {0};
     if (say_settings(j, steps, warmup, &settings, err)) {
@@ -385,11 +393,8 @@ static int train(job *j, oc_err *err)
                                   .muon_lr = j->muon_lr,
                                   .bf16 = j->common.dtype && !strcmp(j->common.dtype, "bf16"),
                                   .embedding_lr = j->embedding_lr}};
-    cl_say(&j->common, "ocelli %s: %ld %s, %ld steps of %d, %s kernels, %d threads\n", j->self->name, items_of(j),
-           j->reads    ? "rows of text"
-           : j->likens ? "lines"
-                       : "pairs",
-           steps, j->common.batch, kn_work_table(j->work)->name, bs_pool_threads(j->pool));
+    cl_say(&j->common, "ocelli %s: %ld %s, %ld steps of %d, %s kernels, %d threads\n", j->self->name, j->items,
+           items_named[j->learns], steps, j->common.batch, kn_work_table(j->work)->name, bs_pool_threads(j->pool));
     bs_stop_on_signal();
     int result = tr_train(j->model, j->finetune && !j->full ? &j->lora : NULL, &j->task, j->work, &o, err);
     bs_buf_clear(&settings);

@@ -111,17 +111,9 @@ static int read_folder(reader *r, const char *path, oc_err *err)
     return result;
 }
 
-/* FNV-1a. */
-static void hash(uint64_t *h, const void *p, size_t n)
-{
-    const unsigned char *bytes = p;
-    for (size_t i = 0; i < n; i++)
-        *h = (*h ^ bytes[i]) * 1099511628211u;
-}
-
 int dt_corpus_read(dt_corpus *c, const char *path, const tx_tokenizer *t, int eos, oc_err *err)
 {
-    *c = (dt_corpus){.hash = 14695981039346656037u};
+    *c = (dt_corpus){0};
     reader r = {.c = c, .t = t, .eos = eos};
     int result = bs_is_dir(path) ? read_folder(&r, path, err) : read_file(&r, path, err);
     if (!result && !c->ids.n)
@@ -130,9 +122,9 @@ int dt_corpus_read(dt_corpus *c, const char *path, const tx_tokenizer *t, int eo
         dt_corpus_clear(c);
         return -1;
     }
-    hash(&c->hash, c->ids.p, c->ids.n * sizeof *c->ids.p);
-    hash(&c->hash, c->first, (size_t)c->documents * sizeof *c->first);
-    hash(&c->hash, c->given, (size_t)c->documents * sizeof *c->given);
+    c->hash = bs_hash(BS_HASH_START, c->ids.p, c->ids.n * sizeof *c->ids.p);
+    c->hash = bs_hash(c->hash, c->first, (size_t)c->documents * sizeof *c->first);
+    c->hash = bs_hash(c->hash, c->given, (size_t)c->documents * sizeof *c->given);
     return 0;
 }
 
@@ -155,11 +147,11 @@ struct dt_rows {
     const dt_corpus *c;
     const md_model *m;
     bool answers; /* an encoder-decoder's */
-    long n;        /* rows of an epoch */
-    piece *piece;  /* [n] */
+    long n;       /* rows of an epoch */
+    piece *piece; /* [n] */
     dt_order order;
-    long *chosen;  /* [batch] rows of this batch */
-    long length;   /* of a row at most */
+    long *chosen; /* [batch] rows of this batch */
+    long length;  /* of a row at most */
     md_batch batch;
 };
 

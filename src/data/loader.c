@@ -109,8 +109,9 @@ dt_loader *dt_loader_open(const dt_loader_options *o, oc_err *err)
     l->out.language = bs_calloc(rows, sizeof *l->out.language, "a batch", err);
     md_batch *b = &l->out.batch;
     b->target = calloc(rows, sizeof *b->target);
-    if (!dt_order_open(&l->order, o->pairs->n, o->seed, err) && l->cache && l->pixels && l->scratch && l->text_target && l->image_target && l->ids && l->errors &&
-        l->out.pair && l->out.language && l->partner_target && b->target && !md_texts_open(b, o->model, l->rows, err) &&
+    if (!dt_order_open(&l->order, o->pairs->n, o->seed, err) && l->cache && l->pixels && l->scratch && l->text_target &&
+        l->image_target && l->ids && l->errors && l->out.pair && l->out.language && l->partner_target && b->target &&
+        !md_texts_open(b, o->model, l->rows, err) &&
         (o->partners <= 0 || !list_members(o->pairs, o->pairs->groups, group_of, &l->groups, err)) &&
         (o->kin <= 0 || !list_members(o->pairs, o->pairs->kins, kin_of, &l->kins, err)))
         return l;

@@ -12,17 +12,9 @@ typedef struct names {
     size_t size, n;
 } names;
 
-static uint64_t hash(const char *s)
-{
-    uint64_t h = 14695981039346656037u; /* FNV-1a */
-    for (; *s; s++)
-        h = (h ^ (unsigned char)*s) * 1099511628211u;
-    return h;
-}
-
 static size_t place(const names *m, const char *key)
 {
-    size_t i = (size_t)hash(key) & (m->size - 1);
+    size_t i = (size_t)bs_hash(BS_HASH_START, key, strlen(key)) & (m->size - 1);
     while (m->key[i] && strcmp(m->key[i], key) != 0)
         i = (i + 1) & (m->size - 1);
     return i;
@@ -166,9 +158,11 @@ static int read_object(reader *r, const ck_config *c, oc_err *err)
     return p->texts ? 0 : bs_err(err, "'%s' line %ld: no text, expected \"text\"", r->path, r->line);
 }
 
-static int read_json_line(reader *r, const char *line, size_t n, oc_err *err)
+static int read_json_line(void *arg, char *line, size_t n, long number, oc_err *err)
 {
+    reader *r = arg;
     char name[600];
+    r->line = number;
     snprintf(name, sizeof name, "%s line %ld", r->path, r->line);
     ck_config *c = ck_config_parse(line, n, name, err);
     int result = c ? read_object(r, c, err) : -1;
@@ -176,8 +170,11 @@ static int read_json_line(reader *r, const char *line, size_t n, oc_err *err)
     return result;
 }
 
-static int read_tsv_line(reader *r, char *line, oc_err *err)
+static int read_tsv_line(void *arg, char *line, size_t n, long number, oc_err *err)
 {
+    (void)n;
+    reader *r = arg;
+    r->line = number;
     char *tab = strchr(line, '\t');
     if (!tab || !tab[1])
         return bs_err(err, "'%s' line %ld: expected PATH, a tab and a text", r->path, r->line);
@@ -197,15 +194,8 @@ static int read_lines(reader *r, bs_buf *b, oc_err *err)
     bool json = dot && (!strcmp(dot, ".jsonl") || !strcmp(dot, ".json")), tsv = dot && !strcmp(dot, ".tsv");
     if (!json && !tsv)
         return bs_err(err, "'%s': expected a .jsonl or .tsv file of pairs", r->path);
-    for (char *line = b->p, *end = b->p + b->n; line < end;) {
-        char *stop = memchr(line, '\n', (size_t)(end - line));
-        size_t n = stop ? (size_t)(stop - line) : (size_t)(end - line);
-        line[n] = 0;
-        r->line++;
-        if (line[strspn(line, " \t\r")] && (json ? read_json_line(r, line, n, err) : read_tsv_line(r, line, err)))
-            return -1;
-        line += n + 1;
-    }
+    if (bs_buf_lines(b, json ? read_json_line : read_tsv_line, r, err))
+        return -1;
     return r->pairs->n ? 0 : bs_err(err, "'%s': holds no pairs", r->path);
 }
 

@@ -14,6 +14,7 @@ typedef struct reader {
     const char *path;
     long line, most;
     size_t room; /* of s->first */
+    tx_ids text; /* the one at hand */
 } reader;
 
 static int make_room(reader *r, oc_err *err)
@@ -35,13 +36,11 @@ static int make_room(reader *r, oc_err *err)
 static int add_text(reader *r, long at, const char *text, oc_err *err)
 {
     dt_sentences *s = r->s;
-    tx_ids ids = {0};
-    int result = rn_encode_text(r->t, text, strlen(text), r->most, &ids, &s->cut, err);
-    for (size_t i = 0; i < ids.n && !result; i++)
-        result = tx_ids_put(&s->ids, ids.p[i], err);
-    s->longest = (long)ids.n > s->longest ? (long)ids.n : s->longest;
+    int result = rn_encode_text(r->t, text, strlen(text), r->most, &r->text, &s->cut, err);
+    for (size_t i = 0; i < r->text.n && !result; i++)
+        result = tx_ids_put(&s->ids, r->text.p[i], err);
+    s->longest = (long)r->text.n > s->longest ? (long)r->text.n : s->longest;
     s->first[at + 1] = s->ids.n;
-    tx_ids_clear(&ids);
     return result;
 }
 
@@ -65,9 +64,11 @@ static int add_line(reader *r, const char *const *text, oc_err *err)
     return 0;
 }
 
-static int add_json(reader *r, const char *line, size_t n, oc_err *err)
+static int add_json(void *arg, char *line, size_t n, long number, oc_err *err)
 {
+    reader *r = arg;
     char name[600];
+    r->line = number;
     const char *text[DT_SIDES] = {0};
     snprintf(name, sizeof name, "%s line %ld", r->path, r->line);
     ck_config *c = ck_config_parse(line, n, name, err);
@@ -79,8 +80,11 @@ static int add_json(reader *r, const char *line, size_t n, oc_err *err)
     return result;
 }
 
-static int add_tsv(reader *r, char *line, oc_err *err)
+static int add_tsv(void *arg, char *line, size_t n, long number, oc_err *err)
 {
+    (void)n;
+    reader *r = arg;
+    r->line = number;
     const char *text[DT_SIDES] = {0};
     line[strcspn(line, "\r")] = 0;
     for (int i = 0; line && i < DT_SIDES; i++) {
@@ -100,39 +104,25 @@ static int read_lines(reader *r, bs_buf *b, oc_err *err)
     if (!json && !tsv)
         return bs_err(err, "'%s': expected a .jsonl of {\"anchor\", \"positive\"} or a .tsv of texts that mean the same",
                       r->path);
-    for (char *line = b->p, *end = b->p + b->n; line < end;) {
-        char *stop = memchr(line, '\n', (size_t)(end - line));
-        size_t n = stop ? (size_t)(stop - line) : (size_t)(end - line);
-        line[n] = 0;
-        r->line++;
-        if (line[strspn(line, " \t\r")] && (json ? add_json(r, line, n, err) : add_tsv(r, line, err)))
-            return -1;
-        line += n + 1;
-    }
+    if (bs_buf_lines(b, json ? add_json : add_tsv, r, err))
+        return -1;
     return r->s->n ? 0 : bs_err(err, "'%s': holds no texts", r->path);
-}
-
-/* FNV-1a. */
-static void hash(uint64_t *h, const void *p, size_t n)
-{
-    const unsigned char *bytes = p;
-    for (size_t i = 0; i < n; i++)
-        *h = (*h ^ bytes[i]) * 1099511628211u;
 }
 
 int dt_sentences_read(dt_sentences *s, const char *path, const tx_tokenizer *t, long most, oc_err *err)
 {
-    *s = (dt_sentences){.hash = 14695981039346656037u};
+    *s = (dt_sentences){0};
     reader r = {.s = s, .t = t, .path = path, .most = most};
     bs_buf b = {0};
     int result = bs_read_file(&b, path, (size_t)8 << 30, err) || read_lines(&r, &b, err) ? -1 : 0;
     bs_buf_clear(&b);
+    tx_ids_clear(&r.text);
     if (result) {
         dt_sentences_clear(s);
         return -1;
     }
-    hash(&s->hash, s->ids.p, s->ids.n * sizeof *s->ids.p);
-    hash(&s->hash, s->first, (size_t)(s->n * s->sides + 1) * sizeof *s->first);
+    s->hash = bs_hash(BS_HASH_START, s->ids.p, s->ids.n * sizeof *s->ids.p);
+    s->hash = bs_hash(s->hash, s->first, (size_t)(s->n * s->sides + 1) * sizeof *s->first);
     return 0;
 }
 
@@ -145,16 +135,16 @@ void dt_sentences_clear(dt_sentences *s)
 
 /* ---- batches --------------------------------------------------------------------------------------------------- */
 
-int dt_likes_open(dt_likes *l, const dt_sentences *s, const md_model *m, int pad, long n, uint64_t seed, oc_err *err)
+int dt_anchors_open(dt_anchors *l, const dt_sentences *s, const md_model *m, int pad, long n, uint64_t seed, oc_err *err)
 {
     size_t texts = (size_t)(n * s->sides);
-    *l = (dt_likes){.s = s, .m = m, .n = n, .pad = pad};
+    *l = (dt_anchors){.s = s, .m = m, .n = n, .pad = pad};
     l->ids = bs_calloc(texts, sizeof *l->ids, "a batch of texts", err);
     l->rows = bs_calloc(texts, sizeof *l->rows, "a batch of texts", err);
     l->target = bs_calloc((size_t)n * texts, sizeof *l->target, "the targets of a batch", err);
     if (!l->ids || !l->rows || !l->target || dt_order_open(&l->order, s->n, seed, err) ||
         md_texts_open(&l->batch, m, (long)texts, err)) {
-        dt_likes_close(l);
+        dt_anchors_close(l);
         return -1;
     }
     for (size_t i = 0; i < texts; i++)
@@ -162,20 +152,20 @@ int dt_likes_open(dt_likes *l, const dt_sentences *s, const md_model *m, int pad
     return 0;
 }
 
-void dt_likes_close(dt_likes *l)
+void dt_anchors_close(dt_anchors *l)
 {
     md_batch_clear(&l->batch);
     dt_order_clear(&l->order);
     bs_free(l->ids);
     bs_free(l->rows);
     bs_free(l->target);
-    *l = (dt_likes){0};
+    *l = (dt_anchors){0};
 }
 
 static bool equal(const tx_ids *a, const tx_ids *b) { return a->n == b->n && !memcmp(a->p, b->p, a->n * sizeof *a->p); }
 
 /* Two lines may say the same: an anchor must not be driven away from another line's text that is its own word by word. */
-static void set_targets(dt_likes *l)
+static void set_targets(dt_anchors *l)
 {
     long candidates = l->n * (l->s->sides - 1);
     for (long i = 0; i < l->n; i++) {
@@ -191,7 +181,7 @@ static void set_targets(dt_likes *l)
     }
 }
 
-const md_batch *dt_likes_next(dt_likes *l, long step)
+const md_batch *dt_anchors_next(dt_anchors *l, long step)
 {
     const dt_sentences *s = l->s;
     for (long i = 0; i < l->n; i++) {

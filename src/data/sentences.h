@@ -22,7 +22,7 @@ int dt_sentences_read(dt_sentences *s, const char *path, const tx_tokenizer *t, 
 void dt_sentences_clear(dt_sentences *s);
 
 /* One batch of n lines: the anchors' n texts first, then what each anchor is compared with: n positives (and n negatives). */
-typedef struct dt_likes {
+typedef struct dt_anchors {
     const dt_sentences *s;
     const md_model *m;
     dt_order order;
@@ -30,13 +30,13 @@ typedef struct dt_likes {
     int pad;
     md_batch batch; /* [n * sides] texts */
     tx_ids *ids;    /* [n * sides], views of s */
-    float *
-        target; /* [n, n * (sides - 1)] shares of what each anchor should find: its positive, and others of the same ids; rows sum to 1 */
+    /* [n, n * (sides - 1)] shares of what each anchor should find: its positive, and others of the same ids; rows sum to 1. */
+    float *target;
     int *rows; /* [n * sides] 0, 1, 2, ... */
-} dt_likes;
+} dt_anchors;
 /* Both must live as long. A batch depends on the seed and its number alone. */
-int dt_likes_open(dt_likes *l, const dt_sentences *s, const md_model *m, int pad, long n, uint64_t seed, oc_err *err);
-const md_batch *dt_likes_next(dt_likes *l, long step);
-void dt_likes_close(dt_likes *l);
+int dt_anchors_open(dt_anchors *l, const dt_sentences *s, const md_model *m, int pad, long n, uint64_t seed, oc_err *err);
+const md_batch *dt_anchors_next(dt_anchors *l, long step);
+void dt_anchors_close(dt_anchors *l);
 
 #endif

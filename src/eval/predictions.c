@@ -6,14 +6,21 @@
 
 /* ---- JSON lines -------------------------------------------------------------------------------------------------------- */
 
-static int one_line(const char *path, const char *bytes, size_t n, long number, ev_line *line, void *arg, oc_err *err)
+typedef struct objects {
+    const char *path;
+    ev_line *line;
+    void *arg;
+} objects;
+
+static int one_line(void *arg, char *bytes, size_t n, long number, oc_err *err)
 {
+    const objects *o = arg;
     char name[600];
-    snprintf(name, sizeof name, "%s line %ld", path, number);
+    snprintf(name, sizeof name, "%s line %ld", o->path, number);
     ck_config *c = ck_config_parse(bytes, n, name, err);
     int result = !c                               ? -1
                  : ck_config_kind(c) != CK_OBJECT ? bs_err(err, "'%s': expected a JSON object", name)
-                                                  : line(arg, c, number, err);
+                                                  : o->line(o->arg, c, number, err);
     ck_config_free(c);
     return result;
 }
@@ -21,15 +28,8 @@ static int one_line(const char *path, const char *bytes, size_t n, long number, 
 int ev_json_lines(const char *path, ev_line *line, void *arg, oc_err *err)
 {
     bs_buf b = {0};
-    int result = bs_read_file(&b, path, (size_t)8 << 30, err);
-    const char *at = b.p, *end = b.p + b.n;
-    for (long number = 1; !result && at < end; number++) {
-        const char *stop = memchr(at, '\n', (size_t)(end - at));
-        size_t n = (size_t)((stop ? stop : end) - at);
-        if (strspn(at, " \t\r") < n)
-            result = one_line(path, at, n, number, line, arg, err);
-        at += n + 1;
-    }
+    objects o = {path, line, arg};
+    int result = bs_read_file(&b, path, (size_t)8 << 30, err) || bs_buf_lines(&b, one_line, &o, err) ? -1 : 0;
     bs_buf_clear(&b);
     return result;
 }

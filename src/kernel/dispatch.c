@@ -23,8 +23,10 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static const kn_table *tiers[MAX_TIERS];
 static int tier_count;
 #if defined(__x86_64__)
-static bool vnni, bf16, amx; /* beside AVX-512 */
+static bool amx; /* beside AVX-512 */
 static kn_low_int int_by_amx;
+static const kn_low_int *low_int = &kn_low_int_avx512; /* beside AVX-512 */
+static const kn_low_bf16 *low_bf16 = &kn_low_bf16_avx512;
 #elif defined(__aarch64__)
 static bool dotprod;
 #endif
@@ -72,6 +74,26 @@ static bool may_use_amx(void)
 }
 #endif
 
+#if defined(__x86_64__)
+/* Once, as every product asks. */
+static void choose_beside_avx512(void)
+{
+    bool vnni = has_vnni(), dot = has_fast_bf16();
+    amx = vnni && tiers[tier_count - 1] == &kn_avx512 && may_use_amx();
+    if (vnni)
+        low_int = &kn_low_int_vnni;
+    if (amx) {
+        int_by_amx = kn_low_int_vnni;
+        kn_low_int_by_amx(&int_by_amx);
+        low_int = &int_by_amx;
+    }
+    if (dot && (!amx || says("OCELLI_DOT16", "1")))
+        low_bf16 = &kn_low_bf16_dot;
+    else if (amx)
+        low_bf16 = &kn_low_bf16_amx;
+}
+#endif
+
 /* Every tier of this build, slowest first, and whether the CPU and the system (which must save the registers) have it. */
 static void find_tiers(void)
 {
@@ -84,11 +106,7 @@ static void find_tiers(void)
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
         tiers[tier_count++] = &kn_avx512;
-    vnni = has_vnni();
-    bf16 = has_fast_bf16();
-    amx = vnni && tiers[tier_count - 1] == &kn_avx512 && may_use_amx();
-    int_by_amx = kn_low_int_vnni;
-    kn_low_int_by_amx(&int_by_amx);
+    choose_beside_avx512();
 #elif defined(__aarch64__)
     tiers[tier_count++] = &kn_neon; /* no aarch64 is without it */
     dotprod = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
@@ -136,7 +154,7 @@ const kn_low_int *kn_low_int_of(const kn_table *t)
 {
     pthread_once(&once, find_tiers);
     if (t == &kn_avx512)
-        return amx ? &int_by_amx : vnni ? &kn_low_int_vnni : &kn_low_int_avx512;
+        return low_int;
     return t == &kn_avx2 ? &kn_low_int_avx2 : &kn_low_int_generic;
 }
 
@@ -144,10 +162,7 @@ const kn_low_bf16 *kn_low_bf16_of(const kn_table *t)
 {
     pthread_once(&once, find_tiers);
     if (t == &kn_avx512)
-        return says("OCELLI_DOT16", "1") && bf16 ? &kn_low_bf16_dot
-               : amx                             ? &kn_low_bf16_amx
-               : bf16                            ? &kn_low_bf16_dot
-                                                 : &kn_low_bf16_avx512;
+        return low_bf16;
     return t == &kn_avx2 ? &kn_low_bf16_avx2 : &kn_low_bf16_generic;
 }
 #elif defined(__aarch64__)

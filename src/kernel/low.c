@@ -275,14 +275,10 @@ static int32_t *starts_of(const form *f, char *tile) { return (int32_t *)(void *
 /* Four numbers with 0 <= lift < 128 added, which makes them 0 to 127: by their last 7 bits, so that nothing is carried to a neighbour. */
 static uint32_t lifted(uint32_t unit, uint32_t lift) { return ((unit & 0x7f7f7f7f) + lift * 0x01010101) & 0x7f7f7f7f; }
 
-/* Row i of a tile: q, filled up with zeros, in units of 32 bits that lie mr apart, or in lines that do. */
+/* Row i of a tile: q, filled up with zeros, in units of 32 bits that lie mr apart. */
 static void interleave(const form *f, char *tile, long i, const int8_t *q, uint32_t lift, int16_t *wide)
 {
     const char *from = (const char *)q;
-    for (long p = 0; f->squares && p < f->k; p += LINE)
-        memcpy(tile + (p / LINE * f->mr + i) * LINE, q + p, LINE);
-    if (f->squares)
-        return;
     uint32_t *to = (uint32_t *)(void *)tile + i;
     long units = (long)f->units / (f->mr * (long)sizeof *to);
     if (f->dtype == KN_I8 && f->u->depth == 2) {
@@ -295,6 +291,13 @@ static void interleave(const form *f, char *tile, long i, const int8_t *q, uint3
         memcpy(&unit, from + u * (long)sizeof unit, sizeof unit);
         *to = lift ? lifted(unit, lift) : unit;
     }
+}
+
+/* The same in lines of 64 bytes. */
+static void put_lines(const form *f, char *tile, long i, const int8_t *q)
+{
+    for (long p = 0; p < f->k; p += LINE)
+        memcpy(tile + (p / LINE * f->mr + i) * LINE, q + p, LINE);
 }
 
 static void quantize_into(const job *j, long row, const float *x, int8_t *q, int16_t *wide)
@@ -310,7 +313,10 @@ static void quantize_into(const job *j, long row, const float *x, int8_t *q, int
         starts_of(f, tile)[at] = bias ? -bias * sum_of(k, q + p) : lift;
     }
     memset(q + f->k, 0, LINE);
-    interleave(f, tile, row % f->tall, q, (uint32_t)lift, wide);
+    if (f->squares)
+        put_lines(f, tile, row % f->tall, q);
+    else
+        interleave(f, tile, row % f->tall, q, (uint32_t)lift, wide);
 }
 
 /* Row `row` of those at hand, where it lies or, when it is a column, gathered. */

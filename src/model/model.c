@@ -179,16 +179,17 @@ static int widen(const ck_tensor *t, size_t at, size_t n, float *to, oc_err *err
     return 0;
 }
 
-/* Integers times their scales. */
-static int dequantize(const md_model *m, const ck_quantized *t, float *to, oc_err *err)
+/* Integers times their scales, turned where the model wants [in, out]. */
+static int dequantize(const md_model *m, const md_slot *s, const ck_quantized *t, float *to, oc_err *err)
 {
     long groups = (long)t->scale->count / t->n;
+    bool turned = s->flags & TN_IN_FIRST;
     int8_t *q = bs_alloc((size_t)(t->n * t->k), "a weight", err);
     float *scale = bs_alloc((size_t)t->scale->count * sizeof *scale, "a weight's scales", err);
     int result = q && scale ? ck_quantized_read(m->store, t, q, scale, err) : -1;
     for (long j = 0; !result && j < t->n; j++)
         for (long p = 0; p < t->k; p++)
-            to[j * t->k + p] = scale[j * groups + p / t->group] * (float)q[j * t->k + p];
+            to[turned ? p * t->n + j : j * t->k + p] = scale[j * groups + p / t->group] * (float)q[j * t->k + p];
     bs_free(q);
     bs_free(scale);
     return result;
@@ -199,7 +200,7 @@ static int find_quantized(const md_model *m, const md_slot *s, ck_quantized *t, 
 {
     if (!(s->flags & TN_LINEAR) || s->p->rank != 2)
         return 0;
-    return ck_quantized_find(m->store, s->name, s->p->shape[0], s->p->shape[1], t, err);
+    return ck_quantized_find(m->store, s->name, md_out_of(s), md_in_of(s), t, err);
 }
 
 int md_read_weight(const md_model *m, const md_slot *s, float *out, oc_err *err)
@@ -207,7 +208,7 @@ int md_read_weight(const md_model *m, const md_slot *s, float *out, oc_err *err)
     ck_quantized q;
     int found = find_quantized(m, s, &q, err);
     if (found)
-        return found < 0 ? -1 : dequantize(m, &q, out, err);
+        return found < 0 ? -1 : dequantize(m, s, &q, out, err);
     return md_read_values(m, s, 0, (size_t)s->count, out, err);
 }
 

@@ -55,12 +55,13 @@ void oc_generator_close(oc_generator *g)
     bs_free(g);
 }
 
-int rn_check_ids(const oc_engine *e, const tx_ids *ids, oc_err *err)
+int rn_check_ids(const md_model *m, const tx_ids *ids, oc_err *err)
 {
+    md_sizes s = {0};
+    m->family->sizes(m->m, &s);
     for (size_t i = 0; i < ids->n; i++)
-        if (ids->p[i] < 0 || ids->p[i] >= e->sizes.vocab)
-            return bs_err(err, "the tokenizer of '%s' gives id %d, the model knows %ld", e->model->folder, ids->p[i],
-                          e->sizes.vocab);
+        if (ids->p[i] < 0 || ids->p[i] >= s.vocab)
+            return bs_err(err, "the tokenizer of '%s' gives id %d, the model knows %ld", m->folder, ids->p[i], s.vocab);
     return 0;
 }
 
@@ -101,7 +102,7 @@ int rn_encode_prompt(const oc_generator *g, const char *prompt, bool cut, tx_ids
         memmove(ids->p, ids->p + (long)ids->n - most, (size_t)most * sizeof *ids->p);
         ids->n = (size_t)most;
     }
-    return rn_check_ids(g->speaker.engine, ids, err);
+    return rn_check_ids(g->speaker.engine->model, ids, err);
 }
 
 int rn_context_for(oc_engine *e, const char *const *prompts, int n, int new_tokens, oc_err *err)

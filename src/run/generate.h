@@ -38,7 +38,7 @@ int rn_score(oc_generator *g, const rn_prompt *prompt, const char *answer, bool 
 int rn_score_all(oc_generator *g, const rn_prompt *prompt, const char *const *answers, int n, bool whole, double *logprob, int *tokens,
                  oc_err *err);
 /* Fails when a tokenizer gives an id that the model does not know. */
-int rn_check_ids(const oc_engine *e, const tx_ids *ids, oc_err *err);
+int rn_check_ids(const md_model *m, const tx_ids *ids, oc_err *err);
 /* What an answer by `how` to the longest of n prompts (NULL: none has one) needs of positions, and no more than the model has: for opening a generator. 0 and an
  * error when the tokenizer cannot be read. */
 int rn_context_for(oc_engine *e, const char *const *prompts, int n, int new_tokens, oc_err *err);

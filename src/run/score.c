@@ -31,7 +31,7 @@ static int put_answer(const oc_generator *g, given *a, const char *answer, bool 
     const rn_speaker *s = &g->speaker;
     a->begins = a->ids.n;
     if (tx_encode(g->tokenizer, answer, strlen(answer), false, &a->ids, err) ||
-        (whole && s->eos_n && tx_ids_put(&a->ids, s->eos[0], err)) || rn_check_ids(s->engine, &a->ids, err))
+        (whole && s->eos_n && tx_ids_put(&a->ids, s->eos[0], err)) || rn_check_ids(s->engine->model, &a->ids, err))
         return -1;
     return (long)a->ids.n <= s->context ? 0
                                         : bs_err(err, "prompt and answer have %zu tokens, the context is %ld", a->ids.n, s->context);

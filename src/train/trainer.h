@@ -1,6 +1,6 @@
 /* trainer.h - training a model, whole or by LoRA: batches in, a checkpoint that can be taken up again and a model folder out. What a batch is and what its
  * loss is a task says: pairs of pictures and texts that are told apart (contrastive.c) or say something of each other (grounded.c),
- * texts that are gone on with (next_token.c) or that mean the same (alike.c). */
+ * texts that are gone on with (next_token.c) or that mean the same (ranking.c). */
 #ifndef TR_TRAINER_H
 #define TR_TRAINER_H
 
@@ -65,13 +65,13 @@ typedef struct tr_next_token {
 int tr_next_token_open(tr_next_token *n, dt_rows *rows, long micro, tr_task *task, oc_err *err);
 
 /* Texts that mean the same find each other by their cosine over the temperature. */
-typedef struct tr_sentences {
-    dt_likes *likes;
+typedef struct tr_ranking {
+    dt_anchors *lines;
     float temperature;
-} tr_sentences;
+} tr_ranking;
 /* A model of texts alone, which embeds them and says nothing. */
-bool tr_sentences_can(const md_model *m);
-void tr_sentences_open(tr_sentences *t, dt_likes *likes, float temperature, tr_task *task);
+bool tr_ranking_can(const md_model *m);
+void tr_ranking_open(tr_ranking *t, dt_anchors *lines, float temperature, tr_task *task);
 
 typedef struct tr_report {
     long step, steps;             /* done, of */

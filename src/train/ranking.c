@@ -1,13 +1,13 @@
-/* alike.c - the loss of texts that mean the same: each anchor must find its positive among all positives (and negatives) of the batch, by
+/* ranking.c - the loss of texts that mean the same: each anchor must find its positive among all positives (and negatives) of the batch, by
  * cosine over a temperature (the multiple negatives ranking loss: Henderson 2017, as Reimers 2019's library trains sentence models). */
 #include <math.h>
 
 #include "../model/reading.h"
 #include "trainer.h"
 
-static tn_t loss_of(tn_ctx *cx, const tr_sentences *t, const md_batch *b)
+static tn_t loss_of(tn_ctx *cx, const tr_ranking *t, const md_batch *b)
 {
-    const dt_likes *l = t->likes;
+    const dt_anchors *l = t->lines;
     tn_t rows = tn_l2_normalize(cx, l->m->family->embed_texts(cx, l->m->m, b));
     tn_t anchors = tn_pick(cx, rows, l->rows, l->n), others = tn_pick(cx, rows, l->rows + l->n, b->texts - l->n);
     tn_t scores = tn_scale(cx, tn_matmul_nt(cx, anchors, others), 1 / t->temperature);
@@ -17,9 +17,9 @@ static tn_t loss_of(tn_ctx *cx, const tr_sentences *t, const md_batch *b)
 /* Texts as long as the longest there is, where the model does not fill them up to its own length. */
 static size_t plan(void *arg, const tr_pass *p, const kn_table *kn, int threads)
 {
-    const tr_sentences *t = arg;
-    const dt_sentences *s = t->likes->s;
-    md_batch b = md_plan_texts(p->m, t->likes->n * s->sides);
+    const tr_ranking *t = arg;
+    const dt_sentences *s = t->lines->s;
+    md_batch b = md_plan_texts(p->m, t->lines->n * s->sides);
     md_sizes sizes;
     tn_ctx cx;
     p->m->family->sizes(p->m->m, &sizes);
@@ -32,7 +32,7 @@ static size_t plan(void *arg, const tr_pass *p, const kn_table *kn, int threads)
 
 static double gradients(void *arg, const tr_pass *p, const md_batch *b, oc_err *err)
 {
-    const tr_sentences *t = arg;
+    const tr_ranking *t = arg;
     tn_ctx cx;
     tr_begin(p, &cx, true);
     tn_t loss = loss_of(&cx, t, b);
@@ -45,17 +45,17 @@ static const md_batch *next(void *arg, long step, bs_pool *pool, oc_err *err)
 {
     (void)pool;
     (void)err;
-    return dt_likes_next(((tr_sentences *)arg)->likes, step);
+    return dt_anchors_next(((tr_ranking *)arg)->lines, step);
 }
 
-bool tr_sentences_can(const md_model *m)
+bool tr_ranking_can(const md_model *m)
 {
     return (md_can(m) & (MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS | MD_GENERATES)) == MD_EMBEDS_TEXTS;
 }
 
-void tr_sentences_open(tr_sentences *t, dt_likes *likes, float temperature, tr_task *task)
+void tr_ranking_open(tr_ranking *t, dt_anchors *lines, float temperature, tr_task *task)
 {
-    *t = (tr_sentences){likes, temperature};
+    *t = (tr_ranking){lines, temperature};
     *task = (tr_task){
-        .arg = t, .unit = "texts", .units = likes->n * likes->s->sides, .next = next, .plan = plan, .gradients = gradients};
+        .arg = t, .unit = "texts", .units = lines->n * lines->s->sides, .next = next, .plan = plan, .gradients = gradients};
 }
