@@ -11,20 +11,20 @@
 enum { MAX_THREADS = 1024, PAUSES = 8 };
 static const double PATIENCE = 5e-4; /* seconds */
 
+/* What all threads look at together: which round it is, whether it may still be joined, and how many workers are at it. */
+enum { JOINED = (1 << 12) - 1, OPEN = 1 << 12, ROUND = 1 << 13 };
+
 struct bs_pool {
     int threads;
     pthread_t *thread;
     pthread_mutex_t lock;
     pthread_cond_t wake, idle;
-    unsigned long round; /* under lock: a new one is a new job */
-    int busy;            /* under lock: workers that have not finished the round */
-    bool quit;
+    atomic_bool quit;
     bs_work *work;
     void *arg;
     long n, grain;
-    _Alignas(64) atomic_long next;  /* a line of its own: every worker hammers it */
-    _Alignas(64) atomic_ulong seen; /* mirrors round, to spin on without the lock */
-    _Alignas(64) atomic_int left;   /* mirrors busy, likewise */
+    _Alignas(64) atomic_long next;   /* a line of its own: every worker hammers it */
+    _Alignas(64) atomic_ulong gate;  /* rounds * ROUND + OPEN + workers that have joined */
 };
 
 typedef struct start {
@@ -65,38 +65,64 @@ static bool patient(double since)
     return bs_now() - since < PATIENCE;
 }
 
+static unsigned long round_of(unsigned long gate) { return gate / ROUND; }
+
 static void spin_for_round(bs_pool *p, unsigned long done)
 {
     double since = bs_now();
-    while (atomic_load_explicit(&p->seen, memory_order_acquire) == done && patient(since))
+    while (round_of(atomic_load_explicit(&p->gate, memory_order_acquire)) == done && patient(since))
         continue;
+}
+
+/* Sleeps until there is a round after `done`, which becomes it; false when the pool closes. */
+static bool await_round(bs_pool *p, unsigned long *done)
+{
+    spin_for_round(p, *done);
+    unsigned long now = round_of(atomic_load_explicit(&p->gate, memory_order_acquire));
+    if (now == *done) {
+        pthread_mutex_lock(&p->lock);
+        while ((now = round_of(atomic_load_explicit(&p->gate, memory_order_acquire))) == *done)
+            pthread_cond_wait(&p->wake, &p->lock);
+        pthread_mutex_unlock(&p->lock);
+    }
+    *done = now;
+    return !p->quit;
+}
+
+/* A round is over when all of it is done: who comes late finds it closed, and nobody waits for a thread that the system has not let run. */
+static bool join(bs_pool *p, unsigned long round)
+{
+    unsigned long gate = atomic_load_explicit(&p->gate, memory_order_acquire);
+    while (round_of(gate) == round && gate & OPEN)
+        if (atomic_compare_exchange_weak_explicit(&p->gate, &gate, gate + 1, memory_order_acq_rel, memory_order_acquire))
+            return true;
+    return false;
+}
+
+static void leave(bs_pool *p)
+{
+    unsigned long gate = atomic_fetch_sub_explicit(&p->gate, 1, memory_order_acq_rel) - 1;
+    if (gate & (JOINED | OPEN))
+        return;
+    pthread_mutex_lock(&p->lock); /* whoever waits looks at the gate under lock before sleeping */
+    pthread_cond_signal(&p->idle);
+    pthread_mutex_unlock(&p->lock);
 }
 
 static void *worker_main(void *arg)
 {
     start s = *(start *)arg;
     free(arg);
-    bs_pool *p = s.pool;
     unsigned long done = 0;
     inside = true;
     own_number = s.worker;
-    for (;;) {
-        spin_for_round(p, done);
-        pthread_mutex_lock(&p->lock);
-        while (p->round == done && !p->quit)
-            pthread_cond_wait(&p->wake, &p->lock);
-        bool quit = p->quit;
-        done = p->round;
-        pthread_mutex_unlock(&p->lock);
-        if (quit)
-            return NULL;
-        share(p, s.worker);
-        pthread_mutex_lock(&p->lock);
-        if (--p->busy == 0)
-            pthread_cond_signal(&p->idle);
-        atomic_store_explicit(&p->left, p->busy, memory_order_release);
-        pthread_mutex_unlock(&p->lock);
+    while (await_round(s.pool, &done)) {
+        if (!join(s.pool, done))
+            continue;
+        share(s.pool, s.worker);
+        leave(s.pool);
     }
+    return NULL;
 }
 
 static int cores(void)
@@ -149,8 +175,7 @@ void bs_pool_close(bs_pool *p)
         return;
     pthread_mutex_lock(&p->lock);
     p->quit = true;
-    p->round++;
-    atomic_store(&p->seen, p->round);
+    atomic_fetch_add(&p->gate, ROUND);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
     for (int i = 1; i < p->threads; i++)
@@ -164,13 +189,19 @@ void bs_pool_close(bs_pool *p)
 
 int bs_pool_threads(const bs_pool *p) { return p ? p->threads : 1; }
 
-static void wait_for_workers(bs_pool *p)
+static unsigned long joined(bs_pool *p) { return atomic_load_explicit(&p->gate, memory_order_acquire) & JOINED; }
+
+/* Nobody joins any more; those who have are waited for. */
+static void close_round(bs_pool *p)
 {
+    atomic_fetch_and_explicit(&p->gate, ~(unsigned long)OPEN, memory_order_acq_rel);
     double since = bs_now();
-    while (atomic_load_explicit(&p->left, memory_order_acquire) && patient(since))
+    while (joined(p) && patient(since))
         continue;
+    if (!joined(p))
+        return;
     pthread_mutex_lock(&p->lock);
-    while (p->busy)
+    while (joined(p))
         pthread_cond_wait(&p->idle, &p->lock);
     pthread_mutex_unlock(&p->lock);
 }
@@ -186,20 +217,17 @@ void bs_pool_for(bs_pool *p, long n, long grain, bs_work *work, void *arg)
             work(arg, i, i + grain < n ? i + grain : n, own_number);
         return;
     }
-    pthread_mutex_lock(&p->lock);
     p->work = work;
     p->arg = arg;
     p->n = n;
     p->grain = grain;
-    atomic_store(&p->next, 0);
-    p->busy = p->threads - 1;
-    atomic_store(&p->left, p->busy);
-    p->round++;
-    atomic_store_explicit(&p->seen, p->round, memory_order_release);
+    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    pthread_mutex_lock(&p->lock); /* whoever is about to sleep sees the round, or is woken */
+    atomic_fetch_add_explicit(&p->gate, ROUND + OPEN, memory_order_release);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
     inside = true;
     share(p, 0);
     inside = false;
-    wait_for_workers(p);
+    close_round(p);
 }
