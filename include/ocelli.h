@@ -141,9 +141,21 @@ typedef struct oc_answer {
 } oc_answer;
 OC_API void oc_answer_clear(oc_answer *answer);
 
+/* How keys and values of what was read are held: fewer bits, longer texts in the same memory. */
+typedef enum oc_kv_type { OC_KV_FP32, OC_KV_FP16, OC_KV_BF16, OC_KV_INT8 /* a scale for each head's row */ } oc_kv_type;
+
+/* Zero means the default of each field. */
+typedef struct oc_generator_options {
+    int context;   /* positions of a text at most; 0: the model's */
+    int batch;     /* prompts (or beams) at the same time; 0: 1 */
+    oc_kv_type kv; /* OC_KV_FP32 */
+    bool asks;     /* prompts are questions about pictures; for a model that can also caption: one that only answers need not be told */
+} oc_generator_options;
+
 /* A timeline of texts over an engine whose model generates: threads, memory, a cache of keys that prompts with a common beginning share. One thread at a
- * time. context: positions of a text at most, 0: the model's; batch: prompts (or beams) at the same time. */
+ * time. options NULL: all defaults. */
 typedef struct oc_generator oc_generator;
+OC_API oc_generator *oc_generator_open_with(oc_engine *engine, const oc_generator_options *options, oc_err *err);
 OC_API oc_generator *oc_generator_open(oc_engine *engine, int context, int batch, oc_err *err);
 OC_API void oc_generator_close(oc_generator *g);
 /* Bytes of prompt i's answer as they become certain, whole characters; false stops that answer. */

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import tap
+import tiny_blip
 import tiny_data
 from ocelli_run import CASES, Program, load, save, tiers
 
@@ -185,6 +186,23 @@ def with_enc_token():
            for more in ([], ["--enc-token"])]
     assert max(abs(got[1][x] - want[x]) for x in CHOICES) < 2e-3, f"{got[1]} instead of {want}"
     assert max(abs(got[0][x] - want[x]) for x in CHOICES) > 1e-2, "--enc-token changes nothing"
+
+
+def one_model_asks_and_captions():
+    """A pre-training model answers as the answering class does of [ENC] and a question, and captions as the captioning class does."""
+    both, captioner = tiny_blip.does_all(tmp / "both"), tiny_blip.captions_only(tmp / "captioner")
+    for how in ([], ["--num-beams", 3, "--min-new-tokens", 3], ["--top-k", 5, "--seed", 4], ["--choices", ",".join(CHOICES)], ["--dtype", "int8"]):
+        question = ["--image", some[0], "--image", some[1], "what color is it?"]
+        got = asked(*how, *question, model=both)
+        assert got == asked(*how, "--enc-token", *question) and got != asked(*how, *question), f"ask {how}: {got}"
+    for how in ([], ["--num-beams", 3], ["--prompt", "a photo of"]):
+        assert captions(*how, *some, model=both) == captions(*how, *some, model=captioner), f"caption {how}"
+    (tmp / "both.jsonl").write_text("".join(json.dumps({"image": str(p), "question": "is it red?", "answers": ["yes", "yes", "a dog"]}) + "\n" for p in some))
+    for how in ([], ["--choices", ",".join(CHOICES)]):
+        got = [lines("eval", "vqa", "--data", tmp / "both.jsonl", *how, "--model", *m)[0] for m in ([both], [ANSWERER, "--enc-token"])]
+        assert got[0] == got[1], got
+    judged = [lines("match", "--model", both, *more, some[0], *TEXTS) for more in ([], ["--enc-token"])]
+    assert judged[0] == judged[1], "its texts always begin with [ENC]"
 
 
 def question_faults():
@@ -373,6 +391,7 @@ def main():
     for name, function in [("a caption does not depend on the pictures beside it", captions_do_not_depend_on_the_batch), ("captions are drawn by the seed", drawn),
                            ("captions are as long as asked for", lengths), ("path, tab, caption; lists and folders", layouts), ("faults of caption", caption_faults),
                            ("answers, one a line", answer_layouts), ("choices are ranked by what forward gives them", ranked), ("ask --enc-token", with_enc_token),
+                           ("a pre-training model answers and captions", one_model_asks_and_captions),
                            ("faults of ask", question_faults), ("lines that are no questions are told", lines_that_are_no_questions),
                            ("match is forward's ITC and ITM", matched), ("match by vectors alone", matched_by_vectors), ("faults of match", match_faults),
                            ("search --rerank orders as match judges", reranked), ("faults of search --rerank", rerank_faults),

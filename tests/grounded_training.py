@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import tap
+import tiny_blip
 import tiny_data
 from ocelli_run import CASES, Program, load, save
 
@@ -149,26 +150,26 @@ def it_learns():
 
 
 def with_masked_words():
-    model = tmp / "masked"
-    shutil.copytree(TIED, model)
-    (model / "config.json").chmod(0o644)
-    config = json.loads((model / "config.json").read_text())
-    config["text_config"]["mask_token_id"] = 4
-    (model / "config.json").write_text(json.dumps(config))
-    train("mlm", "--objectives", "mlm", "--steps", 60, "--augment", 0, model=model)
-    lines = metrics("mlm")
-    assert np.mean([x["loss_mlm"] for x in lines[-10:]]) < 0.7 * lines[0]["loss_mlm"], [lines[0], lines[-1]]
+    for case in ["blip_pretrain_tied", "blip_vqa", "blip_caption"]:
+        train("mlm-" + case, "--objectives", "mlm", "--steps", 60, "--augment", 0, model=CASES / case / "model")
+        lines = metrics("mlm-" + case)
+        assert np.mean([x["loss_mlm"] for x in lines[-10:]]) < 0.7 * lines[0]["loss_mlm"], [case, lines[0], lines[-1]]
 
 
 def answers():
-    lines = [json.loads(x) for x in data.read_text().splitlines()]
-    asked = tmp / "data" / "asked.jsonl"
-    asked.write_text("".join(json.dumps({"image": x["image"], "question": "which colour is it?", "answers": [x["text"][0].split()[1]]}) + "\n" for x in lines))
-    model = CASES / "blip_vqa" / "model"
-    train("vqa", "--data", asked, "--steps", 120, "--augment", 0, model=model)
-    loss = [x["loss_vqa"] for x in metrics("vqa")]
-    assert np.mean(loss[-10:]) < 0.3 * loss[0], f"from {loss[0]} to {loss[-1]}"
-    program.fails(*arguments("vqa2", model=model), says="question")
+    """Who learned them gives them, of the answering class as of the one that does all."""
+    asked = questions()
+    for name, model, more in [("vqa", tiny_blip.ANSWERER, []), ("vqa-all", tiny_blip.does_all(tmp / "does-all"), ["--objectives", "vqa"])]:
+        train(name, "--data", asked, "--steps", 120, "--augment", 0, *more, model=model)
+        loss = [x["loss_vqa"] for x in metrics(name)]
+        assert np.mean(loss[-10:]) < 0.3 * loss[0], f"from {loss[0]} to {loss[-1]}"
+        lines = [json.loads(x) for x in asked.read_text().splitlines()]
+        told = program.good("ask", "--model", tmp / name, "--enc-token", "--stdin", "--json",
+                            text="".join(json.dumps({**x, "image": str(asked.parent / x["image"])}) + "\n" for x in lines)).out.splitlines()
+        right = sum(json.loads(a)["text"] == x["answers"][0] for a, x in zip(told, lines))
+        assert right > 0.6 * len(lines), f"{name}: {right} of {len(lines)} questions"
+    program.fails(*arguments("vqa2", model=tiny_blip.ANSWERER), says="question")
+    program.fails(*arguments("vqa3", "--data", asked, "--objectives", "vqa"), says="no part for the objective 'vqa'")
 
 
 def prompts():
@@ -264,8 +265,13 @@ def reached(module, case, objectives):
 
 def wrong():
     program.fails(*arguments("w1", "--objectives", "itc,dance"), says="dance")
-    program.fails(*arguments("w2", "--objectives", "mlm"), says="mlm")
+    program.fails(*arguments("w2", "--objectives", "mlm", model=CASES / "blip_retrieval" / "model"), says="mlm")
+    nameless = tiny_blip.copy_with(tmp / "nameless", TIED)
+    for name in ["tokenizer.json", "tokenizer_config.json"]:
+        (nameless / name).write_text((nameless / name).read_text().replace("[MASK]", "[HIDE]").replace("mask_token", "hide_token"))
+    program.fails(*arguments("w8", "--objectives", "mlm", model=nameless), says=["nameless", "[MASK]"])
     program.fails(*arguments("w3", "--queue", 5), says="multiple")
+    program.fails(*arguments("w9", "--objectives", "lm,itm", "--batch", 1), says="told apart")
     program.fails(*arguments("w4", "--texts", 2), says="--texts")
     program.fails(*arguments("w5", "--text-length", 4000), says="positions")
     program.fails(*arguments("w7", "--queue", BATCH, command="finetune"), says="without a teacher")
@@ -289,6 +295,7 @@ def main():
     tap.check("frozen weights stay", frozen)
     tap.check("LoRA on a captioner", lora)
     for case, objectives in [("blip_retrieval", "itc"), ("blip_retrieval", "itm"), ("blip_vqa", "vqa"), ("blip_pretrain_tied", "itc"), ("blip_pretrain_tied", "lm"),
+                             ("blip_pretrain_tied", "mlm"), ("blip_vqa", "mlm"),
                              ("blip_pretrain_tied", "itc,itm,lm")]:
         tap.check(f"LoRA of {objectives} on {case}", lora_of, case, objectives)
     tap.check("what cannot be learned is refused", wrong)

@@ -28,10 +28,11 @@ static oc_engine *open_engine(const char *folder, int threads)
     return e;
 }
 
-static void open_speaker(rn_speaker *s, oc_engine *e, long context, int sequences, kn_kv_type type)
+static void open_speaker(rn_speaker *s, oc_engine *e, long context, int sequences, oc_kv_type type)
 {
     oc_err err = {0};
-    if (rn_speaker_open(s, e, context, sequences, 0, type, &err))
+    oc_generator_options o = {.context = (int)context, .batch = sequences, .kv = type};
+    if (rn_speaker_open(s, e, &o, 0, &err))
         fail_msg("%s", err.text);
 }
 
@@ -93,7 +94,7 @@ static void pieces_and_beginnings_change_nothing(void **state)
         for (int threads = 1; threads <= 3; threads += 2) {
             oc_engine *e = open_engine(folders[m], threads);
             rn_speaker s;
-            open_speaker(&s, e, 0, 5, KN_KV_F32);
+            open_speaker(&s, e, 0, 5, OC_KV_FP32);
             int first = open_sequence(&s);
             feed_one(&s, first, ids, TEXT, &whole);
             for (size_t k = 0; k < sizeof piece / sizeof *piece; k++) {
@@ -125,7 +126,7 @@ static void texts_in_one_pass_are_as_alone(void **state)
         oc_err err = {0};
         int32_t ids[TEXTS][TEXT];
         rn_feed feed[TEXTS];
-        open_speaker(&s, e, 0, 2 * TEXTS, KN_KV_F32);
+        open_speaker(&s, e, 0, 2 * TEXTS, OC_KV_FP32);
         for (int i = 0; i < TEXTS; i++) {
             make_ids(ids[i], TEXT, (uint64_t)i);
             feed_one(&s, open_sequence(&s), ids[i], length[i], &alone[i]);
@@ -148,7 +149,7 @@ static void forks_are_independent(void **state)
     (void)state;
     static record expected, got;
     oc_engine *e = open_engine(folders[0], 2);
-    for (kn_kv_type type = KN_KV_F32; type <= KN_KV_I8; type++)
+    for (oc_kv_type type = OC_KV_FP32; type <= OC_KV_INT8; type++)
         for (long begin = 1; begin < TEXT - 4; begin += 5) {
             rn_speaker s;
             open_speaker(&s, e, 0, 4, type);
@@ -185,7 +186,7 @@ static void a_full_cache_is_an_error_and_no_more(void **state)
     int32_t ids[TEXT];
     int opened = 0, failed = 0;
     make_ids(ids, TEXT, 3);
-    open_speaker(&s, e, TEXT, 1, KN_KV_F32);
+    open_speaker(&s, e, TEXT, 1, OC_KV_FP32);
     int kept = open_sequence(&s), last = kept;
     feed_one(&s, kept, ids, 40, &first);
     for (; !failed && opened < 100; opened++) {
@@ -221,17 +222,17 @@ static void smaller_caches_stay_near(void **state)
 {
     (void)state;
     static record exact, other;
-    static const double most[] = {[KN_KV_F16] = 2e-3, [KN_KV_BF16] = 2e-2, [KN_KV_I8] = 4e-2};
+    static const double most[] = {[OC_KV_FP16] = 2e-3, [OC_KV_BF16] = 2e-2, [OC_KV_INT8] = 4e-2};
     int32_t ids[TEXT];
     make_ids(ids, TEXT, 4);
     for (int m = 0; m < MODELS; m++) {
         oc_engine *e = open_engine(folders[m], 2);
-        for (kn_kv_type type = KN_KV_F32; type <= KN_KV_I8; type++) {
+        for (oc_kv_type type = OC_KV_FP32; type <= OC_KV_INT8; type++) {
             rn_speaker s;
             open_speaker(&s, e, 0, 1, type);
-            feed_one(&s, open_sequence(&s), ids, TEXT, type == KN_KV_F32 ? &exact : &other);
-            double off = type == KN_KV_F32 ? 0 : largest_difference(&exact, &other);
-            if (off > most[type] || (type != KN_KV_F32 && off == 0))
+            feed_one(&s, open_sequence(&s), ids, TEXT, type == OC_KV_FP32 ? &exact : &other);
+            double off = type == OC_KV_FP32 ? 0 : largest_difference(&exact, &other);
+            if (off > most[type] || (type != OC_KV_FP32 && off == 0))
                 fail_msg("%s, cache of type %d: %g", folders[m], type, off);
             rn_speaker_close(&s);
         }
@@ -279,7 +280,7 @@ static void planned_bytes_are_used_bytes(void **state)
             for (long context = 1; context <= most; context += context < 2 ? 1 : 42)
                 for (int sequences = 1; sequences <= 9; sequences += 4) {
                     rn_speaker s;
-                    open_speaker(&s, e, context, sequences, KN_KV_F32);
+                    open_speaker(&s, e, context, sequences, OC_KV_FP32);
                     long together = s.rows - sequences + 1 < context ? s.rows - sequences + 1 : context;
                     size_t alone = peak_at_end(&s, ids, 1, context, 0), many = peak_at_end(&s, ids, sequences, 1, 0),
                            both = peak_at_end(&s, ids, sequences, together, 0), peak = alone > many ? alone : many;
@@ -301,7 +302,7 @@ static void tokens_take_no_memory(void **state)
         rn_speaker s;
         int32_t ids[TEXT];
         make_ids(ids, TEXT, 6);
-        open_speaker(&s, e, 0, 3, KN_KV_F32);
+        open_speaker(&s, e, 0, 3, OC_KV_FP32);
         int a = open_sequence(&s), b = open_sequence(&s);
         long before = 0;
         for (long i = 0; i < TEXT; i++) {
@@ -565,7 +566,7 @@ static void looking_takes_what_was_planned(void **state)
                 assert_int_equal(im_processor_run(&e->processor, &p[0], pixels, &err), 0);
                 for (int context = 4; context <= 40; context += 9) {
                     rn_speaker s;
-                    open_speaker(&s, e, context, sequences, KN_KV_F32);
+                    open_speaker(&s, e, context, sequences, OC_KV_FP32);
                     size_t peak = peak_of_all(&s, pixels, sequences);
                     if (peak > s.arena_bytes || (context >= s.heard && peak != s.arena_bytes))
                         fail_msg("%s, context %d, %d sequences: %zu bytes are used, %zu planned", seers[m], context, sequences,
@@ -600,7 +601,7 @@ static void tokens_about_something_take_no_memory(void **state)
             pixels = bs_alloc((size_t)(3 * e->sizes.image_size * e->sizes.image_size) * sizeof(float), "pixels", &err);
             assert_int_equal(im_processor_run(&e->processor, &p[0], pixels, &err), 0);
         }
-        open_speaker(&s, e, 40, 3, KN_KV_F32);
+        open_speaker(&s, e, 40, 3, OC_KV_FP32);
         int memory = rn_remember(&s, &prompt, pixels, &err), a = open_sequence(&s), b = open_sequence(&s);
         if (memory < 0)
             fail_msg("%s: %s", listeners[m], err.text);

@@ -49,7 +49,7 @@ static int open_all(job *j, oc_err *err)
     int most = b->from_stdin ? 8 : 1;
     for (int i = 0; i < j->batches; i++)
         most = j->batch[i] > most ? j->batch[i] : most;
-    if (rn_speaker_open(&j->speaker, j->engine, context, most, 0, KN_KV_F32, err))
+    if (rn_speaker_open(&j->speaker, j->engine, &(oc_generator_options){.context = (int)context, .batch = most}, 0, err))
         return -1;
     j->prompt = room < 512 ? room : 512;
     bs_rng rng;
@@ -84,7 +84,7 @@ static int begin(job *j, int i, long n, oc_err *err)
     feed.sequence = j->sequence[i];
     if (s->memory)
         feed.memory = j->memory[i];
-    if (s->memory && s->engine->sizes.prompt == MD_PROMPT_READ)
+    if (s->reads)
         feed.n = 1;
     return rn_run_feeds(s, &feed, 1, hear_nothing, NULL, err);
 }

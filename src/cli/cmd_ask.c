@@ -256,7 +256,7 @@ static int open_ranking(job *j, oc_engine *e, oc_err *err)
     j->order = bs_alloc((size_t)t->n * sizeof *j->order, "answers", err);
     if (!how.max_new_tokens || !j->logprob || !j->order)
         return -1;
-    j->generator = cl_teller_open(e, j->questions.p, j->questions.n, &how, t->n < TOGETHER ? t->n : TOGETHER, err);
+    j->generator = cl_teller_open(e, true, j->questions.p, j->questions.n, &how, t->n < TOGETHER ? t->n : TOGETHER, err);
     return j->generator ? 0 : -1;
 }
 
@@ -275,7 +275,7 @@ static int run_job(job *j, oc_err *err)
     if (j->choices_from)
         result = open_ranking(j, e, err);
     else {
-        j->generator = cl_teller_open(e, j->questions.p, j->questions.n, &j->how, batch, err);
+        j->generator = cl_teller_open(e, true, j->questions.p, j->questions.n, &j->how, batch, err);
         result = j->generator ? 0 : -1;
     }
     if (!result)

@@ -78,7 +78,7 @@ static int run_job(job *j, oc_err *err)
     batch = batch < j->paths.n ? batch : j->paths.n;
     oc_engine *e = cl_open(&j->common, err);
     if (e && !cl_check_teller(e, false, j->prompt != NULL, err))
-        j->generator = cl_teller_open(e, &j->prompt, 1, &j->how, batch, err);
+        j->generator = cl_teller_open(e, false, &j->prompt, 1, &j->how, batch, err);
     if (j->generator)
         result = caption_all(j, batch, err);
     oc_generator_close(j->generator);

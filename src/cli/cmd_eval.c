@@ -196,7 +196,8 @@ static int eval_perplexity(job *j, oc_err *err)
     int result = -1;
     oc_engine *e = cl_open(&j->common, err);
     const tx_tokenizer *t = e ? rn_tokenizer(e, err) : NULL;
-    if (t && !rn_speaker_open(&s, e, j->context, j->common.batch ? j->common.batch : WINDOWS, 128, KN_KV_F32, err)) {
+    oc_generator_options o = {.context = j->context, .batch = j->common.batch ? j->common.batch : WINDOWS};
+    if (t && !rn_speaker_open(&s, e, &o, 128, err)) {
         if (s.memory)
             bs_err(err, "%s: it writes about what it reads or sees, expected a decoder alone", j->common.model);
         else if (!dt_corpus_read(&corpus, j->data_path, t, e->sizes.eos, err))

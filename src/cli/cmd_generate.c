@@ -11,7 +11,7 @@ typedef struct job {
     cl_texts prompts, stops, answers;
     const char *kv, *image;
     float *pixels; /* of the image; NULL: there is none */
-    kn_kv_type type;
+    oc_kv_type type;
     bool from_stdin;
     int context;
     oc_generation how;
@@ -123,11 +123,10 @@ static int score_answers(job *j, oc_err *err)
 
 static bool read_type(job *j)
 {
-    static const char *const kinds[] = {"fp32", "fp16", "bf16", "int8"};
-    static const kn_kv_type types[] = {KN_KV_F32, KN_KV_F16, KN_KV_BF16, KN_KV_I8};
+    static const char *const kinds[] = {[OC_KV_FP32] = "fp32", [OC_KV_FP16] = "fp16", [OC_KV_BF16] = "bf16", [OC_KV_INT8] = "int8"};
     for (int i = 0; i < 4; i++)
         if (!j->kv || !strcmp(j->kv, kinds[i])) {
-            j->type = types[i];
+            j->type = (oc_kv_type)i;
             return true;
         }
     return false;
@@ -156,7 +155,7 @@ static int run_job(job *j, oc_err *err)
     j->how.seed = j->common.seed;
     j->how.stop = j->stops.p;
     j->how.stops = j->stops.n;
-    j->generator = rn_generator_open(e, j->context, batch, j->type, err);
+    j->generator = oc_generator_open_with(e, &(oc_generator_options){.context = j->context, .batch = batch, .kv = j->type}, err);
     if (!j->generator || (j->image && load_image(j, err)))
         goto done;
     result = j->answers.n ? score_answers(j, err) : answer_prompts(j, err);

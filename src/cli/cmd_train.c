@@ -160,8 +160,8 @@ static int open_model(job *j, oc_err *err)
         return -1;
     if (!j->common.batch)
         j->common.batch = j->learns == TEXTS ? 8 : j->finetune ? 32 : 128;
-    if (j->learns != TEXTS && j->common.batch < 2)
-        return bs_err(err, "--batch: a batch of one has nothing to be told apart from");
+    if ((j->learns == PAIRS || j->learns == SENTENCES) && tr_check_others(j->common.batch, err))
+        return -1;
     if ((!j->finetune || j->full) && (md_need_floats(j->model, err) || md_own(j->model, err)))
         return -1;
     if (j->config && md_init(j->model, j->common.seed, err))

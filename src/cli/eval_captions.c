@@ -100,7 +100,7 @@ static int caption_all(const cl_captioning *c, ev_pictures *p, cl_talk *talk, oc
     oc_engine *e = cl_open(c->common, err);
     ev_teller t = {.how = c->how, .prompt = c->prompt, .talk = &talk->talk};
     if (e && !cl_check_teller(e, false, c->prompt != NULL, err))
-        t.generator = cl_teller_open(e, &c->prompt, 1, c->how, batch_of(c), err);
+        t.generator = cl_teller_open(e, false, &c->prompt, 1, c->how, batch_of(c), err);
     if (t.generator)
         result = ev_pictures_say(p, ev_teller_caption, &t, batch_of(c), &talk->talk, err);
     cl_talk_pause(talk);
@@ -120,7 +120,7 @@ static oc_generator *open_answering(const cl_captioning *c, oc_engine *e, const 
     if (choices->n)
         how.max_new_tokens = rn_context_for(e, choices->p, choices->n, 1, err);
     if (texts && how.max_new_tokens)
-        g = cl_teller_open(e, texts, (int)q->n, &how, choices->n ? TOGETHER : batch_of(c), err);
+        g = cl_teller_open(e, true, texts, (int)q->n, &how, choices->n ? TOGETHER : batch_of(c), err);
     bs_free(texts);
     return g;
 }

@@ -36,13 +36,14 @@ static int read_list(const char *list, float *weight, oc_err *err)
     return 0;
 }
 
-/* What pre-training is made of; else the one thing that the model does. */
+/* What pre-training is made of; of a model with none of its parts, answers. */
 static void choose(const md_model *m, float *weight)
 {
     unsigned can = tr_grounded_can(m);
+    bool any = false;
     for (int i = 0; i <= TR_LM; i++)
-        weight[i] = (can >> i) & 1;
-    weight[TR_VQA] = can == 1u << TR_VQA;
+        any |= (weight[i] = (can >> i) & 1) != 0;
+    weight[TR_VQA] = !any && (can >> TR_VQA) & 1;
 }
 
 int cl_objectives_read(const cl_objectives *c, const md_model *m, long pairs, long batch, uint64_t seed, bool adapter,

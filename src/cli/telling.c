@@ -19,22 +19,22 @@ void cl_telling_end(oc_generation *how, const cl_common *common)
     how->seed = common->seed;
 }
 
-oc_generator *cl_teller_open(oc_engine *e, const char *const *prompts, int n, const oc_generation *how, int batch, oc_err *err)
+oc_generator *cl_teller_open(oc_engine *e, bool asks, const char *const *prompts, int n, const oc_generation *how, int batch, oc_err *err)
 {
     int context = rn_check_eye(e, err) ? 0 : rn_context_for(e, prompts, n, how->max_new_tokens, err);
     int beams = how->num_beams > 1 ? how->num_beams : 0; /* then one picture after the other */
-    return context ? rn_generator_open(e, context, beams ? beams : batch, KN_KV_F32, err) : NULL;
+    oc_generator_options o = {.context = context, .batch = beams ? beams : batch, .asks = asks};
+    return context ? oc_generator_open_with(e, &o, err) : NULL;
 }
 
 int cl_check_teller(const oc_engine *e, bool asks, bool prompted, oc_err *err)
 {
-    bool answers = e->sizes.prompt == MD_PROMPT_READ;
     if (rn_check_eye(e, err))
         return -1;
-    if (asks && !answers)
+    if (asks && !e->sizes.answers)
         return bs_err(err, "the model '%s' does not answer questions, it only goes on with a text: `ocelli caption --prompt TEXT`",
                       e->model->folder);
-    if (!asks && answers && !prompted)
+    if (!asks && e->sizes.prompt == MD_PROMPT_READ && !prompted)
         return bs_err(err, "the model '%s' answers questions, it does not caption: `ocelli ask`, or a question by --prompt",
                       e->model->folder);
     return 0;

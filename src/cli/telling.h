@@ -20,10 +20,10 @@
 oc_generation cl_telling_start(void);
 void cl_telling_end(oc_generation *how, const cl_common *common);
 
-/* A generator with just the room that `how` needs for prompts like these (some of them, or all, may be NULL), `batch` at the same time. Fails where the model
- * writes nothing about pictures. */
-oc_generator *cl_teller_open(oc_engine *e, const char *const *prompts, int n, const oc_generation *how, int batch, oc_err *err);
-/* Models that answer and models that go on: who cannot do what `asks` says is told what it can. */
+/* A generator with just the room that `how` needs for prompts like these (some of them, or all, may be NULL), `batch` at the same time, which are questions
+ * where it `asks`. Fails where the model writes nothing about pictures. */
+oc_generator *cl_teller_open(oc_engine *e, bool asks, const char *const *prompts, int n, const oc_generation *how, int batch, oc_err *err);
+/* Models that answer, models that go on, and models that do both: who cannot do what `asks` says is told what it can. */
 int cl_check_teller(const oc_engine *e, bool asks, bool prompted, oc_err *err);
 
 /* A text as a part of a line: its ends of lines and tabs are spaces. */

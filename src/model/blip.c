@@ -45,6 +45,8 @@ static const float WARM = 0.07f; /* the temperature at first */
 static bool has_encoder(const blip *m) { return m->kind != CAPTIONS; }
 static bool has_decoder(const blip *m) { return m->kind != RETRIEVES; }
 static bool has_pairs(const blip *m) { return m->kind == RETRIEVES || m->kind == PRETRAINS; }
+/* The decoder looks at what the encoder makes of a question, which then is as wide as a picture's rows. */
+static bool can_answer(const blip *m) { return has_encoder(m) && has_decoder(m) && m->encoder.shape.width == m->vision.shape.width; }
 
 /* The stack that writes; of a tied one the layers are the encoder's. */
 static const bl_bert *writer(const blip *m) { return m->tied ? &m->encoder : &m->decoder; }
@@ -151,12 +153,12 @@ failed:
 static void sizes(const void *p, md_sizes *s)
 {
     const blip *m = p;
-    int positions = has_decoder(m) ? m->decoder.positions : m->encoder.positions;
+    const bl_bert *texts = has_decoder(m) ? &m->decoder : &m->encoder;
     *s = (md_sizes){.image_size = m->vision.image_size,
                     .channels = m->vision.channels,
-                    .max_tokens = positions,
-                    .context = has_decoder(m) ? positions : 0,
-                    .vocab = has_decoder(m) ? m->decoder.vocab : m->encoder.vocab,
+                    .max_tokens = texts->positions,
+                    .context = has_decoder(m) ? texts->positions : 0,
+                    .vocab = texts->vocab,
                     .embedding = has_pairs(m) ? m->projection : 0,
                     .bos = -1,
                     .eos = m->sep,
@@ -164,11 +166,13 @@ static void sizes(const void *p, md_sizes *s)
                     .padding = MD_PADDING_HIDDEN,
                     .start = m->dec,
                     .prompt = m->kind == ANSWERS ? MD_PROMPT_READ : MD_PROMPT_BEGINS,
+                    .answers = can_answer(m),
                     .picture_rows = bl_vit_tokens(&m->vision),
                     .own_eos = true,
                     .matches = has_pairs(m),
-                    .enc = m->enc,
-                    .mask = m->mask};
+                    .enc = m->enc < texts->vocab ? m->enc : -1,
+                    .mask = m->mask,
+                    .always_enc = m->kind == PRETRAINS && m->enc < texts->vocab};
 }
 
 static void cache(const void *p, tn_cache_shape *s)
@@ -296,18 +300,17 @@ static tn_t write_texts(tn_ctx *cx, const void *p, const md_words *w, tn_t seen,
     return head(cx, m, bl_bert_rows(cx, writer(m), w->ids, w->n, w->length, &view));
 }
 
-static tn_t find_words(tn_ctx *cx, const void *p, const md_words *w, tn_t rows)
-{
-    tn_t hidden;
-    read_texts(cx, p, w, rows, &hidden);
-    return head(cx, p, hidden);
-}
-
+/* All rows of texts that are read while looking at pictures; a model without encoder reads with its decoder, each word seeing all others. */
 static tn_t read_question(tn_ctx *cx, const void *p, const md_words *w, tn_t rows)
 {
-    tn_t hidden;
-    read_texts(cx, p, w, rows, &hidden);
-    return hidden;
+    const blip *m = p;
+    bl_bert_view view = {.key_mask = w->mask, .seen = rows};
+    return bl_bert_rows(cx, has_encoder(m) ? &m->encoder : &m->decoder, w->ids, w->n, w->length, &view);
+}
+
+static tn_t find_words(tn_ctx *cx, const void *p, const md_words *w, tn_t rows)
+{
+    return head(cx, p, read_question(cx, p, w, rows));
 }
 
 static const tn_param *temperature(const void *p) { return &((const blip *)p)->temp; }
@@ -362,7 +365,7 @@ static void remember(tn_ctx *cx, const void *p, const md_batch *b)
     const blip *m = p;
     md_words w = words_of(b);
     tn_t seen = see(cx, m, b);
-    bl_bert_remember(cx, writer(m), m->kind == ANSWERS ? read_question(cx, m, &w, seen) : seen);
+    bl_bert_remember(cx, writer(m), b->asks ? read_question(cx, m, &w, seen) : seen);
 }
 
 static tn_t logits(tn_ctx *cx, const void *p, const md_batch *b)
@@ -631,10 +634,11 @@ static int prepare(const void *p, const md_values *in, md_batch *b, oc_err *err)
 
 /* ---- the descriptor ----------------------------------------------------------------------------------------- */
 
-static const md_objectives of_captions = {.see = see, .write = write_texts, .smoothing = smoothing};
+static const md_objectives of_captions = {.see = see, .write = write_texts, .find_words = find_words, .smoothing = smoothing};
 static const md_objectives of_retrieval = {
     .see = see, .image_features = image_features, .text_features = text_features, .match = match_rows, .scores = scores};
-static const md_objectives of_answers = {.see = see, .write = write_texts, .read_question = read_question, .smoothing = smoothing};
+static const md_objectives of_answers = {
+    .see = see, .write = write_texts, .find_words = find_words, .read_question = read_question, .smoothing = smoothing};
 static const md_objectives of_all = {.see = see,
                                      .image_features = image_features,
                                      .text_features = text_features,

@@ -65,6 +65,7 @@ typedef struct md_batch {
     const float *partner_target;
     float partner_weight;        /* of that loss */
     bool want_loss, want_hidden; /* loss; the towers' own outputs */
+    bool asks;                   /* the texts are read as questions, and what is made of them is remembered */
     const md_values *values;     /* all inputs, for families without pictures and texts */
 } md_batch;
 void md_batch_clear(md_batch *b);
@@ -91,8 +92,8 @@ enum { MD_EMBEDS_IMAGES = 1, MD_EMBEDS_TEXTS = 2, MD_GENERATES = 4, MD_MATCHES =
 
 /* What a model that remembers what an answer is about does with the prompt. */
 typedef enum md_prompt {
-    MD_PROMPT_READ,  /* it is encoded and remembered; the answer begins with `start` */
-    MD_PROMPT_BEGINS /* the answer begins with it: `start` in place of its first token, its last left out */
+    MD_PROMPT_BEGINS, /* the answer begins with it: `start` in place of its first token, its last left out */
+    MD_PROMPT_READ    /* it is encoded and remembered; the answer begins with `start` */
 } md_prompt;
 
 /* Texts of a batch are filled up to one length behind their ends. */
@@ -113,11 +114,13 @@ typedef struct md_sizes {
     int bos, eos, pad; /* token ids; -1: none */
     md_padding padding;
     int start; /* an encoder-decoder's answers begin with it; not looked at where nothing is remembered */
-    md_prompt prompt;
+    md_prompt prompt;  /* where nothing else is asked for */
+    bool answers;      /* it can read a prompt, as a question about a picture */
     long picture_rows; /* rows of a picture, for a model that generates about one; 0: about none */
     bool own_eos;      /* eos ends its answers, whatever generation_config.json says */
     bool matches;      /* tells of a picture and a text whether they belong together */
-    int enc, mask;     /* tokens that begin a text to be matched, and stand for a word to be found; -1: none */
+    int enc, mask;     /* tokens that begin a text read beside a picture, and stand for a word to be found; -1: none */
+    bool always_enc;   /* its texts begin so whether options ask for it or not */
 } md_sizes;
 
 typedef int md_pool_fn(const void *m, const int *ids, long n);

@@ -127,7 +127,8 @@ static void sizes(const void *p, md_sizes *s)
                     .bos = -1,
                     .eos = m->eos,
                     .pad = m->pad,
-                    .start = m->start};
+                    .start = m->start,
+                    .prompt = MD_PROMPT_READ};
 }
 
 /* The decoder's own keys, and those of what was encoded, have one shape. */

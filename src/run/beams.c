@@ -267,7 +267,7 @@ int rn_beam_search(oc_generator *g, tx_ids *prompt, const float *pixels, const o
 {
     rn_speaker *k = &g->speaker;
     search s = {.g = g, .how = how, .prompt = prompt, .pixels = pixels, .memory = -1, .beams = how->num_beams, .err = err};
-    bool read = k->memory && k->engine->sizes.prompt == MD_PROMPT_READ; /* then the answer begins with one token */
+    bool read = k->reads; /* then the answer begins with one token */
     long room = k->context - (read ? 1 : (long)prompt->n);
     s.most = how->max_new_tokens < room ? how->max_new_tokens : room;
     s.wide = (k->eos_n > 1 ? 1 + k->eos_n : 2) * s.beams;

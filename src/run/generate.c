@@ -20,15 +20,17 @@ void oc_answer_clear(oc_answer *a)
 
 /* ---- a generator ------------------------------------------------------------------------------------------ */
 
-oc_generator *rn_generator_open(oc_engine *e, int context, int batch, kn_kv_type type, oc_err *err)
+oc_generator *oc_generator_open_with(oc_engine *e, const oc_generator_options *options, oc_err *err)
 {
+    static const oc_generator_options defaults;
+    int batch = options && options->batch > 0 ? options->batch : 1;
     oc_generator *g = bs_calloc(1, sizeof *g, "a generator", err);
     if (!g)
         return NULL;
     g->batch = batch;
     g->chooser = bs_calloc((size_t)batch, sizeof *g->chooser, "a generator", err);
     g->tokenizer = g->chooser ? rn_tokenizer(e, err) : NULL;
-    if (!g->tokenizer || rn_speaker_open(&g->speaker, e, context, batch, 0, type, err))
+    if (!g->tokenizer || rn_speaker_open(&g->speaker, e, options ? options : &defaults, 0, err))
         goto failed;
     for (int i = 0; i < batch; i++)
         if (rn_chooser_open(&g->chooser[i], e->kn, e->sizes.vocab, 0, err))
@@ -41,7 +43,7 @@ failed:
 
 oc_generator *oc_generator_open(oc_engine *e, int context, int batch, oc_err *err)
 {
-    return rn_generator_open(e, context, batch > 0 ? batch : 1, KN_KV_F32, err);
+    return oc_generator_open_with(e, &(oc_generator_options){.context = context, .batch = batch}, err);
 }
 
 void oc_generator_close(oc_generator *g)
@@ -78,7 +80,7 @@ static int put_beginning(const oc_engine *e, tx_ids *ids, oc_err *err)
 static int encode_prompt(const oc_generator *g, const char *prompt, tx_ids *ids, oc_err *err)
 {
     const oc_engine *e = g->speaker.engine;
-    bool begins = g->speaker.memory && e->sizes.prompt == MD_PROMPT_BEGINS;
+    bool begins = g->speaker.memory && !g->speaker.reads;
     ids->n = 0;
     if ((prompt[0] || !begins) && tx_encode(g->tokenizer, prompt, strlen(prompt), true, ids, err))
         return -1;
@@ -131,7 +133,7 @@ int rn_start(oc_generator *g, tx_ids *ids, const float *pixels, int *memory, lon
     *memory = rn_remember(s, ids, pixels, err);
     if (*memory < 0)
         return -1;
-    if (s->engine->sizes.prompt == MD_PROMPT_READ) {
+    if (s->reads) {
         ids->n = 0;
         if (tx_ids_put(ids, s->engine->sizes.start, err))
             return -1;

@@ -19,8 +19,6 @@ typedef struct rn_prompt {
     int skipped; /* prompts before it, of the same call, that were left out: its number counts them */
 } rn_prompt;
 
-/* As oc_generator_open, with a cache of another type. */
-oc_generator *rn_generator_open(oc_engine *e, int context, int batch, kn_kv_type type, oc_err *err);
 /* As oc_generate, of prompts that are some of many: the first counts as number `first`, for its draws and in what errors say. */
 int rn_generate(oc_generator *g, const rn_prompt *prompts, int n, int first, const oc_generation *how, oc_heard *heard,
                 void *arg, oc_answer *answers, oc_err *err);

@@ -13,7 +13,7 @@ float rn_together(const float logits[2]) { return (float)(1 / (1 + exp((double)l
 
 int rn_begin_with_enc(const oc_engine *e, tx_ids *ids, oc_err *err)
 {
-    if (!e->options.enc_token)
+    if (!e->options.enc_token && !e->sizes.always_enc)
         return 0;
     if (e->sizes.enc <= 0 || e->sizes.enc >= e->sizes.vocab)
         return bs_err(err, "the model '%s' (%s) has no token [ENC] that a text could begin with", e->model->folder, oc_family(e));

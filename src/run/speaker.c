@@ -75,8 +75,6 @@ void rn_forbid_end(const rn_speaker *s, float *logits)
             logits[s->eos[i]] = -INFINITY;
 }
 
-static bool reads_prompts(const rn_speaker *s) { return s->engine->sizes.prompt == MD_PROMPT_READ; }
-
 /* What is read or looked at, as a batch of one. */
 static md_batch reading(const rn_speaker *s, long length, const float *pixels)
 {
@@ -88,6 +86,7 @@ static md_batch reading(const rn_speaker *s, long length, const float *pixels)
     b.channels = z->channels;
     b.height = b.width = z->image_size;
     b.pixel_values = pixels;
+    b.asks = s->reads;
     return b;
 }
 
@@ -129,31 +128,47 @@ static int take_memory(rn_speaker *s, oc_err *err)
     return s->arena ? 0 : -1;
 }
 
-int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, long heard, kn_kv_type type, oc_err *err)
+static int check_options(const oc_engine *e, const oc_generator_options *o, oc_err *err)
 {
+    const char *folder = e->model->folder;
+    if (!(md_can(e->model) & MD_GENERATES))
+        return bs_err(err, "the model '%s' (%s) does not generate text", folder, oc_family(e));
+    if (o->context < 0 || o->batch < 0 || o->kv < OC_KV_FP32 || o->kv > OC_KV_INT8)
+        return bs_err(err, "expected context and batch of 0 or more, and a kv of oc_kv_type");
+    if (o->context > e->sizes.context)
+        return bs_err(err, "a context of %d positions is asked for, the model has %ld", o->context, e->sizes.context);
+    if (o->asks && !e->sizes.answers)
+        return bs_err(err, "the model '%s' (%s) does not answer questions about pictures", folder, oc_family(e));
+    return 0;
+}
+
+int rn_speaker_open(rn_speaker *s, oc_engine *e, const oc_generator_options *options, long heard, oc_err *err)
+{
+    static const kn_kv_type types[] = {
+        [OC_KV_FP32] = KN_KV_F32, [OC_KV_FP16] = KN_KV_F16, [OC_KV_BF16] = KN_KV_BF16, [OC_KV_INT8] = KN_KV_I8};
+    int sequences = options->batch > 0 ? options->batch : 1;
     *s = (rn_speaker){.engine = e, .sequences = sequences};
     for (int i = 0; i < RN_KEPT; i++)
         s->kept[i].sequence = -1;
-    if (!(md_can(e->model) & MD_GENERATES))
-        return bs_err(err, "the model '%s' (%s) does not generate text", e->model->folder, oc_family(e));
-    if (context > e->sizes.context)
-        return bs_err(err, "a context of %ld positions is asked for, the model has %ld", context, e->sizes.context);
-    s->context = context ? context : e->sizes.context;
+    if (check_options(e, options, err))
+        return -1;
+    s->reads = options->asks || e->sizes.prompt == MD_PROMPT_READ;
+    s->context = options->context ? options->context : e->sizes.context;
     s->rows = s->context < ROWS ? s->context : ROWS;
     s->rows = s->rows < sequences ? sequences : s->rows;
     s->heard = heard ? heard : sequences < HEARD ? HEARD : sequences;
     s->heard = s->heard < s->rows ? s->heard : s->rows;
-    s->remembered = reads_prompts(s) ? s->context : e->sizes.picture_rows;
-    tn_cache_shape shape = {.type = type, .positions = (s->context + 2 * tn_page_keys()) * (sequences + 1)}, memory;
+    s->remembered = s->reads ? s->context : e->sizes.picture_rows;
+    tn_cache_shape shape = {.type = types[options->kv], .positions = (s->context + 2 * tn_page_keys()) * (sequences + 1)}, memory;
     e->model->family->cache(e->model->m, &shape);
     memory = shape;
     memory.positions = (s->remembered + 2 * tn_page_keys()) * (sequences + 1);
     s->pool = bs_pool_open(e->options.threads, err);
     s->work = s->pool ? kn_work_open(e->kn, s->pool, err) : NULL;
     s->cache = s->work ? tn_cache_open(&shape, err) : NULL;
-    bool reads = e->model->family->remember != NULL;
-    s->memory = s->cache && reads ? tn_cache_open(&memory, err) : NULL;
-    if (s->cache && (s->memory || !reads) && !read_eos(s, err) && !take_memory(s, err))
+    bool remembers = e->model->family->remember != NULL;
+    s->memory = s->cache && remembers ? tn_cache_open(&memory, err) : NULL;
+    if (s->cache && (s->memory || !remembers) && !read_eos(s, err) && !take_memory(s, err))
         return 0;
     rn_speaker_close(s);
     return -1;
@@ -252,7 +267,7 @@ static void start(rn_speaker *s, const tn_steps *steps)
 int rn_remember(rn_speaker *s, const tx_ids *prompt, const float *pixels, oc_err *err)
 {
     const md_model *m = s->engine->model;
-    long length = reads_prompts(s) ? (long)prompt->n : 0, n = reads_prompts(s) ? length : s->remembered;
+    long length = s->reads ? (long)prompt->n : 0, n = s->reads ? length : s->remembered;
     if (s->engine->sizes.picture_rows && !pixels)
         return bs_err(err, "the model '%s' writes about a picture, and there is none", m->folder);
     int number = tn_sequence_open(s->memory, err);

@@ -45,15 +45,16 @@ typedef struct rn_speaker {
     int sequences;    /* of a pass, at most */
     long context;     /* positions of a sequence, at most */
     long remembered;  /* rows of a memory, at most */
+    bool reads;       /* prompts are remembered (MD_PROMPT_READ), answers begin with the model's `start` */
     int32_t eos[16];  /* what ends a text */
     int eos_n;
     rn_kept kept[RN_KEPT];
     unsigned long uses;
 } rn_speaker;
 
-/* context 0: the model's own. sequences: that go on at the same time (beams count), and as many as are kept come on top. heard: rows of a pass whose logits may
- * be asked for; 0: 32, or the sequences where those are more. */
-int rn_speaker_open(rn_speaker *s, oc_engine *e, long context, int sequences, long heard, kn_kv_type type, oc_err *err);
+/* batch: sequences that go on at the same time (beams count), and as many as are kept come on top. heard: rows of a pass whose logits may be asked for; 0: 32,
+ * or the sequences where those are more. */
+int rn_speaker_open(rn_speaker *s, oc_engine *e, const oc_generator_options *options, long heard, oc_err *err);
 void rn_speaker_close(rn_speaker *s);
 /* Runs all feeds, many in one pass; every sequence gets the bits that it gets alone. */
 int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void *arg, oc_err *err);
@@ -61,7 +62,7 @@ bool rn_ends(const rn_speaker *s, int32_t id);
 /* No token that ends a text can be chosen from these logits. */
 void rn_forbid_end(const rn_speaker *s, float *logits);
 
-/* An encoder-decoder reads a prompt (where it does, md_prompt) and looks at a picture (pixels as its processor gives them; NULL where it takes none): the number of what
+/* An encoder-decoder reads a prompt (where it does, `reads`) and looks at a picture (pixels as its processor gives them; NULL where it takes none): the number of what
  * it remembers of them, or -1; tn_sequence_close(s->memory, ..) forgets. */
 int rn_remember(rn_speaker *s, const tx_ids *prompt, const float *pixels, oc_err *err);
 /* A sequence that begins as `ids` do, as far as one that was kept does, and *have of them: at least one id is left to be fed. */

@@ -145,6 +145,11 @@ static double in_parts(parts *k, tn_ctx *cx)
     return spread_gradients(k, cx) ? (double)NAN : value;
 }
 
+int tr_check_others(long batch, oc_err *err)
+{
+    return batch > 1 ? 0 : bs_err(err, "--batch: a batch of one has nothing to be told apart from");
+}
+
 double tr_checked(const tr_pass *p, const tn_ctx *cx, double loss, oc_err *err)
 {
     if (cx->failed)

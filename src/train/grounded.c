@@ -53,8 +53,8 @@ unsigned tr_grounded_can(const md_model *m)
     if (!d)
         return 0;
     return (d->text_features ? 1u << TR_ITC : 0u) | (d->match ? 1u << TR_ITM : 0u) |
-           (d->write && s.prompt == MD_PROMPT_BEGINS ? 1u << TR_LM : 0u) | (d->find_words && s.mask >= 0 ? 1u << TR_MLM : 0u) |
-           (d->write && d->read_question ? 1u << TR_VQA : 0u);
+           (d->write && s.prompt == MD_PROMPT_BEGINS ? 1u << TR_LM : 0u) | (d->find_words ? 1u << TR_MLM : 0u) |
+           (d->write && s.answers ? 1u << TR_VQA : 0u);
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------- */
@@ -216,6 +216,13 @@ static void put_written(tr_grounded *g, long i, const int *ids, long n)
         target[k] = k >= p && k + 1 < all ? to[k + 1] : -100;
 }
 
+/* Any word, in the place of `id`; what a special token would be put for stays. */
+static int draw_word(const tr_grounded *g, int id, bs_rng *r)
+{
+    int drawn = (int)bs_rng_below(r, (uint32_t)g->sizes.vocab);
+    return !tx_token_name(g->tokenizer, drawn) || tx_is_special(g->tokenizer, drawn) ? id : drawn;
+}
+
 /* A seventh of the words, at least one: four of five are hidden, one of ten is another, one of ten stays (Devlin 2019). */
 static void put_hidden(tr_grounded *g, long i, const int *ids, long n, bs_rng *r)
 {
@@ -230,7 +237,7 @@ static void put_hidden(tr_grounded *g, long i, const int *ids, long n, bs_rng *r
             continue;
         uint32_t how = bs_rng_below(r, 10);
         target[k] = ids[k];
-        to[k] = how < 8 ? g->sizes.mask : how == 8 ? (int)bs_rng_below(r, (uint32_t)g->sizes.mask) : ids[k];
+        to[k] = how < 8 ? g->sizes.mask : how == 8 ? draw_word(g, ids[k], r) : ids[k];
     }
 }
 
@@ -271,7 +278,8 @@ static int put_texts(tr_grounded *g, const md_batch *b, oc_err *err)
         long n = length_of(b, i);
         put_text(&g->read, i, ids, n, -1);
         put_written(g, i, ids, n);
-        put_hidden(g, i, ids, n, &r);
+        if (g->o.weight[TR_MLM] > 0)
+            put_hidden(g, i, ids, n, &r);
         if (g->o.weight[TR_VQA] > 0 && put_question(g, i, err))
             return -1;
     }
@@ -606,7 +614,19 @@ static int read_prompts(tr_grounded *g, oc_err *err)
     return 0;
 }
 
-static int check(const tr_grounded *g, oc_err *err)
+/* What words are hidden behind: the model says, or its tokenizer. */
+static int find_mask(tr_grounded *g, oc_err *err)
+{
+    if (g->sizes.mask < 0)
+        g->sizes.mask = tx_roles_of(g->tokenizer)->mask;
+    if (g->sizes.mask < 0)
+        g->sizes.mask = tx_token_id(g->tokenizer, "[MASK]");
+    return g->sizes.mask >= 0 && g->sizes.mask < g->sizes.vocab
+               ? 0
+               : bs_err(err, "the tokenizer of '%s' has no [MASK] that the model knows, which the objective mlm hides words behind", g->m->folder);
+}
+
+static int check(tr_grounded *g, oc_err *err)
 {
     unsigned can = tr_grounded_can(g->m);
     bool any = false;
@@ -615,9 +635,13 @@ static int check(const tr_grounded *g, oc_err *err)
         if (g->o.weight[i] > 0 && !(can & 1u << i))
             return bs_err(err, "the model '%s' has no part for the objective '%s'", g->m->folder, tr_objective_names[i]);
     }
+    if ((g->o.weight[TR_ITC] > 0 || g->o.weight[TR_ITM] > 0) && tr_check_others(g->batch, err))
+        return -1;
     if (g->o.weight[TR_VQA] > 0 && g->o.weight[TR_LM] > 0)
         return bs_err(err, "lm and vqa do not go together: a text is either said of a picture or answers a question");
-    return any ? 0 : bs_err(err, "no objective is left");
+    if (!any)
+        return bs_err(err, "no objective is left");
+    return g->o.weight[TR_MLM] > 0 ? find_mask(g, err) : 0;
 }
 
 tr_grounded *tr_grounded_open(const tr_grounded_options *o, dt_loader *loader, const dt_pairs *pairs, const tx_tokenizer *tokenizer,

@@ -25,6 +25,9 @@ typedef struct tr_pass {
 void tr_begin(const tr_pass *p, tn_ctx *cx, bool train);
 void tr_begin_plan(const tr_pass *p, const kn_table *kn, int threads, tn_ctx *cx, bool train);
 
+/* Fails where a batch has no others that one could be told apart from. */
+int tr_check_others(long batch, oc_err *err);
+
 /* The loss, or NaN and an error when something failed or it is not finite. */
 double tr_checked(const tr_pass *p, const tn_ctx *cx, double loss, oc_err *err);
 
