@@ -372,6 +372,52 @@ static void what_is_heard_is_the_text(void **state)
     oc_engine_close(e);
 }
 
+static double scored(oc_engine *e, oc_kv_type kv)
+{
+    oc_err err = {0};
+    oc_generator_options o = {.kv = kv};
+    oc_generator *g = oc_generator_open_with(e, &o, &err);
+    double logprob = 0;
+    int tokens = 0;
+    if (!g || oc_score(g, "The old clock stood in the hall", " and two dogs", &logprob, &tokens, &err))
+        fail_msg("%s", err.text);
+    assert_true(tokens > 0);
+    oc_generator_close(g);
+    return logprob;
+}
+
+/* Smaller caches are used, and stay near; what cannot be is refused in words. */
+static void options_of_a_generator(void **state)
+{
+    (void)state;
+    oc_engine *e = open_engine(folders[0], 1);
+    oc_err err = {0};
+    double exact = scored(e, OC_KV_FP32);
+    oc_generator *plain = oc_generator_open_with(e, NULL, &err);
+    assert_non_null(plain);
+    oc_generator_close(plain);
+    for (oc_kv_type kv = OC_KV_FP16; kv <= OC_KV_INT8; kv++) {
+        double other = scored(e, kv);
+        if (other == exact || fabs(other - exact) > 0.05 * fabs(exact))
+            fail_msg("kv %d: %g instead of %g", (int)kv, other, exact);
+    }
+    const struct {
+        oc_generator_options o;
+        const char *says;
+    } bad[] = {{{.asks = true}, "does not answer questions"},
+               {{.kv = (oc_kv_type)9}, "oc_kv_type"},
+               {{.context = -1}, "0 or more"},
+               {{.batch = -1}, "0 or more"},
+               {{.context = 1 << 20}, "the model has"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        err = (oc_err){0};
+        assert_null(oc_generator_open_with(e, &bad[i].o, &err));
+        if (!strstr(err.text, bad[i].says))
+            fail_msg("'%s' does not say '%s'", err.text, bad[i].says);
+    }
+    oc_engine_close(e);
+}
+
 /* A generator that has answered before says what a fresh one says. */
 static void what_was_kept_changes_nothing(void **state)
 {
@@ -883,6 +929,7 @@ int main(void)
         cmocka_unit_test(tokens_take_no_memory),
         cmocka_unit_test(what_is_heard_is_the_text),
         cmocka_unit_test(what_was_kept_changes_nothing),
+        cmocka_unit_test(options_of_a_generator),
         cmocka_unit_test(more_beams_than_room),
         cmocka_unit_test(pictures_in_a_batch_are_as_alone),
         cmocka_unit_test(beams_share_what_is_remembered),
