@@ -341,6 +341,18 @@ def facts():
     assert got_tied["parameters"] == sum(v.size for v in load(tied / "model.safetensors").values()) and "lm_head" not in names, got_tied
     more = lines("info", MODEL, "--batch", 64)[0]
     assert more["arena_bytes"] > got["arena_bytes"] > 0
+    for case in ("gpt2", "llama", "t5", "blip_caption", "blip_vqa"):
+        model = CASES / case / "model"
+        plain = lines("info", "--batch", 8, model)[0]
+        context = min(plain["context"], 1024)  # as bench has it
+        said = lines("info", "--batch", 8, "--context", context, "--threads", 2, model)[0]
+        measured = lines("bench", "speak", "--model", model, "--batch", 8, "--threads", 2, "--seconds", 0.01)
+        assert {x["arena_bytes"] for x in measured} == {said["arena_bytes"]}, f"{case}: {said}, {measured}"
+        assert said["cache_bytes"] >= 8 * context * said["cache_bytes_per_position"], said
+        fewer = lines("info", "--batch", 1, "--context", 20, "--threads", 2, model)[0]
+        assert fewer["cache_bytes"] < said["cache_bytes"] and fewer["arena_bytes"] < said["arena_bytes"], f"{case}: {fewer}"
+    assert "MB for a batch of 2 with 100 each" in program.good("info", "--batch", 2, "--context", 100, CASES / "llama" / "model").out
+    program.fails("info", "--context", 4096, CASES / "llama" / "model", says=["4096", "128"])
 
 
 def towers():

@@ -107,7 +107,7 @@ static size_t plan_memory(rn_speaker *s)
     return cx.failed ? 0 : tn_plan_bytes(&cx);
 }
 
-static int take_memory(rn_speaker *s, oc_err *err)
+static int take_batch(rn_speaker *s, oc_err *err)
 {
     md_batch *b = &s->batch;
     size_t rows = (size_t)(s->memory && s->context > s->rows ? s->context : s->rows); /* a whole prompt is read, or a pass is filled */
@@ -116,16 +116,15 @@ static int take_memory(rn_speaker *s, oc_err *err)
     b->wanted = malloc((size_t)s->heard * sizeof *b->wanted);
     s->asked = malloc((size_t)s->heard * sizeof *s->asked);
     s->step = calloc((size_t)s->sequences, sizeof *s->step);
-    if (!b->input_ids || !b->positions || !b->wanted || !s->asked || !s->step)
-        return bs_err(err, "out of memory: a batch");
-    /* one sequence alone, many with a row each, and both: nothing else needs more */
-    size_t alone = plan(s, 1, s->rows), many = plan(s, s->sequences, 1), both = plan(s, s->sequences, s->rows - s->sequences + 1);
-    s->arena_bytes = alone > many ? alone : many;
-    size_t reading = plan_memory(s);
-    s->arena_bytes = s->arena_bytes > both ? s->arena_bytes : both;
-    s->arena_bytes = s->arena_bytes > reading ? s->arena_bytes : reading;
-    s->arena = bs_alloc(s->arena_bytes, "the arena", err);
-    return s->arena ? 0 : -1;
+    return b->input_ids && b->positions && b->wanted && s->asked && s->step ? 0 : bs_err(err, "out of memory: a batch");
+}
+
+/* One sequence alone, many with a row each, both, and reading: nothing else needs more. */
+static void plan_all(rn_speaker *s)
+{
+    size_t needs[] = {plan(s, 1, s->rows), plan(s, s->sequences, 1), plan(s, s->sequences, s->rows - s->sequences + 1), plan_memory(s)};
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
+        s->arena_bytes = s->arena_bytes > needs[i] ? s->arena_bytes : needs[i];
 }
 
 static int check_options(const oc_engine *e, const oc_generator_options *o, oc_err *err)
@@ -142,7 +141,11 @@ static int check_options(const oc_engine *e, const oc_generator_options *o, oc_e
     return 0;
 }
 
-int rn_speaker_open(rn_speaker *s, oc_engine *e, const oc_generator_options *options, long heard, oc_err *err)
+/* Positions that a cache holds of so many for each sequence. */
+static long positions_for(const rn_speaker *s, long each) { return (each + 2 * tn_page_keys()) * (s->sequences + 1); }
+
+/* All numbers, and the shape that caches have but for their positions. */
+static int settle(rn_speaker *s, oc_engine *e, const oc_generator_options *options, long heard, tn_cache_shape *shape, oc_err *err)
 {
     static const kn_kv_type types[] = {
         [OC_KV_FP32] = KN_KV_F32, [OC_KV_FP16] = KN_KV_F16, [OC_KV_BF16] = KN_KV_BF16, [OC_KV_INT8] = KN_KV_I8};
@@ -159,19 +162,56 @@ int rn_speaker_open(rn_speaker *s, oc_engine *e, const oc_generator_options *opt
     s->heard = heard ? heard : sequences < HEARD ? HEARD : sequences;
     s->heard = s->heard < s->rows ? s->heard : s->rows;
     s->remembered = s->reads ? s->context : e->sizes.picture_rows;
-    tn_cache_shape shape = {.type = types[options->kv], .positions = (s->context + 2 * tn_page_keys()) * (sequences + 1)}, memory;
-    e->model->family->cache(e->model->m, &shape);
-    memory = shape;
-    memory.positions = (s->remembered + 2 * tn_page_keys()) * (sequences + 1);
+    *shape = (tn_cache_shape){.type = types[options->kv]};
+    e->model->family->cache(e->model->m, shape);
     s->pool = bs_pool_open(e->options.threads, err);
-    s->work = s->pool ? kn_work_open(e->kn, s->pool, err) : NULL;
-    s->cache = s->work ? tn_cache_open(&shape, err) : NULL;
-    bool remembers = e->model->family->remember != NULL;
-    s->memory = s->cache && remembers ? tn_cache_open(&memory, err) : NULL;
-    if (s->cache && (s->memory || !remembers) && !read_eos(s, err) && !take_memory(s, err))
+    return s->pool ? 0 : -1;
+}
+
+/* Caches of so many positions, and whatever a plan needs. */
+static int open_caches(rn_speaker *s, tn_cache_shape shape, long positions, long remembered, oc_err *err)
+{
+    shape.positions = positions;
+    s->cache = tn_cache_open(&shape, err);
+    shape.positions = remembered;
+    if (s->cache && s->engine->model->family->remember && !(s->memory = tn_cache_open(&shape, err)))
+        return -1;
+    return s->cache ? take_batch(s, err) : -1;
+}
+
+int rn_speaker_open(rn_speaker *s, oc_engine *e, const oc_generator_options *options, long heard, oc_err *err)
+{
+    tn_cache_shape shape;
+    if (settle(s, e, options, heard, &shape, err) || read_eos(s, err) ||
+        open_caches(s, shape, positions_for(s, s->context), positions_for(s, s->remembered), err))
+        goto failed;
+    plan_all(s);
+    s->work = kn_work_open(e->kn, s->pool, err);
+    s->arena = s->work ? bs_alloc(s->arena_bytes, "the arena", err) : NULL;
+    if (s->arena)
         return 0;
+failed:
     rn_speaker_close(s);
     return -1;
+}
+
+int rn_speaker_needs(const md_model *m, int threads, const oc_generator_options *options, size_t *arena, size_t *cache, oc_err *err)
+{
+    oc_engine e = {.model = (md_model *)(uintptr_t)m, .kn = kn_best(err), .options = {.threads = threads}};
+    rn_speaker s;
+    tn_cache_shape shape;
+    if (!e.kn)
+        return -1;
+    m->family->sizes(m->m, &e.sizes);
+    int result = settle(&s, &e, options, 0, &shape, err) || open_caches(&s, shape, tn_page_keys(), tn_page_keys(), err) ? -1 : 0;
+    if (!result) {
+        plan_all(&s);
+        *arena = s.arena_bytes;
+        shape.positions = positions_for(&s, s.context) + (s.memory ? positions_for(&s, s.remembered) : 0);
+        *cache = tn_cache_needs(&shape);
+    }
+    rn_speaker_close(&s);
+    return result;
 }
 
 void rn_speaker_close(rn_speaker *s)

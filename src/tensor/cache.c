@@ -38,19 +38,32 @@ static size_t aligned(size_t n) { return (n + 63) / 64 * 64; }
 
 size_t tn_cache_bytes(const tn_cache *c) { return (size_t)c->pages * c->page_bytes; }
 
+static tn_cache laid_out(const tn_cache_shape *shape)
+{
+    tn_cache c = {.s = *shape};
+    c.key_bytes = aligned((size_t)(PAGE * shape->kv_heads * shape->key) * number_bytes(shape->type));
+    c.value_bytes = aligned((size_t)(PAGE * shape->kv_heads * shape->value) * number_bytes(shape->type));
+    c.scale_bytes = shape->type == KN_KV_I8 ? aligned((size_t)(PAGE * shape->kv_heads) * sizeof(float)) : 0;
+    c.page_bytes = (size_t)shape->layers * (c.key_bytes + c.value_bytes + 2 * c.scale_bytes);
+    c.pages = c.unused = (shape->positions + PAGE - 1) / PAGE;
+    return c;
+}
+
+size_t tn_cache_needs(const tn_cache_shape *shape)
+{
+    tn_cache c = laid_out(shape);
+    size_t bytes;
+    return bs_mul_size((size_t)c.pages, c.page_bytes, &bytes) ? bytes : 0;
+}
+
 tn_cache *tn_cache_open(const tn_cache_shape *shape, oc_err *err)
 {
     tn_cache *c = bs_calloc(1, sizeof *c, "a cache", err);
     if (!c)
         return NULL;
-    c->s = *shape;
-    c->key_bytes = aligned((size_t)(PAGE * shape->kv_heads * shape->key) * number_bytes(shape->type));
-    c->value_bytes = aligned((size_t)(PAGE * shape->kv_heads * shape->value) * number_bytes(shape->type));
-    c->scale_bytes = shape->type == KN_KV_I8 ? aligned((size_t)(PAGE * shape->kv_heads) * sizeof(float)) : 0;
-    c->page_bytes = (size_t)shape->layers * (c->key_bytes + c->value_bytes + 2 * c->scale_bytes);
-    c->pages = c->unused = (shape->positions + PAGE - 1) / PAGE;
-    size_t bytes;
-    if (!bs_mul_size((size_t)c->pages, c->page_bytes, &bytes)) {
+    *c = laid_out(shape);
+    size_t bytes = tn_cache_needs(shape);
+    if (!bytes) {
         bs_err(err, "a cache of %ld positions is larger than memory can be", shape->positions);
         goto failed;
     }

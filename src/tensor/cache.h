@@ -20,6 +20,8 @@ void tn_cache_close(tn_cache *c); /* NULL is fine */
 const tn_cache_shape *tn_cache_shape_of(const tn_cache *c);
 /* Bytes of all positions. */
 size_t tn_cache_bytes(const tn_cache *c);
+/* The same of one that is not open; 0: more than memory can be. */
+size_t tn_cache_needs(const tn_cache_shape *shape);
 long tn_page_keys(void); /* positions of a page */
 
 /* A sequence without positions: its number, or -1. */
