@@ -8,6 +8,9 @@ Exit status 1 on a difference."""
 import argparse
 import json
 import random
+import re
+import shutil
+import string
 import subprocess
 import sys
 import tempfile
@@ -60,8 +63,27 @@ def main():
             args.model.append(folder / "tokenizer.model")
         for model in args.model:
             bad += check(args.driver, model, lines)
-    print(f"{len(args.model)} models, {len(lines)} lines each, {bad} differences")
+        bad += check_siglip(args.driver, tmp / "t5", tmp / "siglip", lines)
+    print(f"{len(args.model) + 1} models, {len(lines)} lines each, {bad} differences")
     sys.exit(1 if bad else 0)
+
+
+def canonical(text, lower):
+    """As SiglipTokenizer has it, letter by letter: small, without punctuation and needless spaces."""
+    text = "".join(c for s in text for c in (s.lower() if lower else s) if c not in string.punctuation)
+    return re.sub(r"[^\S\x1c-\x1f]+", " ", text).strip(" ")
+
+
+def check_siglip(driver, source, folder, lines):
+    shutil.copytree(source, folder)
+    (folder / "tokenizer.model").rename(folder / "spiece.model")
+    ours, bad = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model")), 0
+    for lower in (True, False):
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "SiglipTokenizer", "do_lower_case": lower}))
+        want = [ours.encode(canonical(s, lower)) + [1] for s in lines]
+        out = run([driver, folder, "-0"], "".join(s + "\0" for s in lines).encode())
+        bad += compare(f"siglip, do_lower_case {lower}: ids", lines, [json.loads(s) for s in out.decode().splitlines()], want)
+    return bad
 
 
 def check(driver, model, lines):

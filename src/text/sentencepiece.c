@@ -287,6 +287,31 @@ static json_t *bpe_model(const spm *m, oc_err *err)
 }
 
 /* A piece that a text cannot spell has null for a score; one that the user defined has `true` behind it. */
+static bool is_true(const json_t *config, const char *key, bool fallback)
+{
+    const json_t *o = json_object_get(config, key);
+    return json_is_boolean(o) ? json_is_true(o) : fallback;
+}
+
+/* What transformers' class does round the same model. */
+typedef enum kind_of_texts { LLAMA, T5, SIGLIP, UNKNOWN_TEXTS } kind_of_texts;
+
+static kind_of_texts kind_of(const spm *m, const char *class)
+{
+    static const struct {
+        const char *class;
+        kind_of_texts kind;
+    } known[] = {{"LlamaTokenizer", LLAMA}, {"CodeLlamaTokenizer", LLAMA}, {"T5Tokenizer", T5}, {"SiglipTokenizer", SIGLIP}};
+    if (!class)
+        return m->kind == UNIGRAM ? T5 : LLAMA;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        size_t n = strlen(known[i].class);
+        if (!strncmp(class, known[i].class, n) && (!class[n] || !strcmp(class + n, "Fast")))
+            return known[i].kind;
+    }
+    return UNKNOWN_TEXTS;
+}
+
 static json_t *unigram_model(const spm *m)
 {
     json_t *list = json_array();
@@ -322,11 +347,23 @@ static json_t *replace(const char *kind, const char *what, const char *with)
     return json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", kind, what, "content", with);
 }
 
+/* SigLIP's texts are small letters without punctuation and needless spaces (big_vision's canonicalize_text). */
+static void put_canonical(json_t *steps, bool lower)
+{
+    if (lower)
+        json_array_append_new(steps, json_pack("{s:s}", "type", "Lowercase"));
+    json_array_append_new(steps, replace("Regex", "[!-/:-@\\[-`{-~]", ""));
+    json_array_append_new(steps, replace("Regex", "\\s+", " "));
+    json_array_append_new(steps, json_pack("{s:s, s:b, s:b}", "type", "Strip", "strip_left", 1, "strip_right", 1));
+}
+
 /* As sentencepiece does it: its table, spaces at the ends and runs of them, one in front, and each becomes U+2581. Where special tokens cut a
  * text, `legacy` puts one in front of every part. */
-static json_t *normalizer_of(const spm *m, bool legacy)
+static json_t *normalizer_of(const spm *m, const json_t *config, kind_of_texts kind, bool legacy)
 {
     json_t *steps = json_array();
+    if (kind == SIGLIP)
+        put_canonical(steps, is_true(config, "do_lower_case", true));
     if (m->charsmap_n)
         json_array_append_new(steps, json_pack("{s:s, s:o, s:b}", "type", "Precompiled", "precompiled_charsmap",
                                                base64(m->charsmap, m->charsmap_n), "longest", 1));
@@ -360,12 +397,6 @@ static json_t *decoder_of(const spm *m)
 }
 
 /* ---- what stands round a text, and special tokens ---------------------------------------------------- */
-
-static bool is_true(const json_t *config, const char *key, bool fallback)
-{
-    const json_t *o = json_object_get(config, key);
-    return json_is_boolean(o) ? json_is_true(o) : fallback;
-}
 
 static const piece *piece_of(const spm *m, int id) { return id >= 0 && (size_t)id < m->n ? &m->piece[id] : NULL; }
 
@@ -450,17 +481,18 @@ json_t *tx_sentencepiece_json(const void *bytes, size_t n, const json_t *config,
     json_t *o = NULL, *post, *model;
     if (read_model(&m, bytes, n, err))
         goto done;
-    bool t5 = class ? strncmp(class, "T5Tokenizer", 11) == 0 : m.kind == UNIGRAM, legacy = is_true(config, "legacy", true);
-    if (class && !t5 && strncmp(class, "LlamaTokenizer", 14) != 0) {
+    kind_of_texts kind = kind_of(&m, class);
+    bool legacy = kind == SIGLIP || is_true(config, "legacy", true);
+    if (kind == UNKNOWN_TEXTS) {
         bs_err(err, "the tokenizer_class '%s' needs a tokenizer.json", class);
         goto done;
     }
-    post = postprocess_of(&m, is_true(config, "add_bos_token", !t5), is_true(config, "add_eos_token", t5), err);
+    post = postprocess_of(&m, is_true(config, "add_bos_token", kind == LLAMA), is_true(config, "add_eos_token", kind != LLAMA), err);
     if (!post)
         goto done;
     model = m.kind == BPE ? bpe_model(&m, err) : unigram_model(&m);
-    o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "added_tokens", added_tokens(&m, config, t5), "normalizer",
-                  normalizer_of(&m, legacy), "pre_tokenizer", pretokenizer_of(&m, legacy), "post_processor", post, "decoder",
+    o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "added_tokens", added_tokens(&m, config, kind == T5), "normalizer",
+                  normalizer_of(&m, config, kind, legacy), "pre_tokenizer", pretokenizer_of(&m, legacy), "post_processor", post, "decoder",
                   decoder_of(&m), "model", model, "special_tokens_map", special_map(&m));
     if (!o)
         bs_err(err, "out of memory: a tokenizer's description");
