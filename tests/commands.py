@@ -29,8 +29,8 @@ def lines(*args, **more):
     return [json.loads(x) for x in program.good(*args, "--json", **more).out.splitlines()]
 
 
-def embed(*args, **more):
-    return np.array([x["embedding"] for x in lines("embed", "--model", MODEL, *args, **more)])
+def embed(*args, model=MODEL, **more):
+    return np.array([x["embedding"] for x in lines("embed", "--model", model, *args, **more)])
 
 
 def unit(rows):
@@ -122,12 +122,12 @@ def labels_from_a_file():
 DB = tmp / "library.db"
 
 
-def indexed(*more, folder=photos, db=DB):
-    return lines("index", "--model", MODEL, "--db", db, *more, folder)[-1]
+def indexed(*more, folder=photos, db=DB, model=MODEL):
+    return lines("index", "--model", model, "--db", db, *more, folder)[-1]
 
 
-def search(*query, top=50):
-    return [(Path(x["path"]).name, x["score"]) for x in lines("search", "--model", MODEL, "--db", DB, "--top", top, *query)]
+def search(*query, top=50, db=DB, model=MODEL):
+    return [(Path(x["path"]).name, x["score"]) for x in lines("search", "--model", model, "--db", db, "--top", top, *query)]
 
 
 def whole_index():
@@ -135,16 +135,18 @@ def whole_index():
     assert (got["added"], got["changed"], got["removed"], got["failed"]) == (len(pictures), 0, 0, 0), got
 
 
-def ranks_by_cosine():
-    cosine = unit(embed(*pictures)) @ unit(embed("--text", TEXTS[1]))[0]
+def ranks_by_cosine(case):
+    how = {"model": CASES / case / "model", "db": DB if case == "clip" else tmp / f"{case}.db"}
+    assert indexed(**how)["failed"] == 0
+    cosine = unit(embed(*pictures, model=how["model"])) @ unit(embed("--text", TEXTS[1], model=how["model"]))[0]
     want = {p.name: c for p, c in zip(pictures, cosine)}
-    got = search(TEXTS[1])
+    got = search(TEXTS[1], **how)
     assert len(got) == len(pictures) and [s for _, s in got] == sorted((s for _, s in got), reverse=True)
     assert max(abs(want[n] - s) for n, s in got) < 2e-3, "scores are not cosines"  # vectors may be kept at half precision
     best = [n for n, _ in got][:3]
     assert want[best[0]] > sorted(cosine)[-1] - 2e-3
-    assert search("--image", pictures[4])[0][0] == pictures[4].name, "a picture does not find itself"
-    assert len(search(TEXTS[0], top=2)) == 2
+    assert search("--image", pictures[4], **how)[0][0] == pictures[4].name, "a picture does not find itself"
+    assert len(search(TEXTS[0], top=2, **how)) == 2
 
 
 def only_what_changed():
@@ -434,7 +436,8 @@ def main():
     tap.check("classify is the softmax of scaled cosines to averaged templates", classified)
     tap.check("labels come from a file", labels_from_a_file)
     tap.check("a folder is indexed", whole_index)
-    tap.check("search ranks by cosine", ranks_by_cosine)
+    for case in ("clip", "siglip", "chinese_clip", "blip_retrieval", "open_clip"):
+        tap.check(f"{case}: search ranks by cosine", ranks_by_cosine, case)
     tap.check("only new and changed files are encoded", only_what_changed)
     tap.check("broken pictures are named", broken_ones_are_named)
     tap.check("what is no database is refused and kept", not_a_database)
