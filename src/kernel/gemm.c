@@ -150,8 +150,11 @@ static void one_item(const job *j, kn_worker *me, kn_item of)
     if (begin >= end)
         return;
     bool packed = me->job == j->id && me->block == of.block;
-    for (long p = 0; p < j->k; p += KN_KC)
-        one_piece(j, me, i0, m, p, begin, end, packed);
+    /* Where one tile of rows reads packed strips once, each is read from end to end: weights come from memory fastest in a row. */
+    long width = j->g->packed && m <= j->tall ? j->u->nr : end - begin;
+    for (long column = begin; column < end; column += width, packed = true)
+        for (long p = 0; p < j->k; p += KN_KC)
+            one_piece(j, me, i0, m, p, column, kn_min(column + width, end), packed);
     me->job = j->id;
     me->block = of.block;
     if (j->last)
@@ -187,6 +190,8 @@ static void run_alone(const job *j, kn_worker *me)
 static long tile_height(const kn_micro *u, long m)
 {
     enum { LEAST = 4 }; /* rows that take as long as fewer */
+    if (m <= u->mr)
+        return m;
     long best = u->mr, least = m / best * best + (m % best ? kn_max(m % best, LEAST) : 0);
     for (long h = u->mr - 1; h > LEAST; h--) {
         long cost = m / h * h + (m % h ? kn_max(m % h, LEAST) : 0);

@@ -26,7 +26,8 @@ typedef struct form {
     kn_dtype dtype;
     const kn_low_int *u;
     const kn_low_bf16 *h;
-    int nr, mr, tall;      /* rows of a tile: room for mr, tall of them used */
+    int nr, mr;            /* columns of a strip; rows of a tile, at most */
+    int tall, places;      /* rows of the tiles at hand, and how far apart a row's units lie */
     long deep;             /* k is filled up to a multiple of it */
     bool squares;          /* tiles of A are cut into squares of 64 bytes along k */
     long k, group, groups; /* int8: one group of all k */
@@ -49,12 +50,22 @@ static size_t strip_bytes(const form *f)
 
 static size_t unit_bytes(const form *f)
 {
-    size_t mr = (size_t)f->mr, k = round_up((size_t)f->k, (size_t)f->deep);
+    size_t places = (size_t)f->places, k = round_up((size_t)f->k, (size_t)f->deep);
     switch (f->dtype) {
-    case KN_BF16: return f->h->pair == 2 ? (size_t)f->k * mr * sizeof(float) : k / 2 * mr * sizeof(float);
-    case KN_I8: return k / (size_t)f->u->depth * mr * sizeof(int32_t);
-    default: return k * mr;
+    case KN_BF16: return f->h->pair == 2 ? (size_t)f->k * places * sizeof(float) : k / 2 * places * sizeof(float);
+    case KN_I8: return k / (size_t)f->u->depth * places * sizeof(int32_t);
+    default: return k * places;
     }
+}
+
+/* Tiles of at most so many rows. Few rows lie close together, so that with a long k they still fit the first cache. */
+static void set_height(form *f, int tall)
+{
+    f->tall = tall;
+    f->places = f->squares ? f->mr : tall;
+    f->units = unit_bytes(f);
+    size_t behind = (size_t)f->groups * (size_t)f->places * (sizeof(float) + sizeof(int32_t));
+    f->tile = round_up(f->units + behind, LINE) + LINE; /* never 0; and the same place of two tiles is not 4 KB apart for long */
 }
 
 static form form_of(const kn_table *t, kn_dtype dtype, long n, long k, long group)
@@ -71,9 +82,7 @@ static form form_of(const kn_table *t, kn_dtype dtype, long n, long k, long grou
     size_t of_columns = dtype == KN_I8 ? round_up((size_t)kn_round_up(n, f.nr) * sizeof(float), LINE) : 0;
     f.columns = f.scales + of_columns;
     f.end = f.columns + (f.u->lift ? of_columns : 0);
-    f.units = unit_bytes(&f);
-    size_t behind = (size_t)f.groups * (size_t)f.mr * (sizeof(float) + sizeof(int32_t));
-    f.tile = round_up(f.units + behind, LINE) + LINE; /* never 0; and the same place of two tiles is not 4 KB apart for long */
+    set_height(&f, f.mr);
     return f;
 }
 
@@ -268,44 +277,44 @@ typedef struct job {
 
 static char *tile_at(const job *j, long row) { return j->a + (size_t)(row / j->f.tall) * j->f.tile; }
 
-/* Scales [groups][mr] and starting sums [groups][mr] lie behind a tile's numbers. */
+/* Scales [groups][places] and starting sums [groups][places] lie behind a tile's numbers. */
 static float *scales_of(const form *f, char *tile) { return (float *)(void *)(tile + f->units); }
-static int32_t *starts_of(const form *f, char *tile) { return (int32_t *)(void *)(tile + f->units) + f->groups * f->mr; }
+static int32_t *starts_of(const form *f, char *tile) { return (int32_t *)(void *)(tile + f->units) + f->groups * f->places; }
 
 /* Four numbers with 0 <= lift < 128 added, which makes them 0 to 127: by their last 7 bits, so that nothing is carried to a neighbour. */
 static uint32_t lifted(uint32_t unit, uint32_t lift) { return ((unit & 0x7f7f7f7f) + lift * 0x01010101) & 0x7f7f7f7f; }
 
-/* Row i of a tile: q, filled up with zeros, in units of 32 bits that lie mr apart. */
-static void interleave(const form *f, char *tile, long i, const int8_t *q, uint32_t lift, int16_t *wide)
+static bool makes_words(const form *f) { return f->dtype == KN_I8 && f->u->depth == 2; }
+
+/* Bytes of a row in a tile, filled up with zeros. */
+static long row_bytes(const form *f) { return (long)f->units / f->places; }
+
+/* A row's numbers as its tile holds them, in place: made positive, or words made of `q`. */
+static void finish_numbers(const form *f, const int8_t *q, uint32_t lift, void *row)
 {
-    const char *from = (const char *)q;
-    uint32_t *to = (uint32_t *)(void *)tile + i;
-    long units = (long)f->units / (f->mr * (long)sizeof *to);
-    if (f->dtype == KN_I8 && f->u->depth == 2) {
-        for (long p = 0; p < 2 * units; p++)
-            wide[p] = q[p];
-        from = (const char *)wide;
-    }
-    for (long u = 0; u < units; u++, to += f->mr) {
-        uint32_t unit;
-        memcpy(&unit, from + u * (long)sizeof unit, sizeof unit);
-        *to = lift ? lifted(unit, lift) : unit;
-    }
+    long bytes = row_bytes(f);
+    if (makes_words(f))
+        for (long p = 0; p < bytes / 2; p++)
+            ((int16_t *)row)[p] = q[p];
+    else if (lift)
+        for (long u = 0; u < bytes / 4; u++)
+            ((uint32_t *)row)[u] = lifted(((uint32_t *)row)[u], lift);
 }
 
-/* The same in lines of 64 bytes. */
+/* The numbers at q in lines of 64 bytes, as squares take them. */
 static void put_lines(const form *f, char *tile, long i, const int8_t *q)
 {
     for (long p = 0; p < f->k; p += LINE)
-        memcpy(tile + (p / LINE * f->mr + i) * LINE, q + p, LINE);
+        memcpy(tile + (p / LINE * f->places + i) * LINE, q + p, LINE);
 }
 
-static void quantize_into(const job *j, long row, const float *x, int8_t *q, int16_t *wide)
+/* Row `row` as integers at `q`, with zeros behind; its scales and starting sums go into its tile. Returns its lift. */
+static uint32_t quantize_into(const job *j, long row, const float *x, int8_t *q)
 {
     const form *f = &j->f;
     char *tile = tile_at(j, row);
     int32_t bias = f->dtype == KN_I4 ? 8 : f->u->bias, lift = 0;
-    for (long group = 0, at = row % f->tall; group < f->groups; group++, at += f->mr) {
+    for (long group = 0, at = row % f->tall; group < f->groups; group++, at += f->places) {
         long p = group * f->group, k = kn_min(f->group, f->k - p);
         bool apart = f->dtype == KN_I8;
         scales_of(f, tile)[at] = apart ? quantize_apart(f->u, k, x, q, &lift) : quantize(f->u, k, x + p, KN_TOP_I4, q + p);
@@ -313,10 +322,7 @@ static void quantize_into(const job *j, long row, const float *x, int8_t *q, int
         starts_of(f, tile)[at] = bias ? -bias * sum_of(k, q + p) : lift;
     }
     memset(q + f->k, 0, LINE);
-    if (f->squares)
-        put_lines(f, tile, row % f->tall, q);
-    else
-        interleave(f, tile, row % f->tall, q, (uint32_t)lift, wide);
+    return (uint32_t)lift;
 }
 
 /* Row `row` of those at hand, where it lies or, when it is a column, gathered. */
@@ -330,6 +336,44 @@ static const float *row_of(const job *j, long row, float *scratch)
     return scratch;
 }
 
+/* Where integers of A are made, in bytes of a worker's scratch: a row that is gathered lies at 0, then one of bytes that become words, then all rows
+ * of a tile, `each` bytes apart. */
+typedef struct bench {
+    long bytes, rows, each;
+} bench;
+
+static bench bench_of(const form *f, bool gathers)
+{
+    long k = kn_round_up(f->k + LINE, LINE), bytes = gathers ? k * (long)sizeof(float) : 0;
+    return makes_words(f) ? (bench){bytes, bytes + k, 2 * k} : (bench){bytes, bytes, k};
+}
+
+/* How many rows of a tile there is room for. */
+static int bench_rows(const form *f, bool gathers)
+{
+    bench b = bench_of(f, gathers);
+    return (int)kn_min((ROW_BYTES - b.rows) / b.each, f->mr);
+}
+
+/* A tile's rows [row, last) as integers: made one after another, then interleaved as the tier packs floats. */
+static void integers(const job *j, long row, long last, void *scratch)
+{
+    const form *f = &j->f;
+    bench b = bench_of(f, j->g->ta);
+    char *tile = tile_at(j, row), *to = (char *)scratch + b.rows;
+    for (long i = 0; i < last - row; i++, to += b.each) {
+        int8_t *q = (int8_t *)(makes_words(f) ? (char *)scratch + b.bytes : to);
+        uint32_t lift = quantize_into(j, row + i, row_of(j, row + i, scratch), q);
+        if (f->squares)
+            put_lines(f, tile, i, q);
+        else
+            finish_numbers(f, q, lift, to);
+    }
+    if (!f->squares)
+        j->w->t->pack(row_bytes(f) / 4, last - row, f->places, (float *)(void *)((char *)scratch + b.rows), b.each / 4, true,
+                      (float *)(void *)tile);
+}
+
 /* Tiles [begin, end) of A. */
 static void prepare(void *arg, long begin, long end, int worker)
 {
@@ -339,16 +383,11 @@ static void prepare(void *arg, long begin, long end, int worker)
     me->block = -1; /* what lay in its scratch is gone */
     for (long t = begin; t < end; t++) {
         long row = t * j->f.tall, last = kn_min(row + j->f.tall, j->rows);
-        if (j->f.dtype == KN_BF16) {
-            const float *x = g->ta ? g->a + j->row0 + row : g->a + (j->row0 + row) * g->lda;
-            j->f.h->pack(g->k, last - row, j->f.mr, x, g->lda, !g->ta, (float *)(void *)tile_at(j, row));
-            continue;
-        }
-        float *gathered = me->a;
-        int16_t *wide = (int16_t *)(void *)(gathered + g->k);
-        int8_t *q = (int8_t *)(wide + g->k + BLOCK);
-        for (; row < last; row++)
-            quantize_into(j, row, row_of(j, row, gathered), q, wide);
+        const float *x = g->ta ? g->a + j->row0 + row : g->a + (j->row0 + row) * g->lda;
+        if (j->f.dtype == KN_BF16)
+            j->f.h->pack(g->k, last - row, j->f.places, x, g->lda, !g->ta, (float *)(void *)tile_at(j, row));
+        else
+            integers(j, row, last, me->a);
     }
 }
 
@@ -358,15 +397,17 @@ static void one_tile(const job *j, char *a, int m, long column, long p, long ste
     const form *f = &j->f;
     const uint8_t *strip = (const uint8_t *)j->g->packed->data + (size_t)(column / f->nr) * f->strip;
     if (f->dtype == KN_BF16) {
-        const float *at = (const float *)(void *)a + p / 2 * f->mr * f->h->pair;
-        f->h->tile(kn_min(KN_KC, f->k - p), at, (const uint16_t *)(const void *)strip + p * f->nr, sum, ld, m, p > 0, next);
+        const float *at = (const float *)(void *)a + p / 2 * f->places * f->h->pair;
+        f->h->tile(kn_min(step, f->k - p), at, f->places, (const uint16_t *)(const void *)strip + p * f->nr, sum, ld, m, p > 0,
+                   next);
     } else if (f->dtype == KN_I8) {
         long depth = f->u->depth, units = (kn_min(step, f->k - p) + depth - 1) / depth;
-        const int32_t *at = (const int32_t *)(void *)a + p / depth * f->mr;
-        f->u->tile8(units, at, strip + p * f->nr, p ? NULL : starts_of(f, a), (int32_t *)(void *)sum, ld, m, next);
+        const int32_t *at = (const int32_t *)(void *)a + p / depth * f->places;
+        f->u->tile8(units, at, f->places, strip + p * f->nr, p ? NULL : starts_of(f, a), (int32_t *)(void *)sum, ld, m, next);
     } else {
         long k = kn_round_up(f->k, BLOCK);
-        f->u->tile4(k, f->group, (const int32_t *)(void *)a, strip, scales_of(f, a), starts_of(f, a), sum, ld, m, next);
+        f->u->tile4(k, f->group, (const int32_t *)(void *)a, f->places, strip, scales_of(f, a), starts_of(f, a), sum, ld, m,
+                    next);
     }
 }
 
@@ -543,7 +584,7 @@ static int tile_height(int mr, long m)
 static void run(kn_work *w, const kn_gemm *g, char *a, size_t room, int worker)
 {
     job j = {.w = w, .g = g, .f = form_of_weight(w->t, g->packed), .a = a};
-    j.f.tall = tile_height(j.f.mr, g->m);
+    set_height(&j.f, tile_height(j.f.dtype == KN_BF16 ? j.f.mr : bench_rows(&j.f, g->ta), g->m));
     long most = (long)(room / j.f.tile) * j.f.tall;
     for (j.row0 = 0; j.row0 < g->m; j.row0 += most) {
         j.rows = kn_min(most, g->m - j.row0);

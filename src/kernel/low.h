@@ -27,7 +27,7 @@ extern const kn_micro kn_amx_bf16;
  * fused, so every tier gives the same bits before the activation. The numbers of a row that meets int8 weights
  * lie at most 127 apart: with the least of them at 0 two products fit 16 bits (2 * 127 * 127 < 2^15), and vpmaddubsw is exact.
  *
- * Rows of A come in tiles of mr rows whose 32-bit units along k are interleaved: unit u of row i is a[u * mr + i]. It holds
+ * Rows of A come in tiles of at most mr rows whose 32-bit units along k are interleaved: unit u of row i is a[u * sa + i]. It holds
  * `depth` numbers for int8 weights (2: as int16, 4: as int8, or, with `lift`, made positive by adding what the row needs), always 4 for int4 weights.
  * A strip of int8 weights is nr columns wide: the depth numbers of column j in unit u lie at (u * nr + j) * depth, as w + bias.
  * A strip of int4 weights is cut into groups: 32 of k take 16 * nr bytes, in which byte o * 4 * nr + j * 4 + q of column j has
@@ -73,12 +73,12 @@ typedef struct kn_low_int {
     /* q = x * inverse to nearest, ties to even; |x * inverse| is at most 127.5. */
     void (*round)(long k, const float *x, float inverse, int8_t *q);
     /* sum[i][j] = (start ? start[i], or 0 where there is a lift : sum[i][j]) + the products, for i < m <= mr8, j < nr. */
-    void (*tile8)(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
+    void (*tile8)(long units, const int32_t *a, long sa, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
                   kn_soon next);
-    /* sum[i][j] = over groups in order, (float)(start[g][i] + products) * (a's scale[g][i] * b's scale), both [group][mr4]; k is
+    /* sum[i][j] = over groups in order, (float)(start[g][i] + products) * (a's scale[g][i] * b's scale), both [group][sa]; k is
      * a multiple of 32, with zeros in A behind the true one. m <= mr4. */
-    void (*tile4)(long k, long group, const int32_t *a, const uint8_t *b, const float *scale, const int32_t *start, float *sum,
-                  long ld, int m, kn_soon next);
+    void (*tile4)(long k, long group, const int32_t *a, long sa, const uint8_t *b, const float *scale, const int32_t *start,
+                  float *sum, long ld, int m, kn_soon next);
     void (*rescale)(long n, const int32_t *sum, const kn_low_rescale *r, float *y);
     void (*begin)(void); /* one thread asks for tiles between these; NULL: nothing to prepare */
     void (*end)(void);
@@ -91,7 +91,7 @@ typedef struct kn_low_bf16 {
     int nr, mr, pair;
     bool squares; /* tiles of A lie as AMX takes them, k filled up to 32 in A and W */
     void (*pack)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
-    void (*tile)(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next);
+    void (*tile)(long k, const float *a, long sa, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next);
     void (*begin)(void); /* as kn_low_int's */
     void (*end)(void);
 } kn_low_bf16;

@@ -105,14 +105,16 @@ static inline __attribute__((always_inline)) void tile_of(const int kind, long s
     store_sums(sum, ld, lower);
 }
 
-static void tile16(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next)
+static void tile16(long k, const float *a, long sa, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next)
 {
+    (void)sa;
     tile_of(BF16, (k + 2 * UNITS - 1) / (2 * UNITS), a, b, sum, ld, m, accumulate, next);
 }
 
-static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
+static void tile8(long units, const int32_t *a, long sa, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
                   kn_soon next)
 {
+    (void)sa;
     for (int i = 0; start && i < m; i++)
         for (int j = 0; j < NR; j += UNITS)
             _mm512_storeu_si512(sum + i * ld + j, _mm512_set1_epi32(start[i]));

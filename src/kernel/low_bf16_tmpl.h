@@ -19,7 +19,7 @@ KN_INLINE void multiply16(const int m, const float *a, vf b0, vf b1, vf s[MR16][
     }
 }
 
-KN_INLINE void tile16_of(const int m, long k, const float *a, const uint16_t *b, float *sum, long ld, bool accumulate,
+KN_INLINE void tile16_of(const int m, long k, const float *a, long sa, const uint16_t *b, float *sum, long ld, bool accumulate,
                          kn_soon next)
 {
     long lines = kn_lines_a_step(next, k / 2);
@@ -27,12 +27,12 @@ KN_INLINE void tile16_of(const int m, long k, const float *a, const uint16_t *b,
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
         s[i][0] = s[i][1] = v_zero();
-    for (long p = 0; p < k; p += 2, a += 2 * MR16, b += 2 * NR) {
+    for (long p = 0; p < k; p += 2, a += 2 * sa, b += 2 * NR) {
         kn_ask(&next, lines);
         multiply16(m, a, vi_first(vi_load(b)), vi_first(vi_load(b + 2 * VW)), s);
         const uint16_t *again = anew(b); /* loaded twice: there is no register to keep it in */
         if (p + 1 < k)
-            multiply16(m, a + MR16, vi_second(vi_load(again)), vi_second(vi_load(again + 2 * VW)), s);
+            multiply16(m, a + sa, vi_second(vi_load(again)), vi_second(vi_load(again + 2 * VW)), s);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
@@ -43,26 +43,26 @@ KN_INLINE void tile16_of(const int m, long k, const float *a, const uint16_t *b,
         }
 }
 
-static void tile16(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next)
+static void tile16(long k, const float *a, long sa, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next)
 {
     switch (m) {
-    case 1: tile16_of(1, k, a, b, sum, ld, accumulate, next); break;
-    case 2: tile16_of(2, k, a, b, sum, ld, accumulate, next); break;
-    case 3: tile16_of(3, k, a, b, sum, ld, accumulate, next); break;
-    case 4: tile16_of(4, k, a, b, sum, ld, accumulate, next); break;
-    case 5: tile16_of(5, k, a, b, sum, ld, accumulate, next); break;
-    case 6: tile16_of(6, k, a, b, sum, ld, accumulate, next); break;
+    case 1: tile16_of(1, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 2: tile16_of(2, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 3: tile16_of(3, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 4: tile16_of(4, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 5: tile16_of(5, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 6: tile16_of(6, k, a, sa, b, sum, ld, accumulate, next); break;
 #if MR16 > 6
-    case 7: tile16_of(7, k, a, b, sum, ld, accumulate, next); break;
-    case 8: tile16_of(8, k, a, b, sum, ld, accumulate, next); break;
-    case 9: tile16_of(9, k, a, b, sum, ld, accumulate, next); break;
-    case 10: tile16_of(10, k, a, b, sum, ld, accumulate, next); break;
-    case 11: tile16_of(11, k, a, b, sum, ld, accumulate, next); break;
-    case 12: tile16_of(12, k, a, b, sum, ld, accumulate, next); break;
+    case 7: tile16_of(7, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 8: tile16_of(8, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 9: tile16_of(9, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 10: tile16_of(10, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 11: tile16_of(11, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 12: tile16_of(12, k, a, sa, b, sum, ld, accumulate, next); break;
 #endif
 #if MR16 > 12
-    case 13: tile16_of(13, k, a, b, sum, ld, accumulate, next); break;
-    case 14: tile16_of(14, k, a, b, sum, ld, accumulate, next); break;
+    case 13: tile16_of(13, k, a, sa, b, sum, ld, accumulate, next); break;
+    case 14: tile16_of(14, k, a, sa, b, sum, ld, accumulate, next); break;
 #endif
     default: break;
     }

@@ -35,9 +35,9 @@ static void round_all(long k, const float *x, float inverse, int8_t *q)
         q[i] = (int8_t)lrintf(x[i] * inverse);
 }
 
-static int32_t dot8(int32_t sum, long units, const int32_t *a, const int8_t *b)
+static int32_t dot8(int32_t sum, long units, const int32_t *a, long sa, const int8_t *b)
 {
-    for (long u = 0; u < units; u++, a += MR, b += NR * DEPTH) {
+    for (long u = 0; u < units; u++, a += sa, b += NR * DEPTH) {
         int16_t pair[DEPTH];
         memcpy(pair, a, sizeof pair);
         sum += pair[0] * b[0] + pair[1] * b[1];
@@ -45,36 +45,37 @@ static int32_t dot8(int32_t sum, long units, const int32_t *a, const int8_t *b)
     return sum;
 }
 
-static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
+static void tile8(long units, const int32_t *a, long sa, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
                   kn_soon next)
 {
     (void)next;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++)
-            sum[i * ld + j] = dot8(start ? start[i] : sum[i * ld + j], units, a + i, (const int8_t *)b + j * DEPTH);
+            sum[i * ld + j] = dot8(start ? start[i] : sum[i * ld + j], units, a + i, sa, (const int8_t *)b + j * DEPTH);
 }
 
 /* 32 of k: the bytes of one column, four in a row for every eight of k. */
-static int32_t dot4(const int32_t *a, const uint8_t *b)
+static int32_t dot4(const int32_t *a, long sa, const uint8_t *b)
 {
     int32_t sum = 0;
-    for (int o = 0; o < BLOCK / 8; o++, a += 2 * MR, b += 4 * NR) {
+    for (int o = 0; o < BLOCK / 8; o++, a += 2 * sa, b += 4 * NR) {
         int8_t low[4], high[4];
         memcpy(low, a, sizeof low);
-        memcpy(high, a + MR, sizeof high);
+        memcpy(high, a + sa, sizeof high);
         for (int q = 0; q < 4; q++)
             sum += low[q] * (b[q] & 15) + high[q] * (b[q] >> 4);
     }
     return sum;
 }
 
-static float column4(long k, long group, const int32_t *a, const uint8_t *b, int j, const float *scale, const int32_t *start)
+static float column4(long k, long group, const int32_t *a, long sa, const uint8_t *b, int j, const float *scale,
+                     const int32_t *start)
 {
     float total = 0;
-    for (long p = 0; p < k; scale += MR, start += MR) {
+    for (long p = 0; p < k; scale += sa, start += sa) {
         int32_t sum = *start;
-        for (long end = p + group < k ? p + group : k; p < end; p += BLOCK, a += BLOCK / 4 * MR, b += BLOCK / 2 * NR)
-            sum += dot4(a, b + 4 * j);
+        for (long end = p + group < k ? p + group : k; p < end; p += BLOCK, a += BLOCK / 4 * sa, b += BLOCK / 2 * NR)
+            sum += dot4(a, sa, b + 4 * j);
         float of_weight;
         memcpy(&of_weight, b + (size_t)j * sizeof of_weight, sizeof of_weight);
         total += (float)sum * (of_weight * *scale);
@@ -83,13 +84,13 @@ static float column4(long k, long group, const int32_t *a, const uint8_t *b, int
     return total;
 }
 
-static void tile4(long k, long group, const int32_t *a, const uint8_t *b, const float *scale, const int32_t *start, float *sum,
-                  long ld, int m, kn_soon next)
+static void tile4(long k, long group, const int32_t *a, long sa, const uint8_t *b, const float *scale, const int32_t *start,
+                  float *sum, long ld, int m, kn_soon next)
 {
     (void)next;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++)
-            sum[i * ld + j] = column4(k, group, a + i, b, j, scale + i, start + i);
+            sum[i * ld + j] = column4(k, group, a + i, sa, b, j, scale + i, start + i);
 }
 
 static void rescale(long n, const int32_t *sum, const kn_low_rescale *r, float *y)
@@ -114,20 +115,20 @@ const kn_low_int kn_low_int_generic = {.nr = NR,
                                        .tile4 = tile4,
                                        .rescale = rescale};
 
-static float dot16(long k, const float *a, const uint16_t *b)
+static float dot16(long k, const float *a, long sa, const uint16_t *b)
 {
     float sum = 0;
     for (long p = 0; p < k; p++)
-        sum += a[p * MR] * kn_brain_to_float(b[p / 2 * (2 * NR) + p % 2]);
+        sum += a[p * sa] * kn_brain_to_float(b[p / 2 * (2 * NR) + p % 2]);
     return sum;
 }
 
-static void tile16(long k, const float *a, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next)
+static void tile16(long k, const float *a, long sa, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next)
 {
     (void)next;
     for (int i = 0; i < m; i++)
         for (int j = 0; j < NR; j++)
-            sum[i * ld + j] = (accumulate ? sum[i * ld + j] : 0) + dot16(k, a + i, b + 2 * j);
+            sum[i * ld + j] = (accumulate ? sum[i * ld + j] : 0) + dot16(k, a + i, sa, b + 2 * j);
 }
 
 static void pack(long k, long w, long width, const float *x, long ld, bool transpose, float *p)

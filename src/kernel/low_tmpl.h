@@ -28,8 +28,8 @@ KN_INLINE void first8(const int m, const int32_t *start, const int32_t *sum, lon
             s[i][v] = !start ? vi_load(sum + i * ld + v * VW) : vi_set(LIFT ? 0 : start[i]);
 }
 
-KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld,
-                        kn_soon next)
+KN_INLINE void tile8_of(const int m, long units, const int32_t *a, long sa, const uint8_t *b, const int32_t *start, int32_t *sum,
+                        long ld, kn_soon next)
 {
     vi s[MR8][2];
     first8(m, start, sum, ld, s);
@@ -37,12 +37,12 @@ KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t
     for (; u + STEPS <= units; u += STEPS) {
         kn_ask(&next, lines);
 #pragma GCC unroll 4
-        for (int q = 0; q < STEPS; q++, a += MR8, b += 2 * UNIT8) {
+        for (int q = 0; q < STEPS; q++, a += sa, b += 2 * UNIT8) {
             step8(m, a, b, s);
             __asm__ volatile("" ::: "memory"); /* as in tile_tmpl.h */
         }
     }
-    for (; u < units; u++, a += MR8, b += 2 * UNIT8)
+    for (; u < units; u++, a += sa, b += 2 * UNIT8)
         step8(m, a, b, s);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
@@ -52,9 +52,9 @@ KN_INLINE void tile8_of(const int m, long units, const int32_t *a, const uint8_t
 }
 
 #define KN_TILE8(m) \
-    case m: tile8_of(m, units, a, b, start, sum, ld, next); break
+    case m: tile8_of(m, units, a, sa, b, start, sum, ld, next); break
 
-static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
+static void tile8(long units, const int32_t *a, long sa, const uint8_t *b, const int32_t *start, int32_t *sum, long ld, int m,
                   kn_soon next)
 {
     switch (m) {
@@ -79,7 +79,7 @@ static void tile8(long units, const int32_t *a, const uint8_t *b, const int32_t 
 }
 
 /* 32 of k: s += products. */
-KN_INLINE void block4(const int m, const int32_t *a, const uint8_t *b, vi s[MR4][2])
+KN_INLINE void block4(const int m, const int32_t *a, long sa, const uint8_t *b, vi s[MR4][2])
 {
     vi h[MR4][2];
     const vi mask = vi_set(0x0f0f0f0f);
@@ -89,7 +89,7 @@ KN_INLINE void block4(const int m, const int32_t *a, const uint8_t *b, vi s[MR4]
 #pragma GCC unroll 4
     for (int o = 0; o < BLOCK / 8; o++, b += 2 * NIBBLES)
 #pragma GCC unroll 2
-        for (int half = 0; half < 2; half++, a += MR4) {
+        for (int half = 0; half < 2; half++, a += sa) {
             vi b0 = vi_and(half ? vi_shift(vi_load(b)) : vi_load(b), mask);
             vi b1 = vi_and(half ? vi_shift(vi_load(b + NIBBLES)) : vi_load(b + NIBBLES), mask);
 #pragma GCC unroll 8
@@ -107,7 +107,7 @@ KN_INLINE void block4(const int m, const int32_t *a, const uint8_t *b, vi s[MR4]
             s[i][v] = vi_add(s[i][v], sums4(h[i][v]));
 }
 
-KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, const uint8_t *b, const float *scale,
+KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, long sa, const uint8_t *b, const float *scale,
                         const int32_t *start, float *sum, long ld, kn_soon next)
 {
     long lines = kn_lines_a_step(next, k / BLOCK);
@@ -115,14 +115,14 @@ KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, const
 #pragma GCC unroll 8
     for (int i = 0; i < m; i++)
         total[i][0] = total[i][1] = v_zero();
-    for (long p = 0; p < k; scale += MR4, start += MR4, b += NR * sizeof(float)) {
+    for (long p = 0; p < k; scale += sa, start += sa, b += NR * sizeof(float)) {
         vi s[MR4][2];
 #pragma GCC unroll 8
         for (int i = 0; i < m; i++)
             s[i][0] = s[i][1] = vi_set(start[i]);
-        for (long end = p + group < k ? p + group : k; p < end; p += BLOCK, a += BLOCK / 4 * MR4, b += BLOCK / 2 * NR) {
+        for (long end = p + group < k ? p + group : k; p < end; p += BLOCK, a += BLOCK / 4 * sa, b += BLOCK / 2 * NR) {
             kn_ask(&next, lines);
-            block4(m, a, b, s);
+            block4(m, a, sa, b, s);
         }
         const float *of_weight = (const float *)(const void *)b;
 #pragma GCC unroll 8
@@ -138,19 +138,19 @@ KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, const
             v_store(sum + i * ld + v * VW, total[i][v]);
 }
 
-static void tile4(long k, long group, const int32_t *a, const uint8_t *b, const float *scale, const int32_t *start, float *sum,
-                  long ld, int m, kn_soon next)
+static void tile4(long k, long group, const int32_t *a, long sa, const uint8_t *b, const float *scale, const int32_t *start,
+                  float *sum, long ld, int m, kn_soon next)
 {
     switch (m) {
-    case 1: tile4_of(1, k, group, a, b, scale, start, sum, ld, next); break;
-    case 2: tile4_of(2, k, group, a, b, scale, start, sum, ld, next); break;
-    case 3: tile4_of(3, k, group, a, b, scale, start, sum, ld, next); break;
-    case 4: tile4_of(4, k, group, a, b, scale, start, sum, ld, next); break;
+    case 1: tile4_of(1, k, group, a, sa, b, scale, start, sum, ld, next); break;
+    case 2: tile4_of(2, k, group, a, sa, b, scale, start, sum, ld, next); break;
+    case 3: tile4_of(3, k, group, a, sa, b, scale, start, sum, ld, next); break;
+    case 4: tile4_of(4, k, group, a, sa, b, scale, start, sum, ld, next); break;
 #if MR4 > 4
-    case 5: tile4_of(5, k, group, a, b, scale, start, sum, ld, next); break;
-    case 6: tile4_of(6, k, group, a, b, scale, start, sum, ld, next); break;
-    case 7: tile4_of(7, k, group, a, b, scale, start, sum, ld, next); break;
-    case 8: tile4_of(8, k, group, a, b, scale, start, sum, ld, next); break;
+    case 5: tile4_of(5, k, group, a, sa, b, scale, start, sum, ld, next); break;
+    case 6: tile4_of(6, k, group, a, sa, b, scale, start, sum, ld, next); break;
+    case 7: tile4_of(7, k, group, a, sa, b, scale, start, sum, ld, next); break;
+    case 8: tile4_of(8, k, group, a, sa, b, scale, start, sum, ld, next); break;
 #endif
     default: break;
     }
