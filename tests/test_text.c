@@ -1117,6 +1117,55 @@ static void test_sentencepiece_unigram(void **state)
     drop_folder(&d);
 }
 
+static tx_tokenizer *of_class(const folder *d, const char *config)
+{
+    oc_err err = {0};
+    put_file(d, "tokenizer_config.json", config);
+    tx_tokenizer *t = tx_open(d->path, &err);
+    if (!t)
+        fail_msg("%s", err.text);
+    return t;
+}
+
+/* What transformers' classes do beside what LLaMA's and T5's do. */
+static void test_sentencepiece_classes(void **state)
+{
+    (void)state;
+    folder d = make_folder();
+    bs_buf b = small_bpe(), trainer = {0};
+    put_model(&d, &b);
+    tx_tokenizer *t = of_class(&d, "{\"tokenizer_class\":\"CodeLlamaTokenizer\",\"legacy\":true}");
+    assert_string_equal(encode(t, "ab<s>ab", true), "1 10 6 1 6"); /* it has no such switch: nothing in front of the second part */
+    tx_close(t);
+    bs_buf_clear(&b);
+
+    static const char *const tokens[] = {"<unk>", "<s>", "</s>", "<pad>"}, *const pieces[] = {"\u2581a", "\u2581A", "b", "!", "pad"};
+    for (int i = 0; i < 4; i++)
+        put_piece(&b, tokens[i], 0, i ? 3 : 2);
+    for (int i = 0; i < 5; i++) /* 4 to 8 */
+        put_piece(&b, pieces[i], -1 - (float)i, 1);
+    put_specs(&b, 1, false, true);
+    put_number(&trainer, 43, 3); /* pad_id */
+    put_message(&b, 2, &trainer);
+    put_model(&d, &b);
+    t = of_class(&d, "{\"tokenizer_class\":\"SiglipTokenizer\"}");
+    assert_string_equal(encode(t, " A, !b", true), "4 0 6 2"); /* small, without punctuation, the end behind it */
+    assert_string_equal(encode(t, "a<pad>", false), "4 8");    /* a word like others */
+    assert_int_equal(tx_roles_of(t)->pad, 2);                  /* filled up with the end */
+    tx_close(t);
+    t = of_class(&d, "{\"tokenizer_class\":\"SiglipTokenizer\",\"do_lower_case\":false,\"pad_token\":\"<pad>\"}");
+    assert_string_equal(encode(t, "A<pad>", false), "5 3");
+    assert_int_equal(tx_roles_of(t)->pad, 3);
+    tx_close(t);
+    t = of_class(&d, "{\"tokenizer_class\":\"T5Tokenizer\"}");
+    assert_string_equal(encode(t, "A!", false), "5 7");
+    assert_int_equal(tx_roles_of(t)->pad, 3);
+    tx_close(t);
+    bs_buf_clear(&b);
+    bs_buf_clear(&trainer);
+    drop_folder(&d);
+}
+
 /* Cut off anywhere, or with a bit turned, a file is refused by a line, or is a model. */
 static void test_sentencepiece_faults(void **state)
 {
@@ -1388,6 +1437,7 @@ int main(void)
         cmocka_unit_test(test_bert_folder),
         cmocka_unit_test(test_sentencepiece_bpe),
         cmocka_unit_test(test_sentencepiece_unigram),
+        cmocka_unit_test(test_sentencepiece_classes),
         cmocka_unit_test(test_sentencepiece_faults),
         cmocka_unit_test(test_unknown_pieces_are_refused_by_name),
         cmocka_unit_test(test_faulty_files_are_refused),

@@ -286,7 +286,6 @@ static json_t *bpe_model(const spm *m, oc_err *err)
                      "byte_fallback", m->byte_fallback, "vocab", vocab, "merges", merges, "frozen", frozen);
 }
 
-/* A piece that a text cannot spell has null for a score; one that the user defined has `true` behind it. */
 static bool is_true(const json_t *config, const char *key, bool fallback)
 {
     const json_t *o = json_object_get(config, key);
@@ -294,14 +293,14 @@ static bool is_true(const json_t *config, const char *key, bool fallback)
 }
 
 /* What transformers' class does round the same model. */
-typedef enum kind_of_texts { LLAMA, T5, SIGLIP, UNKNOWN_TEXTS } kind_of_texts;
+typedef enum kind_of_texts { LLAMA, CODE_LLAMA, T5, SIGLIP, UNKNOWN_TEXTS } kind_of_texts;
 
 static kind_of_texts kind_of(const spm *m, const char *class)
 {
     static const struct {
         const char *class;
         kind_of_texts kind;
-    } known[] = {{"LlamaTokenizer", LLAMA}, {"CodeLlamaTokenizer", LLAMA}, {"T5Tokenizer", T5}, {"SiglipTokenizer", SIGLIP}};
+    } known[] = {{"LlamaTokenizer", LLAMA}, {"CodeLlamaTokenizer", CODE_LLAMA}, {"T5Tokenizer", T5}, {"SiglipTokenizer", SIGLIP}};
     if (!class)
         return m->kind == UNIGRAM ? T5 : LLAMA;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
@@ -312,6 +311,7 @@ static kind_of_texts kind_of(const spm *m, const char *class)
     return UNKNOWN_TEXTS;
 }
 
+/* A piece that a text cannot spell has null for a score; one that the user defined has `true` behind it. */
 static json_t *unigram_model(const spm *m)
 {
     json_t *list = json_array();
@@ -427,10 +427,11 @@ static json_t *postprocess_of(const spm *m, bool bos, bool eos, oc_err *err)
     return NULL;
 }
 
-static json_t *special_map(const spm *m)
+/* SigLIP fills up with the end, whatever the model has for that. */
+static json_t *special_map(const spm *m, kind_of_texts kind)
 {
     static const char *const keys[] = {"unk_token", "bos_token", "eos_token", "pad_token"};
-    const int ids[] = {m->unk, m->bos, m->eos, m->pad};
+    const int ids[] = {m->unk, m->bos, m->eos, kind == SIGLIP ? m->eos : m->pad};
     json_t *o = json_object();
     for (int i = 0; i < 4; i++) {
         const piece *p = piece_of(m, ids[i]);
@@ -440,13 +441,23 @@ static json_t *special_map(const spm *m)
     return o;
 }
 
+/* Pieces that a text may name. What SigLIP's model has to fill up with is none, unless the configuration says that it is used. */
+static bool is_token(const spm *m, size_t id, const json_t *config, kind_of_texts kind)
+{
+    const piece *p = &m->piece[id];
+    if (p->type != CONTROL && p->type != UNKNOWN)
+        return false;
+    const char *pad = json_string_value(json_object_get(config, "pad_token"));
+    return kind != SIGLIP || (int)id == m->eos || (int)id == m->unk || (pad && strlen(pad) == p->n && !memcmp(pad, p->s, p->n));
+}
+
 /* Tokens that stand beside the model: tokenizer_config.json's added_tokens_decoder; else T5's sentinels, counted down. */
-static json_t *added_tokens(const spm *m, const json_t *config, bool t5)
+static json_t *added_tokens(const spm *m, const json_t *config, kind_of_texts kind)
 {
     json_t *list = json_array(), *token;
     const char *id;
     for (size_t i = 0; i < m->n; i++)
-        if (m->piece[i].type == CONTROL || m->piece[i].type == UNKNOWN) {
+        if (is_token(m, i, config, kind)) {
             char *name = strndup(m->piece[i].s, m->piece[i].n);
             json_array_append_new(list, tx_added_token_json(name ? name : "", (int32_t)i));
             free(name);
@@ -459,7 +470,7 @@ static json_t *added_tokens(const spm *m, const json_t *config, bool t5)
             json_array_append(list, copy);
         json_decref(copy);
     }
-    long sentinels = decoder || !t5 ? 0
+    long sentinels = decoder || kind != T5 ? 0
                      : json_is_number(json_object_get(config, "extra_ids"))
                          ? (long)json_number_value(json_object_get(config, "extra_ids"))
                          : 100;
@@ -482,18 +493,18 @@ json_t *tx_sentencepiece_json(const void *bytes, size_t n, const json_t *config,
     if (read_model(&m, bytes, n, err))
         goto done;
     kind_of_texts kind = kind_of(&m, class);
-    bool legacy = kind == SIGLIP || is_true(config, "legacy", true);
+    bool legacy = kind == SIGLIP || (kind != CODE_LLAMA && is_true(config, "legacy", true)), llama = kind == LLAMA || kind == CODE_LLAMA;
     if (kind == UNKNOWN_TEXTS) {
         bs_err(err, "the tokenizer_class '%s' needs a tokenizer.json", class);
         goto done;
     }
-    post = postprocess_of(&m, is_true(config, "add_bos_token", kind == LLAMA), is_true(config, "add_eos_token", kind != LLAMA), err);
+    post = postprocess_of(&m, is_true(config, "add_bos_token", llama), is_true(config, "add_eos_token", !llama), err);
     if (!post)
         goto done;
     model = m.kind == BPE ? bpe_model(&m, err) : unigram_model(&m);
-    o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "added_tokens", added_tokens(&m, config, kind == T5), "normalizer",
+    o = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "added_tokens", added_tokens(&m, config, kind), "normalizer",
                   normalizer_of(&m, config, kind, legacy), "pre_tokenizer", pretokenizer_of(&m, legacy), "post_processor", post, "decoder",
-                  decoder_of(&m), "model", model, "special_tokens_map", special_map(&m));
+                  decoder_of(&m), "model", model, "special_tokens_map", special_map(&m, kind));
     if (!o)
         bs_err(err, "out of memory: a tokenizer's description");
 done:
