@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import tap
+import tiny_blip
 import tiny_data
 from ocelli_run import CASES, Program, load, save, tiers
 
@@ -193,11 +194,13 @@ def killed_while_indexing():
     many.mkdir()
     for i in range(250):
         tiny_data.png(many / f"{i:03}.png", tiny_data.draw((i, 255 - i, 7 * i % 256), ["disc", "square", "stripe"][i % 3], 30 + i % 20))
-    kills = 0
-    for i in range(8):
+    kills, moments, started = 0, 8, time.monotonic()
+    program.good("index", "--quiet", "--batch", "8", "--model", MODEL, "--db", tmp / "timed.db", many)
+    whole = time.monotonic() - started
+    for i in range(moments):
         run = subprocess.Popen([program.path, "index", "--quiet", "--batch", "8", "--model", str(MODEL), "--db", str(tmp / "killed.db"), str(many)],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.02 + 0.02 * i)
+        time.sleep(whole * (i + 1) / (moments + 1))
         if run.poll() is None:
             run.kill()
             kills += 1
@@ -347,14 +350,20 @@ def facts():
         model = CASES / case / "model"
         plain = lines("info", "--batch", 8, model)[0]
         context = min(plain["context"], 1024)  # as bench has it
-        said = lines("info", "--batch", 8, "--context", context, "--threads", 2, model)[0]
-        measured = lines("bench", "speak", "--model", model, "--batch", 8, "--threads", 2, "--seconds", 0.01)
-        assert {x["arena_bytes"] for x in measured} == {said["arena_bytes"]}, f"{case}: {said}, {measured}"
-        assert said["cache_bytes"] >= 8 * context * said["cache_bytes_per_position"], said
+        for threads in ((), ("--threads", 2), ("--threads", 3)):
+            said = lines("info", "--batch", 8, "--context", context, *threads, model)[0]
+            measured = lines("bench", "speak", "--model", model, "--batch", 8, *threads, "--seconds", 0.01)
+            for key in ("arena_bytes", "cache_bytes"):
+                assert {x[key] for x in measured} == {said[key]}, f"{case}, {threads}: {said}, {measured}"
         fewer = lines("info", "--batch", 1, "--context", 20, "--threads", 2, model)[0]
         assert fewer["cache_bytes"] < said["cache_bytes"] and fewer["arena_bytes"] < said["arena_bytes"], f"{case}: {fewer}"
     assert "MB for a batch of 2 with 100 each" in program.good("info", "--batch", 2, "--context", 100, CASES / "llama" / "model").out
     program.fails("info", "--context", 4096, CASES / "llama" / "model", says=["4096", "128"])
+    program.fails("info", "--context", 64, MODEL, says=["does not generate"])
+    both = lines("info", "--batch", 8, "--context", 48, tiny_blip.does_all(tmp / "does_all"))[0]
+    assert set(both["capabilities"]) >= {"generate", "answer", "match"}, both  # a question is kept longer than a picture of a few rows
+    one = lines("info", "--batch", 8, "--context", 48, CASES / "blip_caption" / "model")[0]
+    assert both["cache_bytes"] > one["cache_bytes"] and "answer" not in one["capabilities"], f"{both}, {one}"
 
 
 def towers():

@@ -107,6 +107,7 @@ typedef void bs_work(void *arg, long begin, long end, int worker);
 bs_pool *bs_pool_open(int threads, oc_err *err);
 void bs_pool_close(bs_pool *pool);
 int bs_pool_threads(const bs_pool *pool); /* 1 for NULL */
+int bs_threads_of(int threads);            /* those of a pool that is opened with this number */
 /* Cuts [0, n) into pieces of `grain` items; which worker takes which piece is left to chance, so a work
  * function must write only what belongs to its items. Returns when all are done. pool NULL: serial.
  * One caller at a time; a call from inside a work function runs serially. */

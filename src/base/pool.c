@@ -134,10 +134,11 @@ static int cores(void)
     return n > 0 ? (int)n : 1;
 }
 
+int bs_threads_of(int threads) { return threads > 0 ? threads : cores(); }
+
 bs_pool *bs_pool_open(int threads, oc_err *err)
 {
-    if (threads <= 0)
-        threads = cores();
+    threads = bs_threads_of(threads);
     if (threads > MAX_THREADS) {
         bs_err(err, "%d threads: at most %d are possible", threads, MAX_THREADS);
         return NULL;

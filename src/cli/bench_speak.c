@@ -160,9 +160,9 @@ static void print_line(const job *j, const char *what, int texts, long tokens, d
     double held = (double)md_packed_held(j->engine->packed, j->engine->kn), rate = (double)tokens / seconds;
     if (j->b->common.json)
         printf("{\"what\":\"%s\",\"texts\":%d,\"tier\":\"%s\",\"threads\":%d,\"tokens\":%ld,\"ms\":%.6g,\"per_s\":%.6g,"
-               "\"weights_read_bytes\":%.0f,\"machine_gb_s\":%.5g,\"arena_bytes\":%zu}\n",
+               "\"weights_read_bytes\":%.0f,\"machine_gb_s\":%.5g,\"arena_bytes\":%zu,\"cache_bytes\":%zu}\n",
                what, texts, j->engine->kn->name, bs_pool_threads(j->speaker.pool), tokens, seconds * 1e3, rate, held, gb_s,
-               j->speaker.arena_bytes);
+               j->speaker.arena_bytes, tn_cache_bytes(j->speaker.cache) + (j->speaker.memory ? tn_cache_bytes(j->speaker.memory) : 0));
     else if (!strcmp(what, "prompt"))
         printf("prompt of %-4ld %10.2f ms  %9.2f tokens a second\n", tokens, seconds * 1e3, rate);
     else

@@ -16,22 +16,28 @@ typedef struct facts {
 
 enum { BATCH = 32 };
 
-/* Of a model that goes on with texts, its passes too; the larger arena counts. */
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Of a model that goes on with texts, its passes too, and what it takes to be asked; the larger counts. */
 static int plan_speaking(facts *f, int threads, oc_err *err)
 {
     tn_cache_shape s = {0};
-    size_t arena;
     f->m->family->cache(f->m->m, &s);
     f->per_position = (size_t)(s.layers * s.kv_heads * (s.key + s.value)) * sizeof(float);
-    if (rn_speaker_needs(f->m, threads, &f->speaks, &arena, &f->cache, err))
-        return -1;
-    f->arena = f->arena > arena ? f->arena : arena;
+    for (int asks = 0; asks <= f->sizes.answers; asks++) {
+        size_t arena, cache;
+        f->speaks.asks = asks;
+        if (rn_speaker_needs(f->m, threads, &f->speaks, &arena, &cache, err))
+            return -1;
+        f->arena = larger(f->arena, arena);
+        f->cache = larger(f->cache, cache);
+    }
     return 0;
 }
 
 static int collect(facts *f, const md_model *m, const cl_common *common, oc_err *err)
 {
-    int rows = f->speaks.batch, threads = common->threads ? common->threads : 1;
+    int rows = f->speaks.batch, threads = bs_threads_of(common->threads);
     const kn_table *kn = kn_best(err);
     if (!kn)
         return -1;
@@ -40,10 +46,12 @@ static int collect(facts *f, const md_model *m, const cl_common *common, oc_err 
     int side = (int)f->sizes.image_size;
     size_t images = rn_plan_images(m, NULL, kn, threads, rows, side, side, false);
     size_t texts = rn_plan_texts(m, NULL, kn, threads, rows, (int)f->sizes.max_tokens, false);
-    f->arena = images > texts ? images : texts;
+    f->arena = larger(images, texts);
     for (size_t i = 0; m->store && i < ck_count(m->store); i++)
         f->by_dtype[ck_at(m->store, i)->dtype] += (long)ck_at(m->store, i)->count;
-    return md_can(m) & MD_GENERATES ? plan_speaking(f, threads, err) : 0;
+    if (md_can(m) & MD_GENERATES)
+        return plan_speaking(f, threads, err);
+    return f->speaks.context ? bs_err(err, "--context: the model '%s' (%s) does not generate text", m->folder, m->family->model_type) : 0;
 }
 
 static void print_json(const facts *f)
@@ -58,6 +66,8 @@ static void print_json(const facts *f)
     for (int i = 0, n = 0; i < 4; i++)
         if (md_can(f->m) & bits[i])
             printf("%s\"%s\"", n++ ? "," : "", names[i]);
+    if (f->sizes.answers)
+        printf(",\"answer\"");
     printf("],\"weights_bytes\":%zu,\"arena_bytes\":%zu,\"image_size\":%ld,\"max_tokens\":%ld,\"vocab_size\":%ld,\"embedding\":%"
            "ld",
            f->m->weights_bytes, f->arena, f->sizes.image_size, f->sizes.max_tokens, f->sizes.vocab, f->sizes.embedding);

@@ -53,7 +53,7 @@ static size_t plan(rn_speaker *s, int n, long first)
 {
     const oc_engine *e = s->engine;
     tn_ctx cx;
-    tn_plan(&cx, e->kn, bs_pool_threads(s->pool), false);
+    tn_plan(&cx, e->kn, bs_threads_of(e->options.threads), false);
     tn_steps steps = {.cache = s->cache, .memory = s->memory, .step = s->step, .n = n};
     md_batch b = s->batch;
     b.texts = 1;
@@ -97,7 +97,7 @@ static size_t plan_memory(rn_speaker *s)
     tn_ctx cx;
     if (!s->memory)
         return 1;
-    tn_plan(&cx, e->kn, bs_pool_threads(s->pool), false);
+    tn_plan(&cx, e->kn, bs_threads_of(e->options.threads), false);
     tn_steps steps = {.cache = s->cache, .memory = s->memory, .step = s->step, .n = 1};
     md_batch b = reading(s, s->context, NULL);
     s->step[0] = (tn_step){.memory_length = s->remembered};
@@ -142,7 +142,7 @@ static int check_options(const oc_engine *e, const oc_generator_options *o, oc_e
 }
 
 /* Positions that a cache holds of so many for each sequence. */
-static long positions_for(const rn_speaker *s, long each) { return (each + 2 * tn_page_keys()) * (s->sequences + 1); }
+static long positions_for(const rn_speaker *s, long each) { return (each + 2 * tn_page_keys()) * ((long)s->sequences + 1); }
 
 /* All numbers, and the shape that caches have but for their positions. */
 static int settle(rn_speaker *s, oc_engine *e, const oc_generator_options *options, long heard, tn_cache_shape *shape, oc_err *err)
@@ -164,8 +164,7 @@ static int settle(rn_speaker *s, oc_engine *e, const oc_generator_options *optio
     s->remembered = s->reads ? s->context : e->sizes.picture_rows;
     *shape = (tn_cache_shape){.type = types[options->kv]};
     e->model->family->cache(e->model->m, shape);
-    s->pool = bs_pool_open(e->options.threads, err);
-    return s->pool ? 0 : -1;
+    return 0;
 }
 
 /* Caches of so many positions, and whatever a plan needs. */
@@ -186,7 +185,8 @@ int rn_speaker_open(rn_speaker *s, oc_engine *e, const oc_generator_options *opt
         open_caches(s, shape, positions_for(s, s->context), positions_for(s, s->remembered), err))
         goto failed;
     plan_all(s);
-    s->work = kn_work_open(e->kn, s->pool, err);
+    s->pool = bs_pool_open(e->options.threads, err);
+    s->work = s->pool ? kn_work_open(e->kn, s->pool, err) : NULL;
     s->arena = s->work ? bs_alloc(s->arena_bytes, "the arena", err) : NULL;
     if (s->arena)
         return 0;
@@ -195,11 +195,19 @@ failed:
     return -1;
 }
 
+static int add_cache(tn_cache_shape shape, long positions, size_t *sum, oc_err *err)
+{
+    shape.positions = positions;
+    size_t bytes = tn_cache_needs(&shape);
+    return bytes && bs_add_size(*sum, bytes, sum) ? 0 : bs_err(err, "a cache of %ld positions is larger than memory can be", positions);
+}
+
 int rn_speaker_needs(const md_model *m, int threads, const oc_generator_options *options, size_t *arena, size_t *cache, oc_err *err)
 {
     oc_engine e = {.model = (md_model *)(uintptr_t)m, .kn = kn_best(err), .options = {.threads = threads}};
     rn_speaker s;
     tn_cache_shape shape;
+    *arena = *cache = 0;
     if (!e.kn)
         return -1;
     m->family->sizes(m->m, &e.sizes);
@@ -207,9 +215,10 @@ int rn_speaker_needs(const md_model *m, int threads, const oc_generator_options 
     if (!result) {
         plan_all(&s);
         *arena = s.arena_bytes;
-        shape.positions = positions_for(&s, s.context) + (s.memory ? positions_for(&s, s.remembered) : 0);
-        *cache = tn_cache_needs(&shape);
+        result = add_cache(shape, positions_for(&s, s.context), cache, err);
     }
+    if (!result && s.memory)
+        result = add_cache(shape, positions_for(&s, s.remembered), cache, err);
     rn_speaker_close(&s);
     return result;
 }

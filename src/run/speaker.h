@@ -56,8 +56,8 @@ typedef struct rn_speaker {
  * or the sequences where those are more. */
 int rn_speaker_open(rn_speaker *s, oc_engine *e, const oc_generator_options *options, long heard, oc_err *err);
 void rn_speaker_close(rn_speaker *s);
-/* Bytes of the arena that such a speaker would take, and of its caches when they are full (0: more than memory can be), without taking them. The model's
- * values are not looked at. */
+/* Bytes of the arena that such a speaker would take, and of its caches when they are full, without taking them. The model's values are not looked at;
+ * threads: 0 for one per core. */
 int rn_speaker_needs(const md_model *m, int threads, const oc_generator_options *options, size_t *arena, size_t *cache, oc_err *err);
 /* Runs all feeds, many in one pass; every sequence gets the bits that it gets alone. */
 int rn_run_feeds(rn_speaker *s, const rn_feed *feed, int n, rn_hear *hear, void *arg, oc_err *err);
