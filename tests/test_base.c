@@ -212,6 +212,51 @@ static void many_short_jobs(void **state)
     bs_pool_close(pool);
 }
 
+/* ---- sleep: workers and the caller, each longer awaited than it stays awake ------------------------------------------------- */
+
+enum { NAP = 3000, SHORT_NAP = 300 }; /* microseconds: beyond a pool's patience, and far within */
+
+typedef struct naps {
+    int caller, others;   /* how long a piece takes, microseconds */
+    _Atomic int elsewhere; /* pieces that others took */
+} naps;
+
+static void nap(void *arg, long begin, long end, int worker)
+{
+    naps *t = arg;
+    for (long i = begin; i < end; i++)
+        usleep((useconds_t)(worker ? t->others : t->caller));
+    if (worker)
+        t->elsewhere += (int)(end - begin);
+}
+
+/* The caller is done first and sleeps: whoever is last has to wake it. Without, this hangs, and the alarm ends it. */
+static void a_caller_that_sleeps_is_woken(void **state)
+{
+    (void)state;
+    bs_pool *pool = bs_pool_open(2, NULL);
+    naps t = {SHORT_NAP, NAP, 0};
+    alarm(60);
+    for (int i = 0; i < 50; i++)
+        bs_pool_for(pool, 2, 1, nap, &t);
+    alarm(0);
+    assert_true(t.elsewhere > 0);
+    bs_pool_close(pool);
+}
+
+static void workers_that_sleep_are_woken(void **state)
+{
+    (void)state;
+    bs_pool *pool = bs_pool_open(3, NULL);
+    naps t = {NAP, NAP, 0};
+    for (int i = 0; i < 20; i++) {
+        usleep(NAP);
+        bs_pool_for(pool, 6, 1, nap, &t);
+    }
+    assert_true(t.elsewhere > 20); /* awake, they take 80 of the 120; asleep, none */
+    bs_pool_close(pool);
+}
+
 static void absurd_numbers_of_threads_are_refused(void **state)
 {
     (void)state;
@@ -483,6 +528,8 @@ int main(void)
         cmocka_unit_test(buffers_print),
         cmocka_unit_test(every_item_once),
         cmocka_unit_test(without_a_pool_it_is_serial),
+        cmocka_unit_test(a_caller_that_sleeps_is_woken),
+        cmocka_unit_test(workers_that_sleep_are_woken),
         cmocka_unit_test(a_nested_loop_runs_serially),
         cmocka_unit_test(many_short_jobs),
         cmocka_unit_test(absurd_numbers_of_threads_are_refused),
