@@ -42,7 +42,7 @@ typedef struct cl_common {
     bool enc;  /* CL_ENC_HELP */
 } cl_common;
 #define CL_CAPTIONER "starter-caption" /* that ships; `starter` itself says nothing */
-#define CL_ENC_HELP "BLIP: texts read beside a picture begin with [ENC], as published figures have it"
+#define CL_ENC_HELP "BLIP: texts read beside a picture begin with [ENC], as published figures have it (BlipForPretraining: always)"
 #define CL_FAST_HELP "JPEGs at 1/2, 1/4 or 1/8: faster, pixels not exactly Pillow's"
 
 /* Parses argv (after the command's name) into options and common switches; words that are no switch go to rest. Returns -1 to go on, or the
