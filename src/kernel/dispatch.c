@@ -94,6 +94,22 @@ static void choose_beside_avx512(void)
 }
 #endif
 
+#if defined(__x86_64__)
+/* AMD's Zen 5 (family 26) reads a single row's weights faster when nobody asks for them ahead, and more rows' slower; on Intel's cores and Zen 3 asking helps
+ * all (measured; docs/speed.md, "Few rows"). */
+long kn_rows_unasked(void)
+{
+    enum { ZEN5 = 26 };
+    unsigned a, b, c, d;
+    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d))
+        return 0;
+    unsigned family = (a >> 8 & 15) + (a >> 20 & 255);
+    return family == ZEN5 ? 1 : 0;
+}
+#else
+long kn_rows_unasked(void) { return 0; }
+#endif
+
 /* Every tier of this build, slowest first, and whether the CPU and the system (which must save the registers) have it. */
 static void find_tiers(void)
 {

@@ -112,11 +112,14 @@ static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long
     return me->strip + in_group * k;
 }
 
-/* What a thread reads of packed B after the strip at `column`: the next of the same piece of k, the first of the next, or of the next item. */
+/* What a thread reads of packed B after the strip at `column`: the next of the same piece of k, the first of the next, or of the next item. NULL: not packed,
+ * or the CPU fetches it faster unasked. */
 static const float *next_strip(const job *j, long p, long k, long column, long begin, long end, long *floats)
 {
     const float *next = NULL;
-    if (column + j->u->nr < end)
+    if (j->g->m <= j->w->unasked)
+        next = NULL;
+    else if (column + j->u->nr < end)
         next = packed_strip(j, p, k, column + j->u->nr);
     else if (p + KN_KC < j->k)
         k = kn_min(KN_KC, j->k - p - KN_KC), next = packed_strip(j, p + KN_KC, k, begin);

@@ -122,4 +122,7 @@ void kn_low_serial(kn_work *w, int worker, const kn_gemm *g);
 /* The micro-kernel for products of bf16 numbers beside the tier t; NULL: this CPU has none (or OCELLI_CPU masks it). */
 const kn_micro *kn_bf16_micro(const kn_table *t);
 
+/* Rows up to which this CPU reads weights faster when nobody asks for them ahead. */
+long kn_rows_unasked(void);
+
 #endif

@@ -11,6 +11,7 @@ kn_work *kn_work_open(const kn_table *t, bs_pool *pool, oc_err *err)
     w->bf16 = kn_bf16_micro(t);
     w->pool = pool;
     w->threads = bs_pool_threads(pool);
+    w->unasked = kn_rows_unasked();
     int widest = w->bf16 && w->bf16->nr > t->nr ? w->bf16->nr : t->nr;
     size_t strip = (size_t)KN_KC * KN_GROUP * (size_t)widest, each = KN_A_FLOATS + strip;
     size_t floats = KN_B_FLOATS + each * (size_t)w->threads;
