@@ -13,6 +13,7 @@
 
 enum { LINE = 64, BLOCK = 32, OCT = 8 };             /* int4: k in whole blocks, cut into octs */
 enum { SUMS = 1 << 15, ROWS = 120, STRETCH = 1024 }; /* of an item: sums, rows at most, k between visits to the sums */
+enum { MANY_SUMS = 1 << 16, MANY_ROWS = 256 };       /* the same where squares multiply: so fast that W, which each block reads anew, must serve more rows */
 enum { FEW = 1 << 15 };                              /* numbers of A that are not worth waking threads for */
 /* A worker's scratch: an item's sums or a row on its way, and behind it the tiles of the serial form. */
 enum { ROW_BYTES = 1 << 18, TILES_BYTES = KN_A_FLOATS * 4 - ROW_BYTES, SHARED_BYTES = KN_B_FLOATS * 4 };
@@ -561,11 +562,11 @@ static void run_alone(const job *j, kn_worker *me)
 static void cut(job *j, int threads)
 {
     enum { EACH = 8 };
-    long nr = j->f.nr;
-    long blocks = (j->rows + ROWS - 1) / ROWS;
+    long nr = j->f.nr, most = j->f.squares ? MANY_ROWS : ROWS, sums = j->f.squares ? MANY_SUMS : SUMS;
+    long blocks = (j->rows + most - 1) / most;
     j->block = kn_round_up((j->rows + blocks - 1) / blocks, j->f.tall);
     blocks = (j->rows + j->block - 1) / j->block;
-    j->chunk = kn_min(SUMS / j->block / nr * nr, kn_round_up(j->g->n, nr));
+    j->chunk = kn_min(sums / j->block / nr * nr, kn_round_up(j->g->n, nr));
     long wanted = threads > 1 ? EACH * threads : 1;
     while (j->chunk > 2 * nr && blocks * ((j->g->n + j->chunk - 1) / j->chunk) < wanted)
         j->chunk = kn_round_up(j->chunk / 2, nr);
