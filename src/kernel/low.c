@@ -457,13 +457,14 @@ static void finish_row(const job *j, long row, long j0, long n, float *sum)
     }
     if (g->accumulate)
         t->add(n, sum, c, sum);
+    bool act = g->act != KN_NONE;
     if (g->bias)
-        t->add(n, sum, g->bias + j0, sum);
-    if (g->act != KN_NONE)
-        t->act(g->act, n, sum, sum);
+        t->add(n, sum, g->bias + j0, act || g->residual ? sum : c);
+    if (act)
+        t->act(g->act, n, sum, g->residual ? sum : c);
     if (g->residual)
         t->add(n, sum, g->residual + (j->row0 + row) * g->ldc + j0, c);
-    else
+    if (!g->bias && !act && !g->residual)
         memcpy(c, sum, (size_t)n * sizeof *c);
 }
 
