@@ -70,23 +70,16 @@ static void close_all(job *j)
     bs_free(j->pixels);
 }
 
-/* A text that begins with n tokens, which are read; an encoder-decoder reads them with its encoder, and begins its answer; a model that looks at a picture
- * looks first. */
-static int begin(job *j, int i, long n, oc_err *err)
+/* A text that begins with n tokens, which are what `feed` reads next; an encoder-decoder has read them with its encoder then, and begins its answer; a model that
+ * looks at a picture has looked. */
+static int begin(job *j, int i, long n, rn_feed *feed, oc_err *err)
 {
     rn_speaker *s = &j->speaker;
     tx_ids ids = {.p = j->ids, .n = (size_t)n};
-    rn_feed feed = {.ids = j->ids, .n = n, .wanted = 1, .memory = -1};
     j->memory[i] = s->memory ? rn_remember(s, &ids, j->pixels, err) : -1;
     j->sequence[i] = s->memory && j->memory[i] < 0 ? -1 : tn_sequence_open(s->cache, err);
-    if (j->sequence[i] < 0)
-        return -1;
-    feed.sequence = j->sequence[i];
-    if (s->memory)
-        feed.memory = j->memory[i];
-    if (s->reads)
-        feed.n = 1;
-    return rn_run_feeds(s, &feed, 1, hear_nothing, NULL, err);
+    *feed = (rn_feed){j->sequence[i], j->ids, s->reads ? 1 : n, 1, j->memory[i]};
+    return j->sequence[i] < 0 ? -1 : 0;
 }
 
 static void end(job *j, int n)
@@ -124,8 +117,9 @@ static double time_look(job *j, int n, oc_err *err)
 /* Seconds that a prompt of n tokens takes to the logits of its last; below 0: an error. */
 static double time_prompt(job *j, long n, oc_err *err)
 {
+    rn_feed feed;
     double start = bs_now();
-    int failed = begin(j, 0, n, err);
+    int failed = begin(j, 0, n, &feed, err) || rn_run_feeds(&j->speaker, &feed, 1, hear_nothing, NULL, err);
     double took = bs_now() - start;
     end(j, 1);
     return failed ? -1 : took;
@@ -137,9 +131,13 @@ static double time_tokens(job *j, int n, long before, int steps, bool whole, oc_
     rn_feed feed[MOST_TEXTS];
     double took = -1, start = bs_now();
     int begun = 0;
-    while (begun < n)
-        if (begin(j, begun++, before, err))
+    while (begun < n) {
+        int i = begun++;
+        if (begin(j, i, before, &feed[i], err))
             goto done;
+    }
+    if (rn_run_feeds(&j->speaker, feed, n, hear_nothing, NULL, err))
+        goto done;
     start = whole ? start : bs_now();
     for (int k = 0; k < steps; k++) {
         for (int i = 0; i < n; i++)

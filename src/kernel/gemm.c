@@ -14,6 +14,7 @@
 enum { CHUNK = 512 }; /* columns: with a block of rows, what of C stays in the second cache */
 enum { LINE = 16 };   /* floats */
 enum { FEW = 512 };   /* rows: they all lie packed in the second cache */
+enum { FIRST_CACHE = 1 << 13 }; /* floats of A that stay there beside a strip of B on its way */
 enum { ITEMS = 16 };  /* for each thread, at least: they end together, also when a neighbour slows one of them */
 
 typedef struct job {
@@ -153,8 +154,9 @@ static void one_item(const job *j, kn_worker *me, kn_item of)
     if (begin >= end)
         return;
     bool packed = me->job == j->id && me->block == of.block;
-    /* Where one tile of rows reads packed strips once, each is read from end to end: weights come from memory fastest in a row. */
-    long width = j->g->packed && m <= j->tall ? j->u->nr : end - begin;
+    /* Where one tile of rows, all of it in the first cache, reads packed strips once, each is read from end to end: weights come from memory fastest in a row. */
+    bool in_a_row = j->g->packed && m <= j->tall && m * j->k <= FIRST_CACHE;
+    long width = in_a_row ? j->u->nr : end - begin;
     for (long column = begin; column < end; column += width, packed = true)
         for (long p = 0; p < j->k; p += KN_KC)
             one_piece(j, me, i0, m, p, column, kn_min(column + width, end), packed);
