@@ -14,6 +14,7 @@
 enum { CHUNK = 512 }; /* columns: with a block of rows, what of C stays in the second cache */
 enum { LINE = 16 };   /* floats */
 enum { FEW = 512 };   /* rows: they all lie packed in the second cache */
+enum { FEW_NUMBERS = 1 << 19 }; /* of A, which every thread of several packs for itself when all rows are one block */
 enum { FIRST_CACHE = 1 << 13 }; /* floats of A that stay there beside a strip of B on its way */
 enum { ITEMS = 16 };  /* for each thread, at least: they end together, also when a neighbour slows one of them */
 
@@ -213,7 +214,8 @@ static void cut(job *j, long columns, int threads)
     const kn_micro *u = j->u;
     j->tall = u->pack_a == u->pack_b ? tile_height(u, j->g->m) : u->mr;
     /* B costs as much to pack as 32 rows to compute: with few rows it is packed once, by the thread that then reads it from its own cache. */
-    long most = !j->g->packed && j->g->m <= FEW ? FEW : u->mc;
+    bool one = !j->g->packed && j->g->m <= FEW && (threads == 1 || j->g->m * j->g->k <= FEW_NUMBERS);
+    long most = one ? FEW : u->mc;
     long blocks = (j->g->m + most - 1) / most;
     long tiles = (j->g->m + j->tall - 1) / j->tall;
     j->rows = (tiles + blocks - 1) / blocks * j->tall;
