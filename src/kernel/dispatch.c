@@ -96,7 +96,7 @@ static void choose_beside_avx512(void)
 
 #if defined(__x86_64__)
 /* AMD's Zen 5 (family 26) reads a single row's weights faster when nobody asks for them ahead, and more rows' slower; on Intel's cores and Zen 3 asking helps
- * all (measured; docs/speed.md, "Few rows"). */
+ * all (measured; docs/speed.md, "Zen 5"). */
 long kn_rows_unasked(void)
 {
     enum { ZEN5 = 26 };

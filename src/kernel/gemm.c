@@ -4,8 +4,7 @@
  *     items: (block of rows) x (chunk of columns), each taken by one thread  >  KN_KC of k  >  strips of B  >  tiles
  *
  * A thread packs its block of A on the way, once, and keeps it for the next chunk of the same block. With a single block
- * of rows nobody shares B, so its strips are packed where they are used (and the serial form is this alone). A weight that was
- * packed before is read where it lies, whatever the blocks.
+ * of rows nobody shares B, so its strips are packed where they are used. A weight that was packed before is read where it lies, whatever the blocks.
  * An element's sum runs over k in order, cut at multiples of KN_KC, whatever the blocks around it are. */
 #include <string.h>
 
@@ -119,9 +118,10 @@ static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long
 static const float *next_strip(const job *j, long p, long k, long column, long begin, long end, long *floats)
 {
     const float *next = NULL;
+    *floats = 0;
     if (j->g->m <= j->w->unasked)
-        next = NULL;
-    else if (column + j->u->nr < end)
+        return NULL;
+    if (column + j->u->nr < end)
         next = packed_strip(j, p, k, column + j->u->nr);
     else if (p + KN_KC < j->k)
         k = kn_min(KN_KC, j->k - p - KN_KC), next = packed_strip(j, p + KN_KC, k, begin);
@@ -179,17 +179,6 @@ static void run_items(void *arg, long begin, long end, int worker)
         j->u->end();
 }
 
-/* The same by one thread, without a word to the others. */
-static void run_alone(const job *j, kn_worker *me)
-{
-    if (j->u->begin)
-        j->u->begin();
-    for (long k = 0; k < kn_items_count(j->items); k++)
-        one_item(j, me, kn_item_at(j->items, k));
-    if (j->u->end)
-        j->u->end();
-}
-
 /* ---- how it is cut --------------------------------------------------------------------------------------------------- */
 
 /* How tall tiles are best for m rows: the last should not be left with few, which take as long as many. */
@@ -209,9 +198,10 @@ static long tile_height(const kn_micro *u, long m)
 
 /* Rows in equal blocks of at most mc, or one of few; columns in chunks small enough that every thread finds work to the end. With one block every
  * thread has a span of its own: weights that few rows meet come from memory, which is read fastest in a row. */
-static void cut(job *j, long columns, int threads)
+static void cut(job *j, long columns)
 {
     const kn_micro *u = j->u;
+    int threads = j->w->threads;
     j->tall = u->pack_a == u->pack_b ? tile_height(u, j->g->m) : u->mr;
     /* B costs as much to pack as 32 rows to compute: with few rows it is packed once, by the thread that then reads it from its own cache. */
     bool one = !j->g->packed && j->g->m <= FEW && (threads == 1 || j->g->m * j->g->k <= FEW_NUMBERS);
@@ -270,11 +260,11 @@ void kn_gemm_run(kn_work *w, const kn_gemm *g)
         return;
     }
     job j = {.w = w, .g = g, .u = choose(w, g)};
-    cut(&j, g->n, w->threads);
+    cut(&j, g->n);
     j.shared = j.items.blocks > 1 && !g->packed;
     long step = stretch(&j), columns = columns_at_hand(&j, step);
     for (j.n0 = 0; j.n0 < g->n; j.n0 += columns) {
-        cut(&j, kn_min(columns, g->n - j.n0), w->threads);
+        cut(&j, kn_min(columns, g->n - j.n0));
         for (j.k0 = 0; j.k0 == 0 || j.k0 < g->k; j.k0 += step) {
             j.k = kn_min(step, g->k - j.k0);
             j.last = j.k0 + j.k >= g->k;
@@ -282,25 +272,4 @@ void kn_gemm_run(kn_work *w, const kn_gemm *g)
             run_stretch(&j, w->pool);
         }
     }
-}
-
-void kn_gemm_serial(kn_work *w, int worker, const kn_gemm *g)
-{
-    if (nothing_to_do(g))
-        return;
-    if (is_low(g)) {
-        kn_low_serial(w, worker, g);
-        return;
-    }
-    job j = {.w = w, .g = g, .u = choose(w, g)};
-    kn_worker *me = &w->worker[worker];
-    cut(&j, g->n, 1);
-    long step = stretch(&j);
-    for (j.k0 = 0; j.k0 == 0 || j.k0 < g->k; j.k0 += step) {
-        j.k = kn_min(step, g->k - j.k0);
-        j.last = j.k0 + j.k >= g->k;
-        me->block = -1; /* what lies in the scratch belongs to no job of kn_gemm_run */
-        run_alone(&j, me);
-    }
-    me->block = -1;
 }

@@ -33,7 +33,7 @@ typedef struct kn_table {
 
     /* The micro-kernel of GEMM: c[i][j] = (accumulate ? c : 0) + alpha * sum over p of a[p*sa + i] * b[p*sb + j] for the first
      * m <= mr rows and n <= nr columns, summed over p = 0..k-1 in order with one accumulator an element. Packed operands have
-     * sa = mr, sb = nr; a matrix whose rows run along p is used where it lies, with its own stride. Reads and writes
+     * sa = the strip's width (mr or less), sb = nr; a matrix whose rows run along p is used where it lies, with its own stride. Reads and writes
      * nothing else, but asks the caches for `floats` floats from `ahead`, which the caller will read soon (none: NULL, 0).
      * mc rows (a multiple of mr) times 256 floats are what the tier likes to keep in its second cache. */
     int mr, nr, mc;
@@ -140,7 +140,7 @@ typedef struct kn_packed {
     void *data;       /* kn_packed_bytes() of them, 64-byte aligned, in the form that one tier's micro-kernels read; not owned */
 } kn_packed;
 
-/* 0: rows so long (some 10,000 and more) are not held in that form. */
+/* 0: rows of more than 65,536 numbers are not held in that form. */
 size_t kn_packed_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group);
 /* Fills p->data from fp32 rows x (ld apart), by all threads; int8 and int4 are quantised on the way, as kn_quantize does. */
 void kn_pack_weight(kn_work *w, const kn_packed *p, const float *x, long ld);
@@ -185,8 +185,6 @@ bs_pool *kn_work_pool(const kn_work *w);
 bool kn_work_has_bf16(const kn_work *w); /* does kn_gemm's bf16 change anything here? */
 
 void kn_gemm_run(kn_work *w, const kn_gemm *g);
-/* The same on the calling thread alone, from inside a work function: `worker` names its scratch. Same bits. */
-void kn_gemm_serial(kn_work *w, int worker, const kn_gemm *g);
 
 /* y[n] += the sum over rows of x[rows, n] (rows ld apart), in a fixed order of fixed blocks of rows. */
 void kn_column_sums(kn_work *w, long rows, long n, const float *x, long ld, float *y);

@@ -15,10 +15,11 @@ enum { LINE = 64, BLOCK = 32, OCT = 8 };             /* int4: k in whole blocks,
 enum { SUMS = 1 << 15, ROWS = 120, STRETCH = 1024 }; /* of an item: sums, rows at most, k between visits to the sums */
 enum { MANY_SUMS = 1 << 16, MANY_ROWS = 256 };       /* the same where squares multiply: so fast that W, which each block reads anew, must serve more rows */
 enum { FEW = 1 << 15 };                              /* numbers of A that are not worth waking threads for */
-/* A worker's scratch: an item's sums or a row on its way, and behind it the tiles of the serial form. */
-enum { ROW_BYTES = 1 << 18, TILES_BYTES = KN_A_FLOATS * 4 - ROW_BYTES, SHARED_BYTES = KN_B_FLOATS * 4 };
-/* So long that a row fits there as floats, words and bytes; so many products of bytes fit an int32. */
-enum { MAX_K = ROW_BYTES / 7 - 2 * LINE };
+/* A worker's scratch holds an item's sums, or rows that become integers; what all threads share, the tiles. */
+enum { WORKER_BYTES = KN_A_FLOATS * 4, SHARED_BYTES = KN_B_FLOATS * 4 };
+/* So many products of bytes, 255 * 127 at most, fit an int32; and a row fits a worker's scratch as floats, words and bytes. */
+enum { MAX_K = 1 << 16 };
+_Static_assert(MAX_K <= WORKER_BYTES / 7 - 2 * LINE && MANY_SUMS * 4 <= WORKER_BYTES, "a worker's scratch is too small");
 
 /* ---- forms ---------------------------------------------------------------------------------------------- */
 
@@ -92,7 +93,7 @@ static form form_of_weight(const kn_table *t, const kn_packed *p) { return form_
 size_t kn_low_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group)
 {
     form f = form_of(t, dtype, n, k, group);
-    return f.tile > TILES_BYTES || k > MAX_K ? 0 : f.end;
+    return f.tile > SHARED_BYTES || k > MAX_K ? 0 : f.end;
 }
 
 /* ---- quantising ----------------------------------------------------------------------------------------- */
@@ -339,28 +340,28 @@ static const float *row_of(const job *j, long row, float *scratch)
 
 /* Where integers of A are made, in bytes of a worker's scratch: a row that is gathered lies at 0, then one of bytes that become words, then all rows
  * of a tile, `each` bytes apart. */
-typedef struct bench {
+typedef struct room {
     long bytes, rows, each;
-} bench;
+} room;
 
-static bench bench_of(const form *f, bool gathers)
+static room room_of(const form *f, bool gathers)
 {
     long k = kn_round_up(f->k + LINE, LINE), bytes = gathers ? k * (long)sizeof(float) : 0;
-    return makes_words(f) ? (bench){bytes, bytes + k, 2 * k} : (bench){bytes, bytes, k};
+    return makes_words(f) ? (room){bytes, bytes + k, 2 * k} : (room){bytes, bytes, k};
 }
 
 /* How many rows of a tile there is room for. */
-static int bench_rows(const form *f, bool gathers)
+static int rows_with_room(const form *f, bool gathers)
 {
-    bench b = bench_of(f, gathers);
-    return (int)kn_min((ROW_BYTES - b.rows) / b.each, f->mr);
+    room b = room_of(f, gathers);
+    return (int)kn_min((WORKER_BYTES - b.rows) / b.each, f->mr);
 }
 
 /* A tile's rows [row, last) as integers: made one after another, then interleaved as the tier packs floats. */
 static void integers(const job *j, long row, long last, void *scratch)
 {
     const form *f = &j->f;
-    bench b = bench_of(f, j->g->ta);
+    room b = room_of(f, j->g->ta);
     char *tile = tile_at(j, row), *to = (char *)scratch + b.rows;
     for (long i = 0; i < last - row; i++, to += b.each) {
         int8_t *q = (int8_t *)(makes_words(f) ? (char *)scratch + b.bytes : to);
@@ -485,7 +486,7 @@ static kn_soon piece(const job *j, long column, long p, long step)
 {
     const form *f = &j->f;
     if (j->g->m <= j->w->unasked)
-        return (kn_soon){0};
+        return (kn_soon){j->g->packed->data, 0};
     const uint8_t *strip = (const uint8_t *)j->g->packed->data + (size_t)(column / f->nr) * f->strip;
     return (kn_soon){strip + (p ? (size_t)bytes_of(f, 0, p) : 0), bytes_of(f, p, step)};
 }
@@ -549,18 +550,9 @@ static void run_items(void *arg, long begin, long end, int worker)
     end_tiles(&j->f);
 }
 
-static void run_alone(const job *j, kn_worker *me)
-{
-    me->block = -1;
-    begin_tiles(&j->f);
-    for (long k = 0; k < kn_items_count(j->items); k++)
-        one_item(j, me->a, kn_item_at(j->items, k));
-    end_tiles(&j->f);
-}
-
 /* Rows in equal blocks; columns in chunks whose sums fit, and small enough that every thread finds work. With one block every thread has columns of
  * its own, which it reads one after another. */
-static void cut(job *j, int threads)
+static void cut(job *j)
 {
     enum { EACH = 8 };
     long nr = j->f.nr, most = j->f.squares ? MANY_ROWS : ROWS, sums = j->f.squares ? MANY_SUMS : SUMS;
@@ -568,6 +560,7 @@ static void cut(job *j, int threads)
     j->block = kn_round_up((j->rows + blocks - 1) / blocks, j->f.tall);
     blocks = (j->rows + j->block - 1) / j->block;
     j->chunk = kn_min(sums / j->block / nr * nr, kn_round_up(j->g->n, nr));
+    int threads = j->w->threads;
     long wanted = threads > 1 ? EACH * threads : 1;
     while (j->chunk > 2 * nr && blocks * ((j->g->n + j->chunk - 1) / j->chunk) < wanted)
         j->chunk = kn_round_up(j->chunk / 2, nr);
@@ -584,30 +577,20 @@ static int tile_height(int mr, long m)
     return best;
 }
 
-/* `room` bytes at a hold tiles of as many rows as come together; worker: -1 for all of the pool. */
-static void run(kn_work *w, const kn_gemm *g, char *a, size_t room, int worker)
+/* As many rows come together as the shared scratch has room for. */
+void kn_low_run(kn_work *w, const kn_gemm *g)
 {
-    job j = {.w = w, .g = g, .f = form_of_weight(w->t, g->packed), .a = a};
-    set_height(&j.f, tile_height(j.f.dtype == KN_BF16 ? j.f.mr : bench_rows(&j.f, g->ta), g->m));
-    long most = (long)(room / j.f.tile) * j.f.tall;
+    job j = {.w = w, .g = g, .f = form_of_weight(w->t, g->packed), .a = (char *)w->b};
+    set_height(&j.f, tile_height(j.f.dtype == KN_BF16 ? j.f.mr : rows_with_room(&j.f, g->ta), g->m));
+    long most = (long)(SHARED_BYTES / j.f.tile) * j.f.tall;
     for (j.row0 = 0; j.row0 < g->m; j.row0 += most) {
         j.rows = kn_min(most, g->m - j.row0);
-        cut(&j, worker < 0 ? w->threads : 1);
+        cut(&j);
         long tiles = (j.rows + j.f.tall - 1) / j.f.tall;
-        if (worker >= 0 || j.rows * g->k <= FEW)
-            prepare(&j, 0, tiles, worker < 0 ? 0 : worker);
+        if (j.rows * g->k <= FEW)
+            prepare(&j, 0, tiles, 0);
         else
             bs_pool_for(w->pool, tiles, 1, prepare, &j);
-        if (worker >= 0)
-            run_alone(&j, &w->worker[worker]);
-        else
-            kn_share_out(w, j.items, run_items, &j);
+        kn_share_out(w, j.items, run_items, &j);
     }
-}
-
-void kn_low_run(kn_work *w, const kn_gemm *g) { run(w, g, (char *)w->b, SHARED_BYTES, -1); }
-
-void kn_low_serial(kn_work *w, int worker, const kn_gemm *g)
-{
-    run(w, g, (char *)w->worker[worker].a + ROW_BYTES, TILES_BYTES, worker);
 }

@@ -86,7 +86,7 @@ typedef struct kn_low_int {
 
 /* Micro-kernel for bf16 weights: pairs along k of column j at ((k / 2) * nr + j) * 2, a missing last number is 0. Strips of A are
  * what `pack` makes of rows, as kn_table's does, `pair` floats for two numbers along k (2: floats, 1: a pair of bf16).
- * sum = (accumulate ? sum : 0) + products, summed over k in order. m <= mr. */
+ * sum = (accumulate ? sum : 0) + products, summed over k in order. m <= mr; a row's numbers along k lie sa apart (the width that `pack` was given). */
 typedef struct kn_low_bf16 {
     int nr, mr, pair;
     bool squares; /* tiles of A lie as AMX takes them, k filled up to 32 in A and W */
@@ -112,12 +112,11 @@ extern const kn_low_bf16 kn_low_bf16_neon;
 const kn_low_int *kn_low_int_of(const kn_table *t);
 const kn_low_bf16 *kn_low_bf16_of(const kn_table *t);
 
-/* What kn_packed_bytes, kn_pack_weight, kn_pack_quantized, kn_gemm_run and kn_gemm_serial hand on for dtypes other than KN_F32. */
+/* What kn_packed_bytes, kn_pack_weight, kn_pack_quantized and kn_gemm_run hand on for dtypes other than KN_F32. */
 size_t kn_low_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group);
 void kn_low_pack(kn_work *w, const kn_packed *p, long first, long rows, const float *x, long ld);
 void kn_low_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale);
 void kn_low_run(kn_work *w, const kn_gemm *g);
-void kn_low_serial(kn_work *w, int worker, const kn_gemm *g);
 
 /* The micro-kernel for products of bf16 numbers beside the tier t; NULL: this CPU has none (or OCELLI_CPU masks it). */
 const kn_micro *kn_bf16_micro(const kn_table *t);

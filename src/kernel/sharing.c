@@ -9,10 +9,6 @@ kn_items kn_cut(long blocks, long chunks, int threads)
     return (kn_items){blocks, spans, (chunks + spans - 1) / spans};
 }
 
-long kn_items_count(kn_items of) { return of.blocks * of.spans * of.chunks; }
-
-kn_item kn_item_at(kn_items of, long k) { return (kn_item){k / (of.spans * of.chunks), k % (of.spans * of.chunks)}; }
-
 typedef struct place {
     long span, chunk;
 } place;
@@ -47,7 +43,7 @@ kn_item kn_next_item(kn_work *w, kn_worker *me, kn_items of)
             atomic_store(&me->begun, (uint64_t)span << HALF);
         next = chunk_of(span < spans ? me : behind(w));
     }
-    return kn_item_at(of, next.span * of.chunks + next.chunk);
+    return (kn_item){next.span / of.spans, next.span % of.spans * of.chunks + next.chunk};
 }
 
 void kn_share_out(kn_work *w, kn_items of, bs_work *run, void *arg)
@@ -55,5 +51,5 @@ void kn_share_out(kn_work *w, kn_items of, bs_work *run, void *arg)
     atomic_store(&w->next_span, 0);
     for (int i = 0; i < w->threads; i++)
         atomic_store(&w->worker[i].begun, UINT32_MAX / 2);
-    bs_pool_for(w->pool, kn_items_count(of), 1, run, arg);
+    bs_pool_for(w->pool, of.blocks * of.spans * of.chunks, 1, run, arg);
 }

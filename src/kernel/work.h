@@ -61,9 +61,6 @@ typedef struct kn_item {
 } kn_item;
 /* A block alone is cut into a span for each thread, which reads what lies in a row; but a chunk alone wakes nobody. */
 kn_items kn_cut(long blocks, long chunks, int threads);
-/* How many there are, and which the k-th is for a thread that takes them all. */
-long kn_items_count(kn_items of);
-kn_item kn_item_at(kn_items of, long k);
 /* Calls run(arg, begin, end, worker) on all threads; it takes its end - begin items from kn_next_item(). A thread stays with the span that it has begun, whose
  * operands it has at hand, one chunk after another, then begins one that nobody has, then helps where most is left. There are as many calls as
  * items, so that each finds one. */
