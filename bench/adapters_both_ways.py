@@ -1,10 +1,10 @@
-"""Adapters that PEFT writes for language and sentence models run in Ocelli, Ocelli's in PEFT, and the outputs agree: plain factors, DoRA, rsLoRA,
+"""Adapters that PEFT writes for language models, sentence models and dual encoders run in Ocelli, Ocelli's in PEFT, and the outputs agree: plain factors, DoRA, rsLoRA,
 patterns, whole modules.
 
     adapters_both_ways.py --engine build/ocelli [--docs docs/parity.md] MODEL...
 
-MODEL is the folder of a causal language model, a T5 or a BERT, with a tokenizer; nothing in it is changed. Needs torch, transformers, peft and
-safetensors. Exit status 1 when a key is missing or left over, or an output is off by 1e-4 of the largest or more.
+MODEL is the folder of a causal language model, a T5, a BERT, a SigLIP or a Chinese-CLIP, with a tokenizer; nothing in it is changed. Needs torch, transformers, peft,
+pillow and safetensors. Exit status 1 when a key is missing or left over, or an output is off by 1e-4 of the largest or more.
 """
 import argparse
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -23,13 +24,22 @@ from parity_kit import engine, put_section
 LIMIT = 1e-4
 TEXT = "the cat sat on the mat and the dog sat on the log, and both were happy there\n" * 200
 PAIRS = [(f"where does the {x} sit", f"the {x} sits on the {y}") for x, y in zip("cat dog bird fish horse man".split(), "mat log tree stone road boat".split())]
-TARGETS = {"gpt2": ["c_attn", "c_fc"], "phi3": ["qkv_proj", "down_proj"], "opt": ["q_proj", "fc2"], "t5": ["q", "wo"], "bert": ["query", "intermediate.dense"]}
-NORM = {"gpt2": "ln_f", "opt": "final_layer_norm", "t5": "final_layer_norm", "bert": "embeddings.LayerNorm"}
-CLASSES = {"bert": AutoModel, "t5": AutoModelForSeq2SeqLM}
+TARGETS = {"gpt2": ["c_attn", "c_fc"], "phi3": ["qkv_proj", "down_proj"], "opt": ["q_proj", "fc2"], "t5": ["q", "wo"], "bert": ["query", "intermediate.dense"],
+           "siglip": ["q_proj", "fc2"], "chinese_clip": ["query", "q_proj"]}
+NORM = {"gpt2": "ln_f", "opt": "final_layer_norm", "t5": "final_layer_norm", "bert": "embeddings.LayerNorm",
+        "siglip": "final_layer_norm", "chinese_clip": "post_layernorm"}
+DUAL = ("siglip", "chinese_clip")  # a picture and a text
+CLASSES = {"bert": AutoModel, "t5": AutoModelForSeq2SeqLM, **dict.fromkeys(DUAL, AutoModel)}
 
 
 def data_for(kind, work):
     """A file that finetune learns from."""
+    if kind in DUAL:
+        for i, (_, text) in enumerate(PAIRS):
+            Image.effect_noise((40, 40), 20 + 10 * i).save(work / f"{i}.png")
+        path = work / "pairs.jsonl"
+        path.write_text("".join(json.dumps({"image": f"{i}.png", "text": text}) + "\n" for i, (_, text) in enumerate(PAIRS)))
+        return path
     names = {"bert": ("anchor", "positive"), "t5": ("prompt", "answer")}.get(kind)
     path = work / ("lines.jsonl" if names else "text.txt")
     path.write_text("".join(json.dumps(dict(zip(names, x))) + "\n" for x in PAIRS) if names else TEXT)
@@ -39,7 +49,8 @@ def data_for(kind, work):
 def kinds(model):
     """Name, PEFT's fields, finetune's switches."""
     targets = TARGETS.get(model.config.model_type, ["q_proj", "down_proj"])
-    whole = NORM.get(model.config.model_type, "norm") if model.config.tie_word_embeddings else "lm_head"
+    tied = model.config.model_type in DUAL or model.config.tie_word_embeddings
+    whole = NORM.get(model.config.model_type, "norm") if tied else "lm_head"
     common = ["--targets", ",".join(targets), "--rank", 4]
     yield "plain", targets, {}, common
     yield "DoRA", targets, {"use_dora": True}, [*common, "--dora"]
@@ -52,6 +63,8 @@ def kinds(model):
 def outputs(model, batch):
     with torch.no_grad():
         y = model(**batch)
+    if "image_embeds" in y:
+        return torch.cat([y.image_embeds, y.text_embeds])
     return y.logits if "logits" in y else y.last_hidden_state
 
 
@@ -59,6 +72,8 @@ def ours(a, folder, batch, work, adapter):
     save_file(batch, work / "in.safetensors")
     engine(a.engine, "forward", "--model", folder, "--in", work / "in.safetensors", "--out", work / "out.safetensors", "--lora", adapter)
     got = load_file(work / "out.safetensors")
+    if "image_embeds" in got:
+        return torch.cat([got["image_embeds"], got["text_embeds"]])
     return got["logits"] if "logits" in got else got["last_hidden_state"]
 
 
@@ -89,18 +104,28 @@ def opened(folder, adapter):
         return PeftModel.from_pretrained(base_of(folder), adapter).eval()
 
 
+def inputs(model, kind):
+    c = model.config
+    ids = torch.randint(3, getattr(c, "text_config", c).vocab_size, (2, 16 if kind == "siglip" else 12))
+    batch = {"input_ids": ids} if kind == "siglip" else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if kind == "t5":
+        batch["decoder_input_ids"] = ids[:, :5].contiguous()
+    if kind in DUAL:
+        batch["pixel_values"] = torch.randn(2, 3, c.vision_config.image_size, c.vision_config.image_size)
+    return batch
+
+
 def compare(a, folder, work):
     base = base_of(folder)
     torch.manual_seed(0)
     kind = base.config.model_type
-    ids = torch.randint(3, base.config.vocab_size, (2, 12))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **({"decoder_input_ids": ids[:, :5].contiguous()} if kind == "t5" else {})}
+    batch = inputs(base, kind)
     plain, data = outputs(base, batch), data_for(kind, work)
     for i, (name, targets, fields, switches) in enumerate(kinds(base)):
         tuned = theirs(folder, targets, fields, work / f"theirs{i}")
         yield f"PEFT's, {name}", off(ours(a, folder, batch, work, work / f"theirs{i}"), outputs(tuned, batch)), off(outputs(tuned, batch), plain)
-        engine(a.engine, "finetune", "--model", folder, "--data", data, "--out", work / f"ours{i}", "--steps", 4, "--batch", 2, "--context",
-               16, "--lr", "2e-2", "--quiet", "--metrics", work / f"log{i}", *switches)
+        engine(a.engine, "finetune", "--model", folder, "--data", data, "--out", work / f"ours{i}", "--steps", 4, "--batch", 2,
+               *([] if kind in DUAL else ["--context", 16]), "--lr", "2e-2", "--quiet", "--metrics", work / f"log{i}", *switches)
         tuned = outputs(opened(folder, work / f"ours{i}"), batch)
         yield f"ours, {name}", off(ours(a, folder, batch, work, work / f"ours{i}"), tuned), off(tuned, plain)
 
