@@ -313,15 +313,11 @@ static void start(rn_speaker *s, const tn_steps *steps)
     md_packed_attach(s->engine->packed, &s->cx);
 }
 
-int rn_remember(rn_speaker *s, const tx_ids *prompt, const float *pixels, oc_err *err)
+/* What an answer is about goes into the sequence `number` of s->memory, n positions long. */
+static int read_into(rn_speaker *s, int number, long n, const tx_ids *prompt, const float *pixels, oc_err *err)
 {
     const md_model *m = s->engine->model;
-    long length = s->reads ? (long)prompt->n : 0, n = s->reads ? length : s->remembered;
-    if (s->engine->sizes.picture_rows && !pixels)
-        return bs_err(err, "the model '%s' writes about a picture, and there is none", m->folder);
-    int number = tn_sequence_open(s->memory, err);
-    if (number < 0 || tn_sequence_resize(s->memory, number, n, err))
-        return -1;
+    long length = s->reads ? (long)prompt->n : 0;
     tn_steps steps = {.cache = s->cache, .memory = s->memory, .step = s->step, .n = 1};
     s->step[0] = (tn_step){.memory = number, .memory_length = n};
     md_batch b = reading(s, length, pixels);
@@ -331,7 +327,22 @@ int rn_remember(rn_speaker *s, const tx_ids *prompt, const float *pixels, oc_err
     }
     start(s, &steps);
     m->family->remember(&s->cx, m->m, &b);
-    return s->cx.failed ? bs_err(err, "%s", s->cx.err.text) : number;
+    return s->cx.failed ? bs_err(err, "%s", s->cx.err.text) : 0;
+}
+
+int rn_remember(rn_speaker *s, const tx_ids *prompt, const float *pixels, oc_err *err)
+{
+    const md_model *m = s->engine->model;
+    long n = s->reads ? (long)prompt->n : s->remembered;
+    if (s->engine->sizes.picture_rows && !pixels)
+        return bs_err(err, "the model '%s' writes about a picture, and there is none", m->folder);
+    int number = tn_sequence_open(s->memory, err);
+    if (number < 0)
+        return -1;
+    if (!tn_sequence_resize(s->memory, number, n, err) && !read_into(s, number, n, prompt, pixels, err))
+        return number;
+    tn_sequence_close(s->memory, number);
+    return -1;
 }
 
 static int pass(rn_speaker *s, const tn_steps *steps, tn_t *y, oc_err *err)
