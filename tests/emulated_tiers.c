@@ -2,7 +2,7 @@
  * this CPU; and a single row whose weights nobody asks for ahead, as on Zen 5. */
 #include <stdlib.h>
 
-#include "kernel/low.h"
+#include "kernel/thirds.h"
 #include "kernel/tiers.h"
 
 static kn_table vnni;
@@ -23,6 +23,12 @@ const kn_table *kn_best(oc_err *err)
 }
 
 const kn_micro *kn_bf16_micro(const kn_table *t)
+{
+    (void)t;
+    return NULL;
+}
+
+const kn_thirds *kn_thirds_of(const kn_table *t)
 {
     (void)t;
     return NULL;

@@ -118,9 +118,6 @@ static void pack_b(long k, long w, long width, const float *x, long ld, bool tra
 
 static void begin(void) { kn_amx_shape(SIDE); }
 
-/* Registers that are not released slow down every switch between threads. */
-static void end(void) { _tile_release(); }
-
 /* Tiles 0 to 3 += A B; 4 and 5 hold A, 6 and 7 B. */
 static void multiply(long k, const float *a, const float *b)
 {
@@ -200,4 +197,4 @@ static void tile(long k, const float *a, long sa, const float *b, long sb, float
 }
 
 const kn_micro kn_amx_bf16 = {
-    .mr = SIDE, .nr = SIDE, .mc = 8 * SIDE, .tile = tile, .pack_a = pack_a, .pack_b = pack_b, .begin = begin, .end = end};
+    .mr = SIDE, .nr = SIDE, .mc = 8 * SIDE, .tile = tile, .pack_a = pack_a, .pack_b = pack_b, .begin = begin, .end = kn_amx_end};

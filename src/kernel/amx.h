@@ -27,4 +27,19 @@ static inline void kn_amx_shape(int rows)
     _tile_loadconfig(&c);
 }
 
+static _Thread_local int kn_amx_shaped; /* rows that this thread's registers are shaped to, for this file's tiles */
+
+static inline void kn_amx_reshape(int rows)
+{
+    if (kn_amx_shaped != rows)
+        kn_amx_shape(rows);
+    kn_amx_shaped = rows;
+}
+
+/* One thread asks for tiles between these. */
+static inline void kn_amx_begin(void) { kn_amx_shaped = 0; }
+
+/* Registers that are not released slow down every switch between threads. */
+static inline void kn_amx_end(void) { _tile_release(); }
+
 #endif

@@ -3,13 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "low.h"
+#include "thirds.h"
 #include "tiers.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#define TIER_NAMES "generic, avx2, avx512"
+#define TIER_NAMES "generic, avx2, avx512, amx"
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #define TIER_NAMES "generic, neon"
@@ -23,7 +23,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static const kn_table *tiers[MAX_TIERS];
 static int tier_count;
 #if defined(__x86_64__)
-static bool amx; /* beside AVX-512 */
+static kn_table amx; /* kn_avx512 by another name, and what lies beside that */
 static kn_low_int int_by_amx;
 static const kn_low_int *low_int = &kn_low_int_avx512; /* beside AVX-512 */
 static const kn_low_bf16 *low_bf16 = &kn_low_bf16_avx512;
@@ -60,13 +60,12 @@ static bool has_fast_bf16(void)
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5) && (!__builtin_cpu_is("intel") || says("OCELLI_DOT16", "1"));
 }
 
-/* AMX keeps 8 KB of registers, which Linux saves for a process only after it has asked (arch_prctl, since 5.16). OCELLI_AMX=0 leaves it alone, so that
- * what runs elsewhere can be checked. */
+/* AMX keeps 8 KB of registers, which Linux saves for a process only after it has asked (arch_prctl, since 5.16). */
 static bool may_use_amx(void)
 {
     enum { REQUEST = 0x1023, TILE_DATA = 18, BF16 = 1 << 22, TILE = 1 << 24, INT8 = 1 << 25, ALL = BF16 | TILE | INT8 };
     unsigned a, b, c, d;
-    if (says("OCELLI_AMX", "0") || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & ALL) != ALL)
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & ALL) != ALL)
         return false;
     if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5))
         return false;
@@ -76,21 +75,21 @@ static bool may_use_amx(void)
 
 #if defined(__x86_64__)
 /* Once, as every product asks. */
-static void choose_beside_avx512(void)
+static void find_tiers_from_avx512(void)
 {
-    bool vnni = has_vnni(), dot = has_fast_bf16();
-    amx = vnni && tiers[tier_count - 1] == &kn_avx512 && may_use_amx();
+    tiers[tier_count++] = &kn_avx512;
+    bool vnni = has_vnni();
     if (vnni)
         low_int = &kn_low_int_vnni;
-    if (amx) {
-        int_by_amx = kn_low_int_vnni;
-        kn_low_int_by_amx(&int_by_amx);
-        low_int = &int_by_amx;
-    }
-    if (dot && (!amx || says("OCELLI_DOT16", "1")))
+    if (has_fast_bf16())
         low_bf16 = &kn_low_bf16_dot;
-    else if (amx)
-        low_bf16 = &kn_low_bf16_amx;
+    if (!vnni || !may_use_amx())
+        return;
+    amx = kn_avx512;
+    amx.name = "amx";
+    int_by_amx = kn_low_int_vnni;
+    kn_low_int_by_amx(&int_by_amx);
+    tiers[tier_count++] = &amx;
 }
 #endif
 
@@ -121,8 +120,7 @@ static void find_tiers(void)
         tiers[tier_count++] = &kn_avx2;
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        tiers[tier_count++] = &kn_avx512;
-    choose_beside_avx512();
+        find_tiers_from_avx512();
 #elif defined(__aarch64__)
     tiers[tier_count++] = &kn_neon; /* no aarch64 is without it */
     dotprod = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
@@ -155,9 +153,17 @@ const kn_table *kn_best(oc_err *err)
 const kn_micro *kn_bf16_micro(const kn_table *t)
 {
     pthread_once(&once, find_tiers);
-    return t == &kn_avx512 && amx ? &kn_amx_bf16 : NULL;
+    return t == &amx ? &kn_amx_bf16 : NULL;
 }
+
+const kn_thirds *kn_thirds_of(const kn_table *t) { return t == &amx ? &kn_thirds_amx : NULL; }
 #else
+const kn_thirds *kn_thirds_of(const kn_table *t)
+{
+    (void)t;
+    return NULL;
+}
+
 const kn_micro *kn_bf16_micro(const kn_table *t)
 {
     (void)t;
@@ -169,6 +175,8 @@ const kn_micro *kn_bf16_micro(const kn_table *t)
 const kn_low_int *kn_low_int_of(const kn_table *t)
 {
     pthread_once(&once, find_tiers);
+    if (t == &amx)
+        return &int_by_amx;
     if (t == &kn_avx512)
         return low_int;
     return t == &kn_avx2 ? &kn_low_int_avx2 : &kn_low_int_generic;
@@ -177,6 +185,8 @@ const kn_low_int *kn_low_int_of(const kn_table *t)
 const kn_low_bf16 *kn_low_bf16_of(const kn_table *t)
 {
     pthread_once(&once, find_tiers);
+    if (t == &amx)
+        return &kn_low_bf16_amx;
     if (t == &kn_avx512)
         return low_bf16;
     return t == &kn_avx2 ? &kn_low_bf16_avx2 : &kn_low_bf16_generic;

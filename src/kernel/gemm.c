@@ -77,6 +77,24 @@ static void epilogue(const kn_table *t, const kn_gemm *g, long i0, long m, long 
     }
 }
 
+void kn_finish_row(const kn_table *t, const kn_gemm *g, long i, long j0, long n, float *sum)
+{
+    float *c = g->c + i * g->ldc + j0;
+    bool act = g->act != KN_NONE;
+    if (g->alpha != 1)
+        t->scale(n, g->alpha, sum, sum);
+    if (g->accumulate)
+        t->add(n, sum, c, sum);
+    if (g->bias)
+        t->add(n, sum, g->bias + j0, act || g->residual ? sum : c);
+    if (act)
+        t->act(g->act, n, sum, g->residual ? sum : c);
+    if (g->residual)
+        t->add(n, sum, g->residual + i * g->ldc + j0, c);
+    if (!g->bias && !act && !g->residual)
+        memcpy(c, sum, (size_t)n * sizeof *c);
+}
+
 /* Packs groups of strips of B into the panel: for each KN_KC of the stretch, all strips in a row. */
 static void pack_panel(void *arg, long begin, long end, int worker)
 {
@@ -260,6 +278,10 @@ void kn_gemm_run(kn_work *w, const kn_gemm *g)
         return;
     }
     job j = {.w = w, .g = g, .u = choose(w, g)};
+    if (w->thirds && j.u == &w->fp32 && kn_thirds_take(g)) {
+        kn_thirds_run(w, w->thirds, g);
+        return;
+    }
     cut(&j, g->n);
     j.shared = j.items.blocks > 1 && !g->packed;
     long step = stretch(&j), columns = columns_at_hand(&j, step);

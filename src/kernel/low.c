@@ -442,31 +442,16 @@ static void finish_integers(const job *j, long row, long j0, long n, float *sum)
         j->w->t->add(n, sum, residual, c);
 }
 
-/* sum += what g adds, and into C; residual may be C. */
 static void finish_row(const job *j, long row, long j0, long n, float *sum)
 {
-    const kn_gemm *g = j->g;
-    const kn_table *t = j->w->t;
-    const form *f = &j->f;
-    float *c = g->c + (j->row0 + row) * g->ldc + j0;
-    if (f->dtype == KN_I8) {
+    kn_gemm g = *j->g;
+    if (j->f.dtype == KN_I8) {
         finish_integers(j, row, j0, n, sum);
-        if (!g->accumulate)
+        if (!g.accumulate)
             return;
-    } else if (g->alpha != 1) {
-        t->scale(n, g->alpha, sum, sum);
+        g.alpha = 1;
     }
-    if (g->accumulate)
-        t->add(n, sum, c, sum);
-    bool act = g->act != KN_NONE;
-    if (g->bias)
-        t->add(n, sum, g->bias + j0, act || g->residual ? sum : c);
-    if (act)
-        t->act(g->act, n, sum, g->residual ? sum : c);
-    if (g->residual)
-        t->add(n, sum, g->residual + (j->row0 + row) * g->ldc + j0, c);
-    if (!g->bias && !act && !g->residual)
-        memcpy(c, sum, (size_t)n * sizeof *c);
+    kn_finish_row(j->w->t, &g, j->row0 + row, j0, n, sum);
 }
 
 /* So much of k that a strip of W stays in the first cache; all of it where it is read once, from end to end. */
@@ -567,21 +552,11 @@ static void cut(job *j)
     j->items = kn_cut(blocks, (j->g->n + j->chunk - 1) / j->chunk, threads);
 }
 
-/* How many of mr rows a tile uses, so that the last one is not left with few, which take as long as some more. */
-static int tile_height(int mr, long m)
-{
-    int best = mr;
-    long tiles = (m + mr - 1) / mr;
-    if (tiles < mr) /* else one odd tile is lost among many */
-        best = (int)((m + tiles - 1) / tiles);
-    return best;
-}
-
 /* As many rows come together as the shared scratch has room for. */
 void kn_low_run(kn_work *w, const kn_gemm *g)
 {
     job j = {.w = w, .g = g, .f = form_of_weight(w->t, g->packed), .a = (char *)w->b};
-    set_height(&j.f, tile_height(j.f.dtype == KN_BF16 ? j.f.mr : rows_with_room(&j.f, g->ta), g->m));
+    set_height(&j.f, kn_tile_height(j.f.dtype == KN_BF16 ? j.f.mr : rows_with_room(&j.f, g->ta), g->m));
     long most = (long)(SHARED_BYTES / j.f.tile) * j.f.tall;
     for (j.row0 = 0; j.row0 < g->m; j.row0 += most) {
         j.rows = kn_min(most, g->m - j.row0);

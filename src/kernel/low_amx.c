@@ -16,20 +16,6 @@ enum {
 };
 enum { BF16, BYTES };
 
-static _Thread_local int shaped; /* rows that this thread's registers are shaped to */
-
-static void begin(void) { shaped = 0; }
-
-/* Registers that are not released slow down every switch between threads. */
-static void end(void) { _tile_release(); }
-
-static void shape(int m)
-{
-    if (shaped != m)
-        kn_amx_shape(m);
-    shaped = m;
-}
-
 /* Squares of A by the strip of B; `lower`: there are more than 16 rows. */
 static inline __attribute__((always_inline)) void multiply(const int kind, const bool lower, long squares, const uint8_t *a,
                                                            const uint8_t *b, kn_soon next)
@@ -96,7 +82,7 @@ static inline __attribute__((always_inline)) void tile_of(const int kind, long s
                                                           long ld, int m, bool accumulate, kn_soon next)
 {
     bool lower = m > KN_AMX_ROWS;
-    shape(m);
+    kn_amx_reshape(m);
     begin_sums(sum, ld, lower, accumulate);
     if (lower)
         multiply(kind, true, squares, a, b, next);
@@ -127,13 +113,13 @@ static void pack(long k, long w, long width, const float *x, long ld, bool trans
 }
 
 const kn_low_bf16 kn_low_bf16_amx = {
-    .nr = NR, .mr = MR, .pair = 1, .squares = true, .pack = pack, .tile = tile16, .begin = begin, .end = end};
+    .nr = NR, .mr = MR, .pair = 1, .squares = true, .pack = pack, .tile = tile16, .begin = kn_amx_begin, .end = kn_amx_end};
 
 void kn_low_int_by_amx(kn_low_int *u)
 {
     u->mr8 = MR;
     u->squares = true;
     u->tile8 = tile8;
-    u->begin = begin;
-    u->end = end;
+    u->begin = kn_amx_begin;
+    u->end = kn_amx_end;
 }

@@ -4,7 +4,7 @@
 
 #include <stdatomic.h>
 
-#include "low.h"
+#include "thirds.h"
 
 /* Sums over k are cut at multiples of this, always: it is part of what a tier's bits mean. */
 enum { KN_KC = 256 };
@@ -26,6 +26,7 @@ struct kn_work {
     const kn_table *t;
     kn_micro fp32;        /* the table's own micro-kernel */
     const kn_micro *bf16; /* NULL: the CPU has none */
+    const kn_thirds *thirds; /* likewise */
     bs_pool *pool;
     int threads;
     long unasked;          /* rows up to which weights are not asked for ahead: the CPU reads in order faster by itself */
@@ -66,6 +67,16 @@ kn_items kn_cut(long blocks, long chunks, int threads);
  * items, so that each finds one. */
 void kn_share_out(kn_work *w, kn_items of, bs_work *run, void *arg);
 kn_item kn_next_item(kn_work *w, kn_worker *me, kn_items of);
+
+/* Row i of the columns [j0, j0 + n): alpha times its sums, what g adds to them, and into C. The sums are used up. */
+void kn_finish_row(const kn_table *t, const kn_gemm *g, long i, long j0, long n, float *sum);
+
+/* How many of mr rows a tile uses, so that the last one is not left with few, which take as long as some more. */
+static inline int kn_tile_height(int mr, long m)
+{
+    long tiles = (m + mr - 1) / mr;
+    return tiles < mr ? (int)((m + tiles - 1) / tiles) : mr; /* else one odd tile is lost among many */
+}
 
 static inline long kn_round_up(long n, long step) { return (n + step - 1) / step * step; }
 static inline long kn_min(long a, long b) { return a < b ? a : b; }

@@ -1,0 +1,277 @@
+/* thirds.c - the loops around fp32 products whose numbers are split in three (thirds.h):
+ *
+ *   a stretch of k  >  as many rows of A as the scratch holds, split together  >  wait
+ *     items: (block of rows) x (chunk of columns), each taken by one thread  >  a step of k  >  strips of B, split where they are used  >  tiles
+ *
+ * Tiles add into an item's own sums, which lie tile by tile in the second cache and become rows of C at its end. A step of a strip, split, stays in the first cache. A
+ * weight is held as fp32, once; to split a strip costs as much as ten rows. The order of a sum depends on k alone. */
+#include <limits.h>
+
+#include "thirds.h"
+#include "work.h"
+
+enum { STEP = 128, FEW_STEP = 64, STRETCH = 3072 }; /* of k: between visits to the sums, of few tiles of rows too; between visits to C */
+enum { FEW_TILES = 4 };              /* they and a strip's step stay in the first cache, so that what is fetched from memory does not hold them up */
+enum { ROWS = 288, MORE_ROWS = 448, SUMS = 224 }; /* of an item: rows at most, and where k is short; tiles of sums */
+enum { SECOND_CACHE = 1 << 20 };     /* bytes: what of A may stay there */
+enum { FEW = 1 << 15 };              /* numbers of A that are not worth waking threads for */
+enum { ROWS_AHEAD = 4, LINE_FLOATS = 16 }; /* of C, which comes from memory before it is written */
+enum { SPLIT_ROWS = 20 };            /* as long as so many rows take, to split a strip takes */
+enum { SHARED_BYTES = KN_B_FLOATS * 4, LINE = 8192 }; /* of a worker's strip: floats for split numbers, then those of a row */
+
+typedef struct job {
+    kn_work *w;
+    const kn_thirds *u;
+    kn_gemm g;    /* of the stretch at hand: it ends as the product does, or begins from C */
+    long k0, k;   /* the stretch */
+    uint8_t *a;   /* tiles of rows [row0, row0 + rows); or, where `own`, of each worker's block, `room` bytes apart */
+    bool own;
+    size_t room;
+    unsigned long id;
+    long row0, rows, block, tall; /* the rows at hand; those of an item, a multiple of those of a tile */
+    size_t tile;  /* bytes of a tile of A */
+    long chunk;   /* columns of an item, a multiple of nr */
+    bool few;     /* rows: FEW_TILES of them at most */
+    long step;    /* of k */
+    kn_items items;
+} job;
+
+static size_t split_bytes(const kn_thirds *u, long k) { return (size_t)((k + u->deep - 1) / u->deep * u->split); }
+static long tiles_of(const job *j, long rows) { return (rows + j->tall - 1) / j->tall; }
+
+/* Rows [row, row + rows) of those at hand, as tiles. */
+static void split_rows(const job *j, long row, long rows, uint8_t *to)
+{
+    const kn_gemm *g = &j->g;
+    for (long end = row + rows; row < end; row += j->tall, to += j->tile) {
+        long i = j->row0 + row;
+        const float *x = g->ta ? g->a + j->k0 * g->lda + i : g->a + i * g->lda + j->k0;
+        j->u->split_a(j->k, kn_min(j->tall, end - row), x, g->lda, g->ta, to);
+    }
+}
+
+/* Tiles [begin, end) of A. */
+static void prepare(void *arg, long begin, long end, int worker)
+{
+    const job *j = arg;
+    (void)worker;
+    split_rows(j, begin * j->tall, kn_min(end * j->tall, j->rows) - begin * j->tall, j->a + (size_t)begin * j->tile);
+}
+
+/* Where the tiles of a block lie; a worker's own are split when it comes to them. */
+static const uint8_t *tiles_at(const job *j, kn_worker *me, long block, long rows)
+{
+    if (!j->own)
+        return j->a + (size_t)(block * j->block / j->tall) * j->tile;
+    uint8_t *a = j->a + (size_t)(me - j->w->worker) * j->room;
+    if (me->job != j->id || me->block != block)
+        split_rows(j, block * j->block, rows, a);
+    me->job = j->id;
+    me->block = block;
+    return a;
+}
+
+/* The strip of B at a column, k from p of the stretch on: as it lies packed, or of the matrix. */
+static const float *packed_strip(const job *j, long column, long p)
+{
+    return (const float *)j->g.packed->data + column * j->g.packed->k + (j->k0 + p) * j->u->nr;
+}
+
+static void split_strip(const job *j, long column, long p, uint8_t *to, kn_soon soon)
+{
+    const kn_gemm *g = &j->g;
+    long k = kn_min(j->step, j->k - p), nr = j->u->nr, n = kn_min(nr, g->n - column);
+    if (g->packed)
+        j->u->split_b(k, nr, packed_strip(j, column, p), nr, true, to, soon);
+    else if (g->tb)
+        j->u->split_b(k, n, g->b + column * g->ldb + j->k0 + p, g->ldb, false, to, soon);
+    else
+        j->u->split_b(k, n, g->b + (j->k0 + p) * g->ldb + column, g->ldb, true, to, soon);
+}
+
+/* What of a packed weight is split there. */
+static kn_soon weights_at(const job *j, long column, long p)
+{
+    if (!j->g.packed || column >= j->g.n)
+        return (kn_soon){(const uint8_t *)"", 0};
+    return (kn_soon){(const uint8_t *)packed_strip(j, column, p), kn_min(j->step, j->k - p) * j->u->nr * (long)sizeof(float)};
+}
+
+/* All rows of an item by a step of a strip. */
+static void one_strip(const job *j, const uint8_t *a, const uint8_t *b, float *sums, long rows, long p, kn_soon weights)
+{
+    const kn_thirds *u = j->u;
+    long tiles = tiles_of(j, rows), each = kn_round_up((weights.bytes + tiles - 1) / tiles, KN_LINE);
+    a += split_bytes(u, p);
+    for (long i = 0, at = 0; i < rows; i += j->tall, at += each, a += j->tile, sums += u->sums) {
+        kn_soon part = {weights.at + at, kn_min(each, weights.bytes - at)};
+        kn_soon next = {(const uint8_t *)(sums + u->sums), !j->few && p > 0 ? u->sums * (long)sizeof *sums : 0};
+        u->tile(kn_min(j->step, j->k - p), a, b, sums, (int)kn_min(j->tall, rows - i), p > 0, part, next);
+    }
+}
+
+static void finish(const job *j, kn_worker *me, long row0, long rows, long j0, long n)
+{
+    const kn_thirds *u = j->u;
+    float *line = me->strip + LINE;
+    long tiles = tiles_of(j, rows);
+    for (long i = 0; i < rows; i++) {
+        const float *sums = me->a + i / j->tall * u->sums;
+        const float *soon = j->g.c + (j->row0 + row0 + kn_min(i + ROWS_AHEAD, rows - 1)) * j->g.ldc + j0;
+        for (long column = 0; column < n; column += LINE_FLOATS)
+            __builtin_prefetch(soon + column, 1);
+        for (long column = 0; column < n; column += u->nr, sums += tiles * u->sums)
+            u->row(sums, (int)(i % j->tall), line + column);
+        kn_finish_row(j->w->t, &j->g, j->row0 + row0 + i, j0, n, line);
+    }
+}
+
+/* A step of k of a strip: its column, k from p of the stretch on, where its sums lie. */
+typedef struct piece {
+    long column, p;
+    float *sums;
+} piece;
+
+static void one_piece(const job *j, const uint8_t *a, uint8_t *b, long rows, piece at, kn_soon weights)
+{
+    long k = kn_min(j->step, j->k - at.p);
+    if (rows == 1 && j->g.packed && k % j->u->deep == 0) {
+        j->u->single(k, a + split_bytes(j->u, at.p), packed_strip(j, at.column, at.p), at.sums, at.p > 0, weights);
+        return;
+    }
+    kn_soon now = {weights.at, j->few ? kn_round_up(weights.bytes * SPLIT_ROWS / (SPLIT_ROWS + rows), KN_LINE) : 0};
+    split_strip(j, at.column, at.p, b, now);
+    weights.at += now.bytes;
+    weights.bytes -= now.bytes;
+    one_strip(j, a, b, at.sums, rows, at.p, weights);
+}
+
+/* Where few rows read a weight's strip, it is read from end to end; else a step of k of all strips, whose sums are more than the first cache holds. */
+static void one_item(const job *j, kn_worker *me, kn_item of)
+{
+    long row0 = of.block * j->block, rows = kn_min(j->block, j->rows - row0);
+    long j0 = of.chunk * j->chunk, n = kn_min(j->chunk, j->g.n - j0), nr = j->u->nr;
+    if (n <= 0)
+        return;
+    long strips = (n + nr - 1) / nr, steps = (j->k + j->step - 1) / j->step, apart = tiles_of(j, rows) * j->u->sums;
+    const uint8_t *a = tiles_at(j, me, of.block, rows);
+    piece at = {j0, 0, me->a};
+    for (long i = 1; i <= strips * steps; i++) {
+        long s = j->few ? i / steps : i % strips, step = j->few ? i % steps : i / strips;
+        bool more = i < strips * steps;
+        piece next = {j0 + (more ? s * nr : n), more ? step * j->step : 0, me->a + s * apart};
+        one_piece(j, a, (uint8_t *)me->strip, rows, at, weights_at(j, next.column, next.p));
+        at = next;
+    }
+    finish(j, me, row0, rows, j0, n);
+}
+
+static void run_items(void *arg, long begin, long end, int worker)
+{
+    const job *j = arg;
+    kn_worker *me = &j->w->worker[worker];
+    j->u->begin();
+    for (long i = begin; i < end; i++)
+        one_item(j, me, kn_next_item(j->w, me, j->items));
+    j->u->end();
+    if (!j->own)
+        me->block = -1; /* what lay in its scratch is gone */
+}
+
+/* How many strips are a chunk, at most `most` of `strips`: what the slowest thread does is the least, a strip's time being the unit. Each chunk reads its rows of A anew,
+ * and the last may find that no other thread is at work. */
+static long best_chunk(long blocks, long strips, long most, int threads)
+{
+    long best = 1, least = LONG_MAX;
+    for (long c = kn_min(most, strips); c > 0; c--) {
+        long items = blocks * ((strips + c - 1) / c), rounds = (items + threads - 1) / threads;
+        long eighths = 8 * rounds * (c + 1) + c;
+        if (eighths < least)
+            best = c, least = eighths;
+    }
+    return best;
+}
+
+/* Few rows read A anew for nothing: so many chunks that threads end together. */
+static long few_chunk(long strips, long most, int threads)
+{
+    enum { EACH = 8 };
+    long wanted = threads > 1 ? EACH * threads : 1, c = kn_min(most, strips);
+    while (c > 2 && (strips + c - 1) / c < wanted)
+        c = (c + 1) / 2;
+    return c;
+}
+
+/* Rows in equal blocks, columns in chunks whose sums fit. */
+static void cut(job *j)
+{
+    long nr = j->u->nr, strips = (j->g.n + nr - 1) / nr;
+    long most_rows = kn_max(ROWS, kn_min(MORE_ROWS, SECOND_CACHE / (long)j->tile * j->tall));
+    long blocks = kn_max((j->rows + most_rows - 1) / most_rows, j->own ? j->w->threads : 1);
+    if (j->own)
+        blocks = kn_round_up(blocks, j->w->threads);
+    j->block = kn_round_up((j->rows + blocks - 1) / blocks, j->tall);
+    blocks = (j->rows + j->block - 1) / j->block;
+    long tiles = tiles_of(j, j->block), most = SUMS / tiles;
+    j->few = tiles <= FEW_TILES;
+    j->step = j->few ? FEW_STEP : STEP;
+    j->chunk = (j->few ? few_chunk(strips, most, j->w->threads) : best_chunk(blocks, strips, most, j->w->threads)) * nr;
+    j->items = kn_cut(blocks, (j->g.n + j->chunk - 1) / j->chunk, j->w->threads);
+}
+
+/* Where there are rows enough for each thread to have blocks of its own, it splits them itself and has them at hand: what another core has just written comes slowly. */
+static bool cut_apart(job *j, long m)
+{
+    enum { EACH = 64 };
+    j->rows = m;
+    j->room = SHARED_BYTES / (size_t)j->w->threads / KN_LINE * KN_LINE;
+    j->own = m >= (long)EACH * j->w->threads;
+    if (j->own)
+        cut(j);
+    j->own = j->own && (size_t)tiles_of(j, j->block) * j->tile <= j->room;
+    return j->own;
+}
+
+/* Else as many rows come together as the shared scratch has room for. */
+static void run_stretch(job *j, long m)
+{
+    j->tile = split_bytes(j->u, j->k);
+    j->id = ++j->w->jobs;
+    j->row0 = 0;
+    if (cut_apart(j, m)) {
+        kn_share_out(j->w, j->items, run_items, j);
+        return;
+    }
+    long most = (long)(SHARED_BYTES / j->tile) * j->tall;
+    for (; j->row0 < m; j->row0 += most) {
+        j->rows = kn_min(most, m - j->row0);
+        cut(j);
+        if (j->rows * j->k <= FEW)
+            prepare(j, 0, tiles_of(j, j->rows), 0);
+        else
+            bs_pool_for(j->w->pool, tiles_of(j, j->rows), 1, prepare, j);
+        kn_share_out(j->w, j->items, run_items, j);
+    }
+}
+
+/* A stretch that is not the last leaves its sums in C; one that is not the first begins from there. */
+static kn_gemm part_of(const kn_gemm *g, bool begins, bool ends)
+{
+    kn_gemm part = *g;
+    if (!begins)
+        part.accumulate = true;
+    if (!ends)
+        part.bias = part.residual = NULL, part.act = KN_NONE;
+    return part;
+}
+
+void kn_thirds_run(kn_work *w, const kn_thirds *u, const kn_gemm *g)
+{
+    job j = {.w = w, .u = u, .a = (uint8_t *)w->b, .tall = kn_tile_height(u->mr, g->m)};
+    long stretches = (g->k + STRETCH - 1) / STRETCH, each = kn_round_up((g->k + stretches - 1) / stretches, STEP);
+    for (j.k0 = 0; j.k0 < g->k; j.k0 += each) {
+        j.k = kn_min(each, g->k - j.k0);
+        j.g = part_of(g, j.k0 == 0, j.k0 + j.k >= g->k);
+        run_stretch(&j, g->m);
+    }
+}
