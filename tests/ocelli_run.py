@@ -78,7 +78,10 @@ class Program:
         return got
 
 
-TIERS = {"x86_64": {"generic": [], "avx2": ["avx2", "fma", "f16c"], "avx512": ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"]},
+AVX2 = ["avx2", "fma", "f16c"]
+AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl"]
+AMX = [*AVX512, "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"]
+TIERS = {"x86_64": {"generic": [], "avx2": AVX2, "avx512": AVX512, "amx": AMX},
          "aarch64": {"generic": [], "neon": []}}
 
 

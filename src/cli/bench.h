@@ -44,7 +44,7 @@ typedef struct cl_timing {
 cl_timing cl_time(double seconds, void (*run)(void *), void *arg, const cl_yardstick *yardstick);
 double cl_median(double *x, int n); /* sorts x */
 
-/* Fused multiply-adds on registers alone, with the tier's vectors: flops a second, which no kernel of the tier can exceed. bs_free() it. */
+/* Fused multiply-adds on registers alone, with the tier's vectors: flops a second, which no kernel of the tier can exceed but those that AMX computes. bs_free() it. */
 typedef struct cl_spinner cl_spinner;
 cl_spinner *cl_spinner_open(const kn_table *t, bs_pool *pool, oc_err *err);
 double cl_spinner_rate(void *spinner, double seconds);

@@ -117,7 +117,7 @@ static void choose_vectors(cl_spinner *s, const kn_table *t)
     s->spin = spin_generic;
     s->width = 4;
 #if defined(__x86_64__)
-    if (!strcmp(t->name, "avx512"))
+    if (!strcmp(t->name, "avx512") || !strcmp(t->name, "amx"))
         s->spin = spin_avx512, s->width = 16;
     if (!strcmp(t->name, "avx2"))
         s->spin = spin_avx2, s->width = 8;

@@ -1,12 +1,20 @@
 /* amx_thirds.c - fp32 products by AMX (Sapphire Rapids and later), each number as three of bf16 (thirds.h).
  *
- * A register holds 16 rows of 64 bytes, pairs of bf16 along k. Numbers i and i + 16 of 32 along k are a pair, in A as in B: so a pair is made by one shift and one or.
- * 32 of k of 32 lines take six squares of 1 KB: the first parts of 16 lines and of the 16 others, then the second, then the third. */
+ * A register holds 16 rows of 64 bytes, pairs of bf16 along k. Numbers i and i + 16 of 32 along k are a pair, in A as in B: so a pair is made by one shift
+ * and one or. 32 of k of 32 lines take six squares of 1 KB: the first parts of 16 lines and of the 16 others, then the second, then the third. */
 #include "amx.h"
 #include "simd_avx512.h"
 #include "thirds.h"
 
-enum { SIDE = 2 * KN_AMX_ROWS, HALF = KN_AMX_ROWS, DEEP = 32, PARTS = 3, SQUARE = KN_AMX_TILE, PART = 2 * SQUARE, SPLIT = PARTS * PART };
+enum {
+    SIDE = 2 * KN_AMX_ROWS,
+    HALF = KN_AMX_ROWS,
+    DEEP = 32,
+    PARTS = 3,
+    SQUARE = KN_AMX_TILE,
+    PART = 2 * SQUARE,
+    SPLIT = PARTS * PART
+};
 enum { ALONG = 4 * DEEP }; /* how far ahead along a line, in floats; else the next lines or, of rows, their next columns */
 enum { SQUARE_FLOATS = SQUARE / 4, LINES_OF_SUMS = 4 * SQUARE / KN_LINE };
 
@@ -30,9 +38,10 @@ static inline void split(__m512 a, __m512 b, __m512i part[PARTS])
     }
 }
 
-/* 16 lines by 32 of k; what lies `ahead` is asked for. Rows of the squares are lines where `lines_are_rows`, else pairs along k; x has lines as rows unless `turned`. */
-static inline __attribute__((always_inline)) void split_square(const bool lines_are_rows, const bool turned, const float *x, long ld,
-                                                               long ahead, long lines, long k, uint8_t *to)
+/* 16 lines by 32 of k; what lies `ahead` is asked for. Rows of the squares are lines where `lines_are_rows`, else pairs along k; x has lines as rows unless
+ * `turned`. */
+static inline __attribute__((always_inline)) void split_square(const bool lines_are_rows, const bool turned, const float *x,
+                                                               long ld, long ahead, long lines, long k, uint8_t *to)
 {
     __mmask16 low = turned ? first(lines) : first(k), high = turned ? first(lines) : first(k - HALF);
     for (int i = 0; i < HALF; i++) {
@@ -118,8 +127,8 @@ static inline void multiply(const bool lower)
 }
 
 /* The six products, each a load away from the one before: A's parts come from the second cache, once each, B's from the first. */
-static inline __attribute__((always_inline)) void six(const bool lower, long k, const uint8_t *a, const uint8_t *b, kn_soon weights,
-                                                      kn_soon next)
+static inline __attribute__((always_inline)) void six(const bool lower, long k, const uint8_t *a, const uint8_t *b,
+                                                      kn_soon weights, kn_soon next)
 {
     long steps = (k + DEEP - 1) / DEEP, of_weights = kn_lines_a_step(weights, 3 * steps), of_next = kn_lines_a_step(next, steps);
     for (; steps > 0; steps--, a += SPLIT, b += SPLIT) {
@@ -143,8 +152,8 @@ static inline __attribute__((always_inline)) void six(const bool lower, long k, 
     }
 }
 
-static inline __attribute__((always_inline)) void tile_of(const bool lower, long k, const uint8_t *a, const uint8_t *b, float *sums,
-                                                          bool accumulate, kn_soon weights, kn_soon next)
+static inline __attribute__((always_inline)) void tile_of(const bool lower, long k, const uint8_t *a, const uint8_t *b,
+                                                          float *sums, bool accumulate, kn_soon weights, kn_soon next)
 {
     if (accumulate) {
         _tile_loadd(0, sums, KN_AMX_BYTES);
@@ -254,5 +263,15 @@ static void row(const float *sums, int i, float *to)
     _mm512_storeu_ps(to + HALF, _mm512_loadu_ps(left + SQUARE_FLOATS));
 }
 
-const kn_thirds kn_thirds_amx = {.mr = SIDE, .nr = SIDE, .deep = DEEP, .split = SPLIT, .split_a = split_a, .split_b = split_b, .tile = tile, .single = single,
-                                 .sums = 4 * SQUARE_FLOATS, .row = row, .begin = kn_amx_begin, .end = kn_amx_end};
+const kn_thirds kn_thirds_amx = {.mr = SIDE,
+                                 .nr = SIDE,
+                                 .deep = DEEP,
+                                 .split = SPLIT,
+                                 .split_a = split_a,
+                                 .split_b = split_b,
+                                 .tile = tile,
+                                 .single = single,
+                                 .sums = 4 * SQUARE_FLOATS,
+                                 .row = row,
+                                 .begin = kn_amx_begin,
+                                 .end = kn_amx_end};

@@ -1,38 +1,42 @@
 /* thirds.c - the loops around fp32 products whose numbers are split in three (thirds.h):
  *
- *   a stretch of k  >  as many rows of A as the scratch holds, split together  >  wait
+ *   a stretch of k  >  as many rows of A as the scratch holds, split by each thread for itself, or together and then waited for
  *     items: (block of rows) x (chunk of columns), each taken by one thread  >  a step of k  >  strips of B, split where they are used  >  tiles
  *
- * Tiles add into an item's own sums, which lie tile by tile in the second cache and become rows of C at its end. A step of a strip, split, stays in the first cache. A
- * weight is held as fp32, once; to split a strip costs as much as ten rows. The order of a sum depends on k alone. */
+ * Tiles add into an item's own sums, which lie tile by tile in the second cache and become rows of C at its end. A step of a strip stays split in the
+ * first cache; a weight is held as fp32, once. The order of a sum depends on k alone. */
 #include <limits.h>
 
 #include "thirds.h"
 #include "work.h"
 
-enum { STEP = 128, FEW_STEP = 64, STRETCH = 3072 }; /* of k: between visits to the sums, of few tiles of rows too; between visits to C */
-enum { FEW_TILES = 4 };              /* they and a strip's step stay in the first cache, so that what is fetched from memory does not hold them up */
+enum { STEP = 128, STRETCH = 3072 };              /* of k: between visits to the sums; between visits to C */
 enum { ROWS = 288, MORE_ROWS = 448, SUMS = 224 }; /* of an item: rows at most, and where k is short; tiles of sums */
-enum { SECOND_CACHE = 1 << 20 };     /* bytes: what of A may stay there */
-enum { FEW = 1 << 15 };              /* numbers of A that are not worth waking threads for */
+enum { SECOND_CACHE = 1 << 20 };                  /* bytes: what of A may stay there */
+/* With so few tiles of rows all that a step of k needs stays in the first cache, and what is fetched from memory meanwhile does not hold it up. */
+enum { FEW_TILES = 4, FEW_STEP = 64 };
+enum { FEW = 1 << 15 };                    /* numbers of A that are not worth waking threads for */
+enum { SPLIT_ROWS = 20 };                  /* to split a strip takes as long as so many rows */
 enum { ROWS_AHEAD = 4, LINE_FLOATS = 16 }; /* of C, which comes from memory before it is written */
-enum { SPLIT_ROWS = 20 };            /* as long as so many rows take, to split a strip takes */
-enum { SHARED_BYTES = KN_B_FLOATS * 4, LINE = 8192 }; /* of a worker's strip: floats for split numbers, then those of a row */
+enum { SHARED_BYTES = KN_B_FLOATS * 4 };
+enum { LINE = 8192 }; /* of a worker's strip: floats for split numbers, then those of a row */
+enum { MOST = 32 };   /* rows and columns of a tile */
+_Static_assert(SUMS *MOST *MOST <= KN_A_FLOATS && LINE + SUMS * MOST <= KN_KC * KN_GROUP * MOST && STEP * MOST * 6 <= LINE * 4,
+               "a worker's scratch is too small");
 
 typedef struct job {
     kn_work *w;
     const kn_thirds *u;
-    kn_gemm g;    /* of the stretch at hand: it ends as the product does, or begins from C */
-    long k0, k;   /* the stretch */
-    uint8_t *a;   /* tiles of rows [row0, row0 + rows); or, where `own`, of each worker's block, `room` bytes apart */
+    kn_gemm g;         /* of the stretch at hand: it ends as the product does, or begins from C */
+    unsigned long id;  /* of the stretch */
+    long k0, k;        /* where it lies */
+    uint8_t *a;        /* tiles of rows [row0, row0 + rows) or, where each worker has its `own`, of its block */
+    size_t tile, room; /* bytes of a tile of A, and of a worker's own */
     bool own;
-    size_t room;
-    unsigned long id;
     long row0, rows, block, tall; /* the rows at hand; those of an item, a multiple of those of a tile */
-    size_t tile;  /* bytes of a tile of A */
-    long chunk;   /* columns of an item, a multiple of nr */
-    bool few;     /* rows: FEW_TILES of them at most */
-    long step;    /* of k */
+    long chunk;                   /* columns of an item, a multiple of nr */
+    bool few;                     /* tiles of rows */
+    long step;                    /* of k */
     kn_items items;
 } job;
 
@@ -174,12 +178,10 @@ static void run_items(void *arg, long begin, long end, int worker)
     for (long i = begin; i < end; i++)
         one_item(j, me, kn_next_item(j->w, me, j->items));
     j->u->end();
-    if (!j->own)
-        me->block = -1; /* what lay in its scratch is gone */
 }
 
-/* How many strips are a chunk, at most `most` of `strips`: what the slowest thread does is the least, a strip's time being the unit. Each chunk reads its rows of A anew,
- * and the last may find that no other thread is at work. */
+/* How many of the strips are a chunk, so that the thread with most to do has least, in eighths of a strip's time: each chunk reads its rows of A anew, and the
+ * last may find that no other thread is at work. */
 static long best_chunk(long blocks, long strips, long most, int threads)
 {
     long best = 1, least = LONG_MAX;
@@ -219,7 +221,8 @@ static void cut(job *j)
     j->items = kn_cut(blocks, (j->g.n + j->chunk - 1) / j->chunk, j->w->threads);
 }
 
-/* Where there are rows enough for each thread to have blocks of its own, it splits them itself and has them at hand: what another core has just written comes slowly. */
+/* Where there are rows enough for each thread to have blocks of its own, it splits them itself and has them at hand: what another core has just written comes
+ * slowly. */
 static bool cut_apart(job *j, long m)
 {
     enum { EACH = 64 };

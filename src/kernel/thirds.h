@@ -1,30 +1,29 @@
 /* thirds.h - products of fp32 numbers, each of them the sum of three bf16 numbers: what the loops of thirds.c are given.
  *
- * x = x0 + x1 + x2 with x0 the bf16 number next to x, x1 the one next to what is left, x2 the rest, which fits one exactly (24 = 3 * 8 bits). Of the nine products
- * of two such sums the six largest are added up in fp32; the other three are below 2^-26 of the whole, less than fp32's own rounding. (Henry, Tang, Heinecke
- * 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations".) What is not finite, or from 3.39e38 on, gives NaN; numbers and sums
- * below 1.2e-38 count as 0. */
+ * x = x0 + x1 + x2 with x0 the bf16 number next to x, x1 the one next to what is left, x2 the rest, which fits one exactly (24 = 3 * 8 bits). Of the nine
+ * products of two such sums the six largest are added up in fp32; the other three are below 2^-25 of the whole together, less than fp32's own rounding.
+ * Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations". What is not finite, or from
+ * 3.39e38 on, gives NaN; numbers and sums below 1.2e-38 count as 0. */
 #ifndef KN_THIRDS_H
 #define KN_THIRDS_H
 
 #include "low.h"
 
 typedef struct kn_thirds {
-    int mr, nr;   /* rows of a tile of A, at most; columns of a strip of B, the table's */
-    long deep;    /* k is filled up with zeros to a multiple of it, in A and B */
-    long split;   /* bytes that a tile of A, or a strip of B, takes for each `deep` of k */
-    /* Splits lines of k numbers: at most mr rows of A, or nr columns of B. Line i lies at x + i * ld or, turned, is column i of rows ld apart. The caches are asked
-     * for what of B will be read soon. */
+    int mr, nr; /* rows of a tile of A, at most; columns of a strip of B, the table's */
+    long deep;  /* k is filled up with zeros to a multiple of it, in A and B */
+    long split; /* bytes that a tile of A, or a strip of B, takes for each `deep` of k */
+    long sums;  /* floats of a tile's sums */
+    /* Splits lines of k numbers: at most mr rows of A, or nr columns of B. Line i lies at x + i * ld or, turned, is column i of rows ld apart. The caches are
+     * asked for what will be read `soon`. */
     void (*split_a)(long k, long lines, const float *x, long ld, bool turned, uint8_t *to);
     void (*split_b)(long k, long lines, const float *x, long ld, bool turned, uint8_t *to, kn_soon soon);
-    /* sums (+)= A B of m rows, the six products of `deep` numbers after those of the `deep` before. A row's sums lie where row() says. The caches are asked for
-     * what will be read soon. */
+    /* sums = (accumulate ? sums : 0) + A B, of m rows: for each `deep` of k one of the six products after another. Asks for weights and sums. */
     void (*tile)(long k, const uint8_t *a, const uint8_t *b, float *sums, int m, bool accumulate, kn_soon weights, kn_soon next);
     /* The same of one row by a packed strip that is not split, k a multiple of `deep`. */
     void (*single)(long k, const uint8_t *a, const float *b, float *sums, bool accumulate, kn_soon weights);
-    long sums; /* floats of a tile's sums */
     void (*row)(const float *sums, int i, float *to); /* the nr sums of row i, in order */
-    void (*begin)(void); /* one thread asks for tiles between these */
+    void (*begin)(void);                              /* one thread asks for tiles between these */
     void (*end)(void);
 } kn_thirds;
 
@@ -35,8 +34,8 @@ extern const kn_thirds kn_thirds_amx;
 /* Beside a tier on this CPU; NULL: it has none, and its table's micro-kernel multiplies fp32. */
 const kn_thirds *kn_thirds_of(const kn_table *t);
 
-/* Whether products of such a shape are computed so where a tier can: it depends on what a row of A and a column of B are, never on how many rows there are. A gradient of
- * weights (A turned) has as few rows as columns in a narrow model, and to split numbers that are used so seldom does not pay. */
+/* Whether products of such a shape are computed so where a tier can: it depends on what a row of A and a column of B are, never on how many rows there are. A
+ * gradient of weights (A turned) has as few rows as columns in a narrow model, and to split numbers that are used so seldom does not pay. */
 static inline bool kn_thirds_take(const kn_gemm *g) { return g->k >= 32 && g->n >= (g->ta ? 512 : 32); }
 
 void kn_thirds_run(kn_work *w, const kn_thirds *u, const kn_gemm *g);

@@ -24,8 +24,8 @@ typedef struct kn_worker {
 
 struct kn_work {
     const kn_table *t;
-    kn_micro fp32;        /* the table's own micro-kernel */
-    const kn_micro *bf16; /* NULL: the CPU has none */
+    kn_micro fp32;           /* the table's own micro-kernel */
+    const kn_micro *bf16;    /* NULL: the CPU has none */
     const kn_thirds *thirds; /* likewise */
     bs_pool *pool;
     int threads;
