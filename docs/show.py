@@ -39,9 +39,9 @@ def block(op, inputs, params=None, out_gradient=None, **settings):
         return forward(tmp, {**given, "b.grad_out": out_gradient.astype(np.float32)}, "--grad")
 
 
-def rows(matrix, indent="  "):
+def rows(matrix, indent="  ", digits=3):
     for row in np.atleast_2d(matrix):
-        print(indent + " ".join(f"{x:7.3f}" for x in row + 0.0))
+        print(indent + " ".join(f"{x:7.{digits}f}" for x in row + 0.0))
 
 
 def weights_of(q, k, **how):
@@ -142,7 +142,7 @@ def clip():
     log_softmax = lambda z: z - np.log(np.exp(z).sum(1, keepdims=True))
     each = [-np.diag(log_softmax(z)).mean() for z in (logits, logits.T)]
     print("logits: exp(logit_scale) times the cosine of text i and picture j")
-    rows(logits)
+    rows(logits, digits=2)
     print(f"texts find their pictures: {each[0]:.5f}; pictures their texts: {each[1]:.5f}; half of each: {np.mean(each):.5f}")
     print(f"the engine's loss: {got['loss']:.5f}; PyTorch's: {want['loss']:.5f}")
 

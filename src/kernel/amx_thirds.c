@@ -70,35 +70,46 @@ static inline __attribute__((always_inline)) void split_square(const bool lines_
 }
 
 static inline __attribute__((always_inline)) void split_lines(const bool lines_are_rows, const bool turned, long k, long lines,
-                                                              const float *x, long ld, long ahead, uint8_t *to, kn_soon soon)
+                                                              const float *x, long ld, long ahead, uint8_t *to)
 {
-    long each = kn_lines_a_step(soon, 2 * ((k + DEEP - 1) / DEEP));
     for (long half = 0; half < (lines_are_rows ? lines : SIDE); half += HALF)
-        for (long q = 0; q < k; q += DEEP) {
-            kn_ask(&soon, each);
+        for (long q = 0; q < k; q += DEEP)
             split_square(lines_are_rows, turned, x + (turned ? q * ld + half : half * ld + q), ld, ahead, lines - half, k - q,
                          to + q / DEEP * SPLIT + half / HALF * SQUARE);
-        }
 }
 
 static void split_a(long k, long lines, const float *x, long ld, bool turned, uint8_t *to)
 {
-    const kn_soon nothing = {to, 0};
     if (turned)
-        split_lines(true, true, k, lines, x, ld, SIDE, to, nothing);
+        split_lines(true, true, k, lines, x, ld, SIDE, to);
     else
-        split_lines(true, false, k, lines, x, ld, ALONG, to, nothing);
+        split_lines(true, false, k, lines, x, ld, ALONG, to);
 }
 
-/* Strips that lie packed have no tails, which is known here. */
-static void split_b(long k, long lines, const float *x, long ld, bool turned, uint8_t *to, kn_soon soon)
+static void split_b(long k, long lines, const float *x, long ld, bool turned, uint8_t *to)
 {
-    if (turned && ld == SIDE && lines == SIDE && k % DEEP == 0)
-        split_lines(false, true, k / DEEP * DEEP, SIDE, x, SIDE, 0, to, soon);
-    else if (turned)
-        split_lines(false, true, k, lines, x, ld, SIDE, to, soon);
+    if (turned)
+        split_lines(false, true, k, lines, x, ld, SIDE, to);
     else
-        split_lines(false, false, k, lines, x, ld, SIDE * ld, to, soon);
+        split_lines(false, false, k, lines, x, ld, SIDE * ld, to);
+}
+
+/* n of the steps of a packed strip that is split: a row of the upper 16 of 32, and the row 16 below. */
+static inline void split_some(kn_splitting *s, unsigned long n)
+{
+    for (; n > 0 && s->done < s->steps; n--, s->done++) {
+        unsigned long block = s->done / HALF, i = s->done % HALF;
+        const float *x = s->x + (block * DEEP + i) * SIDE;
+        uint8_t *to = s->to + block * SPLIT + i * KN_AMX_BYTES;
+        __m512i left[PARTS], right[PARTS];
+        split(_mm512_loadu_ps(x), _mm512_loadu_ps(x + HALF * SIDE), left);
+        split(_mm512_loadu_ps(x + HALF), _mm512_loadu_ps(x + HALF * SIDE + HALF), right);
+#pragma GCC unroll 3
+        for (int p = 0; p < PARTS; p++, to += PART) {
+            _mm512_store_si512(to, left[p]);
+            _mm512_store_si512(to + SQUARE, right[p]);
+        }
+    }
 }
 
 /* ---- the micro-kernel ------------------------------------------------------------------------------------- */
@@ -126,34 +137,44 @@ static inline void multiply(const bool lower)
     _tile_dpbf16ps(3, 5, 7);
 }
 
-/* The six products, each a load away from the one before: A's parts come from the second cache, once each, B's from the first. */
+/* The six products, each a load away from the one before: A's parts come from the second cache, once each, B's from the first. While AMX multiplies, vectors
+ * split what comes next. */
 static inline __attribute__((always_inline)) void six(const bool lower, long k, const uint8_t *a, const uint8_t *b,
-                                                      kn_soon weights, kn_soon next)
+                                                      kn_meanwhile *also)
 {
-    long steps = (k + DEEP - 1) / DEEP, of_weights = kn_lines_a_step(weights, 3 * steps), of_next = kn_lines_a_step(next, steps);
+    enum { PRODUCTS = 6 };
+    long steps = (k + DEEP - 1) / DEEP, of_weights = kn_lines_a_step(also->weights, 3 * steps),
+         of_sums = kn_lines_a_step(also->sums, steps);
+    unsigned long of_split = (also->share + PRODUCTS * (unsigned long)steps - 1) / (PRODUCTS * (unsigned long)steps);
     for (; steps > 0; steps--, a += SPLIT, b += SPLIT) {
         load_a(a, 2, lower);
         load_b(b, 0);
         multiply(lower);
-        kn_ask(&weights, of_weights);
+        kn_ask(&also->weights, of_weights);
+        split_some(also->next, of_split);
         load_a(a, 1, lower);
         multiply(lower);
-        kn_ask(&next, of_next);
+        kn_ask(&also->sums, of_sums);
+        split_some(also->next, of_split);
         load_b(b, 1);
         multiply(lower);
-        kn_ask(&weights, of_weights);
+        kn_ask(&also->weights, of_weights);
+        split_some(also->next, of_split);
         load_a(a, 0, lower);
         multiply(lower);
+        split_some(also->next, of_split);
         load_b(b, 2);
         multiply(lower);
-        kn_ask(&weights, of_weights);
+        kn_ask(&also->weights, of_weights);
+        split_some(also->next, of_split);
         load_b(b, 0);
         multiply(lower);
+        split_some(also->next, of_split);
     }
 }
 
 static inline __attribute__((always_inline)) void tile_of(const bool lower, long k, const uint8_t *a, const uint8_t *b,
-                                                          float *sums, bool accumulate, kn_soon weights, kn_soon next)
+                                                          float *sums, bool accumulate, kn_meanwhile *also)
 {
     if (accumulate) {
         _tile_loadd(0, sums, KN_AMX_BYTES);
@@ -169,7 +190,7 @@ static inline __attribute__((always_inline)) void tile_of(const bool lower, long
         _tile_zero(2);
         _tile_zero(3);
     }
-    six(lower, k, a, b, weights, next);
+    six(lower, k, a, b, also);
     _tile_stored(0, sums, KN_AMX_BYTES);
     _tile_stored(1, sums + SQUARE_FLOATS, KN_AMX_BYTES);
     if (!lower)
@@ -178,13 +199,13 @@ static inline __attribute__((always_inline)) void tile_of(const bool lower, long
     _tile_stored(3, sums + 3 * SQUARE_FLOATS, KN_AMX_BYTES);
 }
 
-static void tile(long k, const uint8_t *a, const uint8_t *b, float *sums, int m, bool accumulate, kn_soon weights, kn_soon next)
+static void tile(long k, const uint8_t *a, const uint8_t *b, float *sums, int m, bool accumulate, kn_meanwhile *also)
 {
     kn_amx_reshape(m);
     if (m > HALF)
-        tile_of(true, k, a, b, sums, accumulate, weights, next);
+        tile_of(true, k, a, b, sums, accumulate, also);
     else
-        tile_of(false, k, a, b, sums, accumulate, weights, next);
+        tile_of(false, k, a, b, sums, accumulate, also);
 }
 
 /* ---- one row ---------------------------------------------------------------------------------------------- */

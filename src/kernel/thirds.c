@@ -16,12 +16,12 @@ enum { SECOND_CACHE = 1 << 20 };                  /* bytes: what of A may stay t
 /* With so few tiles of rows all that a step of k needs stays in the first cache, and what is fetched from memory meanwhile does not hold it up. */
 enum { FEW_TILES = 4, FEW_STEP = 64 };
 enum { FEW = 1 << 15 };                    /* numbers of A that are not worth waking threads for */
-enum { SPLIT_ROWS = 20 };                  /* to split a strip takes as long as so many rows */
 enum { ROWS_AHEAD = 4, LINE_FLOATS = 16 }; /* of C, which comes from memory before it is written */
 enum { SHARED_BYTES = KN_B_FLOATS * 4 };
-enum { LINE = 8192 }; /* of a worker's strip: floats for split numbers, then those of a row */
-enum { MOST = 32 };   /* rows and columns of a tile */
-_Static_assert(SUMS *MOST *MOST <= KN_A_FLOATS && LINE + SUMS * MOST <= KN_KC * KN_GROUP * MOST && STEP * MOST * 6 <= LINE * 4,
+enum { LINE = 12288 }; /* of a worker's strip: floats for two split pieces, then those of a row */
+enum { MOST = 32 };    /* rows and columns of a tile */
+_Static_assert(SUMS *MOST *MOST <= KN_A_FLOATS && LINE + SUMS * MOST <= KN_KC * KN_GROUP * MOST &&
+                   2 * STEP * MOST * 6 <= LINE * 4,
                "a worker's scratch is too small");
 
 typedef struct job {
@@ -75,99 +75,127 @@ static const uint8_t *tiles_at(const job *j, kn_worker *me, long block, long row
     return a;
 }
 
-/* The strip of B at a column, k from p of the stretch on: as it lies packed, or of the matrix. */
-static const float *packed_strip(const job *j, long column, long p)
-{
-    return (const float *)j->g.packed->data + column * j->g.packed->k + (j->k0 + p) * j->u->nr;
-}
-
-static void split_strip(const job *j, long column, long p, uint8_t *to, kn_soon soon)
-{
-    const kn_gemm *g = &j->g;
-    long k = kn_min(j->step, j->k - p), nr = j->u->nr, n = kn_min(nr, g->n - column);
-    if (g->packed)
-        j->u->split_b(k, nr, packed_strip(j, column, p), nr, true, to, soon);
-    else if (g->tb)
-        j->u->split_b(k, n, g->b + column * g->ldb + j->k0 + p, g->ldb, false, to, soon);
-    else
-        j->u->split_b(k, n, g->b + (j->k0 + p) * g->ldb + column, g->ldb, true, to, soon);
-}
-
-/* What of a packed weight is split there. */
-static kn_soon weights_at(const job *j, long column, long p)
-{
-    if (!j->g.packed || column >= j->g.n)
-        return (kn_soon){(const uint8_t *)"", 0};
-    return (kn_soon){(const uint8_t *)packed_strip(j, column, p), kn_min(j->step, j->k - p) * j->u->nr * (long)sizeof(float)};
-}
-
-/* All rows of an item by a step of a strip. */
-static void one_strip(const job *j, const uint8_t *a, const uint8_t *b, float *sums, long rows, long p, kn_soon weights)
-{
-    const kn_thirds *u = j->u;
-    long tiles = tiles_of(j, rows), each = kn_round_up((weights.bytes + tiles - 1) / tiles, KN_LINE);
-    a += split_bytes(u, p);
-    for (long i = 0, at = 0; i < rows; i += j->tall, at += each, a += j->tile, sums += u->sums) {
-        kn_soon part = {weights.at + at, kn_min(each, weights.bytes - at)};
-        kn_soon next = {(const uint8_t *)(sums + u->sums), !j->few && p > 0 ? u->sums * (long)sizeof *sums : 0};
-        u->tile(kn_min(j->step, j->k - p), a, b, sums, (int)kn_min(j->tall, rows - i), p > 0, part, next);
-    }
-}
-
-static void finish(const job *j, kn_worker *me, long row0, long rows, long j0, long n)
-{
-    const kn_thirds *u = j->u;
-    float *line = me->strip + LINE;
-    long tiles = tiles_of(j, rows);
-    for (long i = 0; i < rows; i++) {
-        const float *sums = me->a + i / j->tall * u->sums;
-        const float *soon = j->g.c + (j->row0 + row0 + kn_min(i + ROWS_AHEAD, rows - 1)) * j->g.ldc + j0;
-        for (long column = 0; column < n; column += LINE_FLOATS)
-            __builtin_prefetch(soon + column, 1);
-        for (long column = 0; column < n; column += u->nr, sums += tiles * u->sums)
-            u->row(sums, (int)(i % j->tall), line + column);
-        kn_finish_row(j->w->t, &j->g, j->row0 + row0 + i, j0, n, line);
-    }
-}
-
-/* A step of k of a strip: its column, k from p of the stretch on, where its sums lie. */
-typedef struct piece {
-    long column, p;
+/* An item on its way: its rows, and the steps of its strips in their order. */
+typedef struct item {
+    long row0, rows, tiles;
+    long j0, n, strips, steps;
+    const uint8_t *a;
     float *sums;
+} item;
+
+/* A step of k of a strip: its column, and k from p of the stretch on. */
+typedef struct piece {
+    long strip, column, p, k;
 } piece;
 
-static void one_piece(const job *j, const uint8_t *a, uint8_t *b, long rows, piece at, kn_soon weights)
+/* Where few rows read a weight's strip, it is read from end to end; else a step of k of all strips, whose sums are more than the first cache holds. Behind the
+ * last piece come those of the next columns. */
+static piece piece_of(const job *j, const item *it, long i)
 {
-    long k = kn_min(j->step, j->k - at.p);
-    if (rows == 1 && j->g.packed && k % j->u->deep == 0) {
-        j->u->single(k, a + split_bytes(j->u, at.p), packed_strip(j, at.column, at.p), at.sums, at.p > 0, weights);
-        return;
-    }
-    kn_soon now = {weights.at, j->few ? kn_round_up(weights.bytes * SPLIT_ROWS / (SPLIT_ROWS + rows), KN_LINE) : 0};
-    split_strip(j, at.column, at.p, b, now);
-    weights.at += now.bytes;
-    weights.bytes -= now.bytes;
-    one_strip(j, a, b, at.sums, rows, at.p, weights);
+    long all = it->strips * it->steps, behind = i >= all ? it->strips : 0;
+    i -= behind ? all : 0;
+    long strip = behind + (j->few ? i / it->steps : i % it->strips), p = (j->few ? i % it->steps : i / it->strips) * j->step;
+    return (piece){strip, it->j0 + strip * j->u->nr, p, kn_min(j->step, j->k - p)};
 }
 
-/* Where few rows read a weight's strip, it is read from end to end; else a step of k of all strips, whose sums are more than the first cache holds. */
+/* A piece of a packed B as it lies. */
+static const float *packed_at(const job *j, piece at)
+{
+    return (const float *)j->g.packed->data + at.column * j->g.packed->k + (j->k0 + at.p) * j->u->nr;
+}
+
+static void split_piece(const job *j, piece at, uint8_t *to)
+{
+    const kn_gemm *g = &j->g;
+    long nr = j->u->nr, n = kn_min(nr, g->n - at.column);
+    if (g->packed)
+        j->u->split_b(at.k, nr, packed_at(j, at), nr, true, to);
+    else if (g->tb)
+        j->u->split_b(at.k, n, g->b + at.column * g->ldb + j->k0 + at.p, g->ldb, false, to);
+    else
+        j->u->split_b(at.k, n, g->b + (j->k0 + at.p) * g->ldb + at.column, g->ldb, true, to);
+}
+
+/* What of a packed weight is read there. */
+static kn_soon weights_at(const job *j, piece at)
+{
+    if (!j->g.packed || at.column >= j->g.n)
+        return (kn_soon){(const uint8_t *)"", 0};
+    return (kn_soon){(const uint8_t *)packed_at(j, at), at.k * j->u->nr * (long)sizeof(float)};
+}
+
+/* All rows of an item by a piece of B; meanwhile the next one is split, and the one behind that asked for. */
+static void one_piece(const job *j, const item *it, piece at, const uint8_t *b, kn_splitting *next, kn_soon weights)
+{
+    const kn_thirds *u = j->u;
+    const uint8_t *a = it->a + split_bytes(u, at.p);
+    float *sums = it->sums + at.strip * it->tiles * u->sums;
+    long of_weights = kn_round_up((weights.bytes + it->tiles - 1) / it->tiles, KN_LINE);
+    unsigned long tiles = (unsigned long)it->tiles, of_next = (next->steps + tiles - 1) / tiles;
+    for (long i = 0, asked = 0; i < it->rows; i += j->tall, asked += of_weights, a += j->tile, sums += u->sums) {
+        kn_meanwhile also = {.next = next, .share = of_next};
+        also.weights = (kn_soon){weights.at + asked, kn_min(of_weights, weights.bytes - asked)};
+        also.sums = (kn_soon){(const uint8_t *)(sums + u->sums), !j->few && at.p > 0 ? u->sums * (long)sizeof *sums : 0};
+        u->tile(at.k, a, b, sums, (int)kn_min(j->tall, it->rows - i), at.p > 0, &also);
+    }
+}
+
+static void all_pieces(const job *j, const item *it, uint8_t *scratch)
+{
+    const kn_splitting nothing = {0};
+    uint8_t *b[2] = {scratch, scratch + split_bytes(j->u, STEP)};
+    long pieces = it->strips * it->steps;
+    split_piece(j, piece_of(j, it, 0), b[0]);
+    for (long i = 0; i < pieces; i++) {
+        piece next = piece_of(j, it, i + 1);
+        uint8_t *to = b[(i + 1) % 2];
+        bool beside = j->g.packed && next.k % j->u->deep == 0, more = i + 1 < pieces;
+        kn_splitting split = beside && more ? (kn_splitting){packed_at(j, next), to, 0, (unsigned long)next.k / 2} : nothing;
+        one_piece(j, it, piece_of(j, it, i), b[i % 2], &split, weights_at(j, piece_of(j, it, i + 2)));
+        if (more && !beside)
+            split_piece(j, next, to);
+    }
+}
+
+/* One row by weights that are not split. */
+static void all_single(const job *j, const item *it)
+{
+    for (long i = 0; i < it->strips * it->steps; i++) {
+        piece at = piece_of(j, it, i);
+        j->u->single(at.k, it->a + split_bytes(j->u, at.p), packed_at(j, at), it->sums + at.strip * j->u->sums, at.p > 0,
+                     weights_at(j, piece_of(j, it, i + 1)));
+    }
+}
+
+static void finish(const job *j, const item *it, float *line)
+{
+    const kn_thirds *u = j->u;
+    for (long i = 0; i < it->rows; i++) {
+        const float *sums = it->sums + i / j->tall * u->sums;
+        const float *soon = j->g.c + (j->row0 + it->row0 + kn_min(i + ROWS_AHEAD, it->rows - 1)) * j->g.ldc + it->j0;
+        for (long column = 0; column < it->n; column += LINE_FLOATS)
+            __builtin_prefetch(soon + column, 1);
+        for (long column = 0; column < it->n; column += u->nr, sums += it->tiles * u->sums)
+            u->row(sums, (int)(i % j->tall), line + column);
+        kn_finish_row(j->w->t, &j->g, j->row0 + it->row0 + i, it->j0, it->n, line);
+    }
+}
+
 static void one_item(const job *j, kn_worker *me, kn_item of)
 {
-    long row0 = of.block * j->block, rows = kn_min(j->block, j->rows - row0);
-    long j0 = of.chunk * j->chunk, n = kn_min(j->chunk, j->g.n - j0), nr = j->u->nr;
-    if (n <= 0)
+    item it = {.row0 = of.block * j->block, .j0 = of.chunk * j->chunk, .steps = (j->k + j->step - 1) / j->step, .sums = me->a};
+    it.n = kn_min(j->chunk, j->g.n - it.j0);
+    it.rows = kn_min(j->block, j->rows - it.row0);
+    if (it.n <= 0)
         return;
-    long strips = (n + nr - 1) / nr, steps = (j->k + j->step - 1) / j->step, apart = tiles_of(j, rows) * j->u->sums;
-    const uint8_t *a = tiles_at(j, me, of.block, rows);
-    piece at = {j0, 0, me->a};
-    for (long i = 1; i <= strips * steps; i++) {
-        long s = j->few ? i / steps : i % strips, step = j->few ? i % steps : i / strips;
-        bool more = i < strips * steps;
-        piece next = {j0 + (more ? s * nr : n), more ? step * j->step : 0, me->a + s * apart};
-        one_piece(j, a, (uint8_t *)me->strip, rows, at, weights_at(j, next.column, next.p));
-        at = next;
-    }
-    finish(j, me, row0, rows, j0, n);
+    it.tiles = tiles_of(j, it.rows);
+    it.strips = (it.n + j->u->nr - 1) / j->u->nr;
+    it.a = tiles_at(j, me, of.block, it.rows);
+    if (it.rows == 1 && j->g.packed && j->k % j->u->deep == 0)
+        all_single(j, &it);
+    else
+        all_pieces(j, &it, (uint8_t *)me->strip);
+    finish(j, &it, me->strip + LINE);
 }
 
 static void run_items(void *arg, long begin, long end, int worker)

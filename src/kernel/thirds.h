@@ -9,17 +9,30 @@
 
 #include "low.h"
 
+/* A packed strip on its way to be split: k rows of nr numbers, k a multiple of `deep`, are k / 2 steps. */
+typedef struct kn_splitting {
+    const float *x;
+    uint8_t *to;
+    unsigned long done, steps;
+} kn_splitting;
+
+/* What a tile does beside: `share` steps or more of the next strip, and the caches are asked for what will be read soon. */
+typedef struct kn_meanwhile {
+    kn_splitting *next;
+    unsigned long share;
+    kn_soon weights, sums;
+} kn_meanwhile;
+
 typedef struct kn_thirds {
     int mr, nr; /* rows of a tile of A, at most; columns of a strip of B, the table's */
     long deep;  /* k is filled up with zeros to a multiple of it, in A and B */
     long split; /* bytes that a tile of A, or a strip of B, takes for each `deep` of k */
     long sums;  /* floats of a tile's sums */
-    /* Splits lines of k numbers: at most mr rows of A, or nr columns of B. Line i lies at x + i * ld or, turned, is column i of rows ld apart. The caches are
-     * asked for what will be read `soon`. */
+    /* Splits lines of k numbers: at most mr rows of A, or nr columns of B. Line i lies at x + i * ld or, turned, is column i of rows ld apart. */
     void (*split_a)(long k, long lines, const float *x, long ld, bool turned, uint8_t *to);
-    void (*split_b)(long k, long lines, const float *x, long ld, bool turned, uint8_t *to, kn_soon soon);
-    /* sums = (accumulate ? sums : 0) + A B, of m rows: for each `deep` of k one of the six products after another. Asks for weights and sums. */
-    void (*tile)(long k, const uint8_t *a, const uint8_t *b, float *sums, int m, bool accumulate, kn_soon weights, kn_soon next);
+    void (*split_b)(long k, long lines, const float *x, long ld, bool turned, uint8_t *to);
+    /* sums = (accumulate ? sums : 0) + A B, of m rows: for each `deep` of k one of the six products after another. */
+    void (*tile)(long k, const uint8_t *a, const uint8_t *b, float *sums, int m, bool accumulate, kn_meanwhile *also);
     /* The same of one row by a packed strip that is not split, k a multiple of `deep`. */
     void (*single)(long k, const uint8_t *a, const float *b, float *sums, bool accumulate, kn_soon weights);
     void (*row)(const float *sums, int i, float *to); /* the nr sums of row i, in order */
