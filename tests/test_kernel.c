@@ -450,8 +450,8 @@ static void check_thirds(const kn_table *t, kn_work *w, long m, long n, long k)
 static void thirds_have_the_bits_of_plain_c(void **state)
 {
     (void)state;
-    static const long sizes[][3] = {{1, 32, 32}, {1, 70, 224}, {2, 33, 65}, {17, 64, 100}, {33, 40, 31 + 33}, {70, 96, 160}, {150, 65, 300}};
-    for (int i = 0; i < 1000; i++) {
+    static const long sizes[][3] = {{1, 5, 32}, {1, 70, 224}, {2, 33, 65}, {17, 64, 100}, {33, 40, 95}, {70, 96, 160}, {150, 65, 300}};
+    for (int i = 0; i < 1000; i++) { /* what thirds.h says */
         float x = ldexpf(bs_rng_range(&rng, -1, 1), (int)bs_rng_below(&rng, 60) - 30);
         parts s = parts_of(x);
         assert_true((double)s.part[0] + s.part[1] + s.part[2] == x && next_bf16(s.part[2]) == s.part[2]);
@@ -467,6 +467,30 @@ static void thirds_have_the_bits_of_plain_c(void **state)
     }
 }
 
+static void check_not_finite(kn_work *w, const kn_gemm *g, long row, long column)
+{
+    kn_gemm_run(w, g);
+    for (long i = 0; i < g->m; i++)
+        for (long j = 0; j < g->n; j++)
+            assert_int_equal(!isfinite(g->c[i * g->ldc + j]), i == row || j == column);
+}
+
+/* One such number `at` of k, in a row of A (its last) or in row 7 of B's, which are columns of C. */
+static void check_bad_number(const kn_table *t, kn_work *w, long m, bool in_a, long at, uint32_t bits)
+{
+    enum { N = 40, K = 96, COLUMN = 7 };
+    problem p = new_problem(m, N, K, 2, false);
+    float *x = (float *)(uintptr_t)(in_a ? p.g.a + (m - 1) * p.g.lda : p.g.b + COLUMN * p.g.ldb);
+    memcpy(x + at, &bits, sizeof bits);
+    kn_packed weight = {.dtype = KN_F32, .n = N, .k = K, .data = fence(kn_packed_bytes(t, KN_F32, N, K, 0))};
+    kn_pack_weight(w, &weight, p.g.b, p.g.ldb);
+    long row = in_a ? m - 1 : -1, column = in_a ? -1 : COLUMN;
+    check_not_finite(w, &p.g, row, column);
+    p.g.packed = &weight;
+    check_not_finite(w, &p.g, row, column);
+    unfence();
+}
+
 /* NaN and what is infinite are never lost in a product, on any tier. */
 static void what_is_not_finite_is_seen(void **state)
 {
@@ -475,16 +499,44 @@ static void what_is_not_finite_is_seen(void **state)
     const kn_table *t;
     EACH_TIER (t) {
         kn_work *w = kn_work_open(t, NULL, NULL);
-        for (size_t i = 0; i < 2 * sizeof bad / sizeof *bad; i++) {
-            problem p = new_problem(3, 40, 96, 2, false);
-            float *x = (float *)(uintptr_t)(i % 2 ? p.g.a + p.g.lda : p.g.b + 7 * p.g.ldb);
-            memcpy(x + 50, &bad[i / 2], sizeof *bad);
-            kn_gemm_run(w, &p.g);
-            for (long r = 0; r < 3; r++)
-                for (long j = 0; j < 40; j++)
-                    assert_int_equal(!isfinite(p.g.c[r * p.g.ldc + j]), i % 2 ? r == 1 : j == 7);
-            unfence();
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+            for (int how = 0; how < 8; how++)
+                check_bad_number(t, w, how & 1 ? 3 : 1, how & 2, how & 4 ? 50 : 35, bad[i]);
+        kn_work_close(w);
+    }
+}
+
+/* Numbers that are as good as 0 for some units of a CPU: a row has the same bits alone and with another, packed or not. */
+static void small_numbers_keep_their_bits(void **state)
+{
+    (void)state;
+    enum { N = 64, K = 64 };
+    static const uint32_t small[] = {0x007fc000, 0x04807fe0, 0x007fffff, 0x00000001, 0x80000000, 0x0480ffff, 0x80ffffff};
+    const kn_table *t;
+    EACH_TIER (t) {
+        kn_work *w = kn_work_open(t, NULL, NULL);
+        problem p = new_problem(2, N, K, 2, false);
+        float *a = (float *)(uintptr_t)p.g.a, *b = (float *)(uintptr_t)p.g.b;
+        for (long i = 0; i < 2 * p.g.lda; i++)
+            a[i] = ldexpf(a[i], 100);
+        for (long j = 0; j < N; j++)
+            for (long q = 0; q < K; q++)
+                if (bs_rng_below(&rng, 2))
+                    memcpy(b + j * p.g.ldb + q, &small[bs_rng_below(&rng, sizeof small / sizeof *small)], sizeof *small);
+                else
+                    b[j * p.g.ldb + q] = ldexpf(b[j * p.g.ldb + q], -105 - (int)bs_rng_below(&rng, 30));
+        kn_packed weight = {.dtype = KN_F32, .n = N, .k = K, .data = fence(kn_packed_bytes(t, KN_F32, N, K, 0))};
+        kn_pack_weight(w, &weight, p.g.b, p.g.ldb);
+        kn_gemm_run(w, &p.g);
+        for (int how = 1; how < 4; how++) {
+            kn_gemm g = p.g;
+            g.m = how & 1 ? 1 : 2;
+            g.packed = how & 2 ? &weight : NULL;
+            g.c = copy_of(p.old, 2 * g.ldc);
+            kn_gemm_run(w, &g);
+            same_bits(t->name, "small numbers", g.c, p.g.c, g.m * g.ldc - (g.ldc - N));
         }
+        unfence();
         kn_work_close(w);
     }
 }
@@ -527,6 +579,8 @@ static void gemm_keeps_its_bits(void **state)
             check_packed(t, w, 4, 500, 700, 1100, 4 + 64);
             check_packed(t, w, 4, 3, 70, 6200, 4 + 8);
             check_packed(t, w, 4, 1, 64, 6176, 16);
+            check_packed(t, w, 4, 1345, 64, 3072, 4 + 8); /* more rows than come together */
+            check_gemm_bits(t, w, 4, 33, 520, 95, 1);
             check_gemm_bits(t, w, 4, 600, 2100, 1100, 2); /* more than one panel of B and more than one stretch of k */
             check_gemm_bits(t, w, 4, 300, 600, 5000, 1);
             check_gemm_bits(t, w, 4, 40L * t->mc + 3, 70, 9, 2); /* many blocks of rows */
@@ -2002,6 +2056,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(gemm_keeps_its_bits),
         cmocka_unit_test(thirds_have_the_bits_of_plain_c),
         cmocka_unit_test(what_is_not_finite_is_seen),
+        cmocka_unit_test(small_numbers_keep_their_bits),
         cmocka_unit_test(activations_are_right),
         cmocka_unit_test(exp_is_right),
         cmocka_unit_test(elements_are_right),

@@ -24,14 +24,12 @@ static inline uint8_t *b_row(float *p, long k, long j, long q)
            q % DEEP / 2 * ROW_BYTES;
 }
 
-static inline __mmask16 first(long n) { return (__mmask16)(n >= HALF ? 0xffff : n > 0 ? (1u << n) - 1 : 0); }
-
 static inline void put(uint8_t *to, __m512i x) { _mm512_storeu_si512(to, x); }
 
 /* 32 numbers along k in their order, as bf16. */
 static inline __m512i along(const float *x, long n)
 {
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(first(n - HALF), x + HALF), _mm512_maskz_loadu_ps(first(n), x));
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(kn_amx_first(n - HALF), x + HALF), _mm512_maskz_loadu_ps(kn_amx_first(n), x));
 }
 
 /* 16 pairs (x[j], y[j]) of two rows, as bf16. */
@@ -67,7 +65,7 @@ static void pack_pairs(long k, long w, const float *x, long ld, float *p)
 {
     for (long q = 0; q < (k + DEEP - 1) / DEEP * DEEP; q += 2)
         for (long j = 0; j < w; j += HALF)
-            put(b_row(p, k, j, q), pairs_of_rows(x + q * ld + j, ld, k - q, first(w - j)));
+            put(b_row(p, k, j, q), pairs_of_rows(x + q * ld + j, ld, k - q, kn_amx_first(w - j)));
 }
 
 /* A whose rows are k: pairs as for B, turned. */
@@ -77,7 +75,7 @@ static void pack_pairs_turned(long k, long w, const float *x, long ld, float *p)
         for (long j = 0; j < w; j += HALF) {
             __m512 r[HALF];
             for (int i = 0; i < HALF; i++)
-                r[i] = _mm512_castsi512_ps(pairs_of_rows(x + (q + 2 * i) * ld + j, ld, k - q - 2 * i, first(w - j)));
+                r[i] = _mm512_castsi512_ps(pairs_of_rows(x + (q + 2 * i) * ld + j, ld, k - q - 2 * i, kn_amx_first(w - j)));
             v_transpose(r);
             for (int i = 0; i < HALF; i++)
                 put(a_row(p, k, j + i, q), _mm512_castps_si512(r[i]));
@@ -161,7 +159,7 @@ static void copy(const float *from, long ld_from, float *to, long ld_to, int m, 
 {
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j += HALF)
-            _mm512_mask_storeu_ps(to + i * ld_to + j, first(n - j), _mm512_maskz_loadu_ps(first(n - j), from + i * ld_from + j));
+            _mm512_mask_storeu_ps(to + i * ld_to + j, kn_amx_first(n - j), _mm512_maskz_loadu_ps(kn_amx_first(n - j), from + i * ld_from + j));
 }
 
 static void add_scaled(const float *sum, float *c, long ldc, int m, int n, float alpha, bool accumulate)
@@ -169,8 +167,8 @@ static void add_scaled(const float *sum, float *c, long ldc, int m, int n, float
     __m512 scale = _mm512_set1_ps(alpha);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j += HALF) {
-            __m512 old = accumulate ? _mm512_maskz_loadu_ps(first(n - j), c + i * ldc + j) : _mm512_setzero_ps();
-            _mm512_mask_storeu_ps(c + i * ldc + j, first(n - j), _mm512_fmadd_ps(scale, _mm512_load_ps(sum + i * SIDE + j), old));
+            __m512 old = accumulate ? _mm512_maskz_loadu_ps(kn_amx_first(n - j), c + i * ldc + j) : _mm512_setzero_ps();
+            _mm512_mask_storeu_ps(c + i * ldc + j, kn_amx_first(n - j), _mm512_fmadd_ps(scale, _mm512_load_ps(sum + i * SIDE + j), old));
         }
 }
 

@@ -7,6 +7,9 @@
 
 enum { KN_AMX_ROWS = 16, KN_AMX_BYTES = 64, KN_AMX_TILE = KN_AMX_ROWS * KN_AMX_BYTES };
 
+/* The first n of a vector's numbers; none for n <= 0. */
+static inline __mmask16 kn_amx_first(long n) { return (__mmask16)(n >= KN_AMX_ROWS ? 0xffff : n > 0 ? (1u << n) - 1 : 0); }
+
 typedef struct kn_amx_config {
     uint8_t palette, start_row, reserved[14];
     uint16_t bytes_per_row[16];

@@ -15,10 +15,9 @@ enum {
     PART = 2 * SQUARE,
     SPLIT = PARTS * PART
 };
-enum { ALONG = 4 * DEEP }; /* how far ahead along a line, in floats; else the next lines or, of rows, their next columns */
-enum { SQUARE_FLOATS = SQUARE / 4, LINES_OF_SUMS = 4 * SQUARE / KN_LINE };
-
-static inline __mmask16 first(long n) { return (__mmask16)(n >= HALF ? 0xffff : n > 0 ? (1u << n) - 1 : 0); }
+enum { SQUARE_FLOATS = SQUARE / 4 };
+/* What is asked for while a square is split, in floats from what it reads: A's lines further on; where x is rows, their next columns; else B's next lines. */
+enum { FURTHER_ON = 4 * DEEP, NEXT_COLUMNS = SIDE, NEXT_LINES = SIDE };
 
 /* The three parts of the pairs (a, b): a in the lower halves. All but the last are rounded, halves up. */
 static inline void split(__m512 a, __m512 b, __m512i part[PARTS])
@@ -43,14 +42,14 @@ static inline void split(__m512 a, __m512 b, __m512i part[PARTS])
 static inline __attribute__((always_inline)) void split_square(const bool lines_are_rows, const bool turned, const float *x,
                                                                long ld, long ahead, long lines, long k, uint8_t *to)
 {
-    __mmask16 low = turned ? first(lines) : first(k), high = turned ? first(lines) : first(k - HALF);
+    __mmask16 low = turned ? kn_amx_first(lines) : kn_amx_first(k), high = turned ? kn_amx_first(lines) : kn_amx_first(k - HALF);
     for (int i = 0; i < HALF; i++) {
         const float *a = x + i * ld, *b = turned ? a + HALF * ld : a + HALF;
-        if (ahead) {
-            __builtin_prefetch(a + ahead, 0, 2);
-            __builtin_prefetch(b + ahead, 0, 2);
-        }
         bool has_a = i < (turned ? k : lines), has_b = turned ? i + HALF < k : has_a;
+        if (has_a)
+            __builtin_prefetch(a + ahead, 0, 2);
+        if (has_b)
+            __builtin_prefetch(b + ahead, 0, 2);
         __m512i part[PARTS];
         split(has_a ? _mm512_maskz_loadu_ps(low, a) : _mm512_setzero_ps(),
               has_b ? _mm512_maskz_loadu_ps(high, b) : _mm512_setzero_ps(), part);
@@ -81,17 +80,17 @@ static inline __attribute__((always_inline)) void split_lines(const bool lines_a
 static void split_a(long k, long lines, const float *x, long ld, bool turned, uint8_t *to)
 {
     if (turned)
-        split_lines(true, true, k, lines, x, ld, SIDE, to);
+        split_lines(true, true, k, lines, x, ld, NEXT_COLUMNS, to);
     else
-        split_lines(true, false, k, lines, x, ld, ALONG, to);
+        split_lines(true, false, k, lines, x, ld, FURTHER_ON, to);
 }
 
 static void split_b(long k, long lines, const float *x, long ld, bool turned, uint8_t *to)
 {
     if (turned)
-        split_lines(false, true, k, lines, x, ld, SIDE, to);
+        split_lines(false, true, k, lines, x, ld, NEXT_COLUMNS, to);
     else
-        split_lines(false, false, k, lines, x, ld, SIDE * ld, to);
+        split_lines(false, false, k, lines, x, ld, NEXT_LINES * ld, to);
 }
 
 /* n of the steps of a packed strip that is split: a row of the upper 16 of 32, and the row 16 below. */
@@ -239,7 +238,7 @@ static inline void six_of(float a[PARTS][DEEP], int at, __m512 x, __m512 s[6])
 }
 
 /* 32 of k by 16 columns of a strip, as TDPBF16PS adds: the lower halves of pairs and the upper ones apart, then both, then to the sum. */
-static inline __m512 one_product(float a[PARTS][DEEP], const float *b, __m512 sum)
+static inline __m512 square_of_row(float a[PARTS][DEEP], const float *b, __m512 sum)
 {
     __m512 low[6], high[6];
 #pragma GCC unroll 6
@@ -255,12 +254,9 @@ static inline __m512 one_product(float a[PARTS][DEEP], const float *b, __m512 su
     return sum;
 }
 
-/* The bits of tile() with m = 1, by vectors, which do not have to lay out a strip first. Like tiles they take what is below fp32's normal numbers as 0. */
+/* The bits of tile() with m = 1, by vectors, which do not have to lay out a strip first. */
 static void single(long k, const uint8_t *a, const float *b, float *sums, bool accumulate, kn_soon weights)
 {
-    enum { ZEROS = 1 << 15 | 1 << 6 };
-    unsigned modes = _mm_getcsr();
-    _mm_setcsr(modes | ZEROS);
     __m512 left = accumulate ? _mm512_load_ps(sums) : _mm512_setzero_ps();
     __m512 right = accumulate ? _mm512_load_ps(sums + SQUARE_FLOATS) : _mm512_setzero_ps();
     long each = kn_lines_a_step(weights, 2 * k / DEEP);
@@ -268,12 +264,28 @@ static void single(long k, const uint8_t *a, const float *b, float *sums, bool a
         _Alignas(64) float row[PARTS][DEEP];
         widen_row(a, row);
         kn_ask(&weights, each);
-        left = one_product(row, b, left);
+        left = square_of_row(row, b, left);
         kn_ask(&weights, each);
-        right = one_product(row, b + HALF, right);
+        right = square_of_row(row, b + HALF, right);
     }
     _mm512_store_ps(sums, left);
     _mm512_store_ps(sums + SQUARE_FLOATS, right);
+}
+
+/* AMX takes what is below fp32's normal numbers as 0, in and out; so do vectors between these, or a row's bits would depend on which of the two it met. */
+static _Thread_local unsigned modes;
+
+static void begin(void)
+{
+    enum { FLUSH = 1 << 15, DENORMALS_ARE_ZEROS = 1 << 6 };
+    modes = _mm_getcsr();
+    _mm_setcsr(modes | FLUSH | DENORMALS_ARE_ZEROS);
+    kn_amx_begin();
+}
+
+static void end(void)
+{
+    kn_amx_end();
     _mm_setcsr(modes);
 }
 
@@ -294,5 +306,5 @@ const kn_thirds kn_thirds_amx = {.mr = SIDE,
                                  .single = single,
                                  .sums = 4 * SQUARE_FLOATS,
                                  .row = row,
-                                 .begin = kn_amx_begin,
-                                 .end = kn_amx_end};
+                                 .begin = begin,
+                                 .end = end};

@@ -53,7 +53,7 @@ static bool has_vnni(void)
 }
 
 /* Intel's cores with BF16 (Cooper Lake to Emerald Rapids) multiply pairs of bf16 at half the rate of floats, AMD's at twice: there widened weights are
- * faster, and exact besides. OCELLI_DOT16=1 takes the instruction wherever it is, so that it can be checked. */
+ * faster, and exact besides. OCELLI_DOT16=1 takes the instruction wherever it is beside AVX-512, so that it can be checked. */
 static bool has_fast_bf16(void)
 {
     unsigned a, b, c, d;
@@ -150,11 +150,7 @@ const kn_table *kn_best(oc_err *err)
 }
 
 #if defined(__x86_64__)
-const kn_micro *kn_bf16_micro(const kn_table *t)
-{
-    pthread_once(&once, find_tiers);
-    return t == &amx ? &kn_amx_bf16 : NULL;
-}
+const kn_micro *kn_bf16_micro(const kn_table *t) { return t == &amx ? &kn_amx_bf16 : NULL; }
 
 const kn_thirds *kn_thirds_of(const kn_table *t) { return t == &amx ? &kn_thirds_amx : NULL; }
 #else

@@ -29,7 +29,7 @@ typedef struct kn_rows {
 
 /* One row kernel each; `n`, `d` count floats. Rows are contiguous: row r starts at r * d. */
 typedef struct kn_table {
-    const char *name; /* generic, avx2, avx512, neon */
+    const char *name; /* generic, avx2, avx512, amx, neon */
 
     /* The micro-kernel of GEMM: c[i][j] = (accumulate ? c : 0) + alpha * sum over p of a[p*sa + i] * b[p*sb + j] for the first
      * m <= mr rows and n <= nr columns, summed over p = 0..k-1 in order with one accumulator an element. Packed operands have
@@ -119,7 +119,7 @@ typedef struct kn_table {
     void (*rgb_to_floats)(long n, const uint8_t *rgb, const float *table, float *planes, long plane);
 } kn_table;
 
-/* The best tier of this CPU, or the one that OCELLI_CPU names (generic, avx2, avx512; neon), looked up once.
+/* The best tier of this CPU, or the one that OCELLI_CPU names (generic, avx2, avx512, amx; neon), looked up once.
  * A tier that the CPU lacks is an error. */
 const kn_table *kn_best(oc_err *err);
 /* Every tier that this CPU can run, generic first; *count of them. */

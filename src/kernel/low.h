@@ -118,7 +118,7 @@ void kn_low_pack(kn_work *w, const kn_packed *p, long first, long rows, const fl
 void kn_low_pack_quantized(kn_work *w, const kn_packed *p, const int8_t *q, const float *scale);
 void kn_low_run(kn_work *w, const kn_gemm *g);
 
-/* The micro-kernel for products of bf16 numbers beside the tier t; NULL: this CPU has none (or OCELLI_CPU masks it). */
+/* The micro-kernel for products of bf16 numbers beside the tier t; NULL: it has none. */
 const kn_micro *kn_bf16_micro(const kn_table *t);
 
 /* Rows up to which this CPU reads weights faster when nobody asks for them ahead. */

@@ -10,9 +10,13 @@
 #include "thirds.h"
 #include "work.h"
 
-enum { STEP = 128, STRETCH = 3072 };              /* of k: between visits to the sums; between visits to C */
-enum { ROWS = 288, MORE_ROWS = 448, SUMS = 224 }; /* of an item: rows at most, and where k is short; tiles of sums */
-enum { SECOND_CACHE = 1 << 20 };                  /* bytes: what of A may stay there */
+enum { STEP = 128, STRETCH = 3072 }; /* of k: between visits to the sums; between visits to C */
+enum {
+    ROWS = 288,
+    MORE_ROWS = 448,
+    SUMS = 224
+};                        /* of an item: rows at most but for the last tile's, more where all their k is short; tiles of sums */
+enum { SHORT = 1 << 20 }; /* bytes of A, split */
 /* With so few tiles of rows all that a step of k needs stays in the first cache, and what is fetched from memory meanwhile does not hold it up. */
 enum { FEW_TILES = 4, FEW_STEP = 64 };
 enum { FEW = 1 << 15 };                    /* numbers of A that are not worth waking threads for */
@@ -59,7 +63,9 @@ static void prepare(void *arg, long begin, long end, int worker)
 {
     const job *j = arg;
     (void)worker;
+    j->u->begin();
     split_rows(j, begin * j->tall, kn_min(end * j->tall, j->rows) - begin * j->tall, j->a + (size_t)begin * j->tile);
+    j->u->end();
 }
 
 /* Where the tiles of a block lie; a worker's own are split when it comes to them. */
@@ -95,7 +101,7 @@ static piece piece_of(const job *j, const item *it, long i)
     long all = it->strips * it->steps, behind = i >= all ? it->strips : 0;
     i -= behind ? all : 0;
     long strip = behind + (j->few ? i / it->steps : i % it->strips), p = (j->few ? i % it->steps : i / it->strips) * j->step;
-    return (piece){strip, it->j0 + strip * j->u->nr, p, kn_min(j->step, j->k - p)};
+    return (piece){strip, it->j0 + strip * j->u->nr, p, kn_max(0, kn_min(j->step, j->k - p))};
 }
 
 /* A piece of a packed B as it lies. */
@@ -170,14 +176,18 @@ static void all_single(const job *j, const item *it)
 static void finish(const job *j, const item *it, float *line)
 {
     const kn_thirds *u = j->u;
+    const kn_gemm *g = &j->g;
+    bool plain = g->alpha == 1 && !g->accumulate && !g->bias && g->act == KN_NONE && !g->residual && it->n % u->nr == 0;
     for (long i = 0; i < it->rows; i++) {
         const float *sums = it->sums + i / j->tall * u->sums;
-        const float *soon = j->g.c + (j->row0 + it->row0 + kn_min(i + ROWS_AHEAD, it->rows - 1)) * j->g.ldc + it->j0;
+        const float *soon = g->c + (j->row0 + it->row0 + kn_min(i + ROWS_AHEAD, it->rows - 1)) * g->ldc + it->j0;
         for (long column = 0; column < it->n; column += LINE_FLOATS)
             __builtin_prefetch(soon + column, 1);
+        float *to = plain ? g->c + (j->row0 + it->row0 + i) * g->ldc + it->j0 : line;
         for (long column = 0; column < it->n; column += u->nr, sums += it->tiles * u->sums)
-            u->row(sums, (int)(i % j->tall), line + column);
-        kn_finish_row(j->w->t, &j->g, j->row0 + it->row0 + i, it->j0, it->n, line);
+            u->row(sums, (int)(i % j->tall), to + column);
+        if (!plain)
+            kn_finish_row(j->w->t, g, j->row0 + it->row0 + i, it->j0, it->n, line);
     }
 }
 
@@ -236,7 +246,7 @@ static long few_chunk(long strips, long most, int threads)
 static void cut(job *j)
 {
     long nr = j->u->nr, strips = (j->g.n + nr - 1) / nr;
-    long most_rows = kn_max(ROWS, kn_min(MORE_ROWS, SECOND_CACHE / (long)j->tile * j->tall));
+    long most_rows = kn_max(ROWS, kn_min(MORE_ROWS, SHORT / (long)j->tile * j->tall));
     long blocks = kn_max((j->rows + most_rows - 1) / most_rows, j->own ? j->w->threads : 1);
     if (j->own)
         blocks = kn_round_up(blocks, j->w->threads);

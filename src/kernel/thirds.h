@@ -1,9 +1,9 @@
 /* thirds.h - products of fp32 numbers, each of them the sum of three bf16 numbers: what the loops of thirds.c are given.
  *
  * x = x0 + x1 + x2 with x0 the bf16 number next to x, x1 the one next to what is left, x2 the rest, which fits one exactly (24 = 3 * 8 bits). Of the nine
- * products of two such sums the six largest are added up in fp32; the other three are below 2^-25 of the whole together, less than fp32's own rounding.
+ * products of two such sums the six largest are added up in fp32; the other three are at most 2^-24 of |a b| together, as much as one rounding of fp32.
  * Henry, Tang, Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations". What is not finite, or from
- * 3.39e38 on, gives NaN; numbers and sums below 1.2e-38 count as 0. */
+ * 3.39e38 on, gives NaN; parts, products and sums below 1.2e-38 count as 0, so that what is below 1e-31 loses digits. */
 #ifndef KN_THIRDS_H
 #define KN_THIRDS_H
 
@@ -36,7 +36,7 @@ typedef struct kn_thirds {
     /* The same of one row by a packed strip that is not split, k a multiple of `deep`. */
     void (*single)(long k, const uint8_t *a, const float *b, float *sums, bool accumulate, kn_soon weights);
     void (*row)(const float *sums, int i, float *to); /* the nr sums of row i, in order */
-    void (*begin)(void);                              /* one thread asks for tiles between these */
+    void (*begin)(void);                              /* one thread splits, and asks for tiles, between these */
     void (*end)(void);
 } kn_thirds;
 
@@ -47,9 +47,9 @@ extern const kn_thirds kn_thirds_amx;
 /* Beside a tier on this CPU; NULL: it has none, and its table's micro-kernel multiplies fp32. */
 const kn_thirds *kn_thirds_of(const kn_table *t);
 
-/* Whether products of such a shape are computed so where a tier can: it depends on what a row of A and a column of B are, never on how many rows there are. A
- * gradient of weights (A turned) has as few rows as columns in a narrow model, and to split numbers that are used so seldom does not pay. */
-static inline bool kn_thirds_take(const kn_gemm *g) { return g->k >= 32 && g->n >= (g->ta ? 512 : 32); }
+/* Whether products of such a shape are computed so where a tier can: never by how many rows there are or columns, but for gradients of weights (A turned): in a
+ * narrow model or of many tokens their operands come from memory, and each number is used too seldom to be worth splitting. */
+static inline bool kn_thirds_take(const kn_gemm *g) { return g->k >= 32 && (!g->ta || (g->n >= 512 && g->k <= 2048)); }
 
 void kn_thirds_run(kn_work *w, const kn_thirds *u, const kn_gemm *g);
 

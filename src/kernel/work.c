@@ -9,7 +9,8 @@ kn_work *kn_work_open(const kn_table *t, bs_pool *pool, oc_err *err)
     w->t = t;
     w->fp32 = (kn_micro){.mr = t->mr, .nr = t->nr, .mc = t->mc, .tile = t->gemm_tile, .pack_a = t->pack, .pack_b = t->pack};
     w->bf16 = kn_bf16_micro(t);
-    w->thirds = kn_thirds_of(t);
+    const kn_thirds *thirds = kn_thirds_of(t);
+    w->thirds = thirds && thirds->nr == t->nr ? thirds : NULL; /* packed weights are cut by the table's nr */
     w->pool = pool;
     w->threads = bs_pool_threads(pool);
     w->unasked = kn_rows_unasked();

@@ -6,12 +6,13 @@
 
 #include "thirds.h"
 
-/* Sums over k are cut at multiples of this, always: it is part of what a tier's bits mean. */
+/* A tile's sums over k are cut at multiples of this, always: it is part of what a tier's bits mean (thirds.h has its own order). */
 enum { KN_KC = 256 };
 /* Strips of B that are packed together. */
 enum { KN_GROUP = 4 };
 
-/* One thread's scratch. `job` and `block` say which rows of A lie packed in `a`. `begun` is the span of the running job that this thread has begun,
+/* One thread's scratch. `job` and `block` say which rows of A lie packed in `a` (thirds.c: in its part of
+ * the shared floats). `begun` is the span of the running job that this thread has begun,
  * in the upper half, and the next of its chunks: in one number, so that who takes a chunk knows whose it is. Padded to keep threads
  * off each other's lines. */
 typedef struct kn_worker {
@@ -33,7 +34,7 @@ struct kn_work {
     atomic_long next_span; /* of the running job: the first that nobody has begun */
     unsigned long jobs;    /* so many parallel loops were started; names the packed A of one */
     kn_worker *worker;
-    float *b; /* B_FLOATS: the panel of B that all threads share; also partial sums */
+    float *b; /* B_FLOATS: the panel of B that all threads share; also partial sums, or tiles of A */
     float *memory;
     size_t bytes;
 };
