@@ -93,16 +93,16 @@ static void split_b(long k, long lines, const float *x, long ld, bool turned, ui
         split_lines(false, false, k, lines, x, ld, NEXT_LINES * ld, to);
 }
 
-/* n of the steps of a packed strip that is split: a row of the upper 16 of 32, and the row 16 below. */
+/* n of the steps of a strip that is split: a row of the upper 16 of 32, and the row 16 below. */
 static inline void split_some(kn_splitting *s, unsigned long n)
 {
     for (; n > 0 && s->done < s->steps; n--, s->done++) {
         unsigned long block = s->done / HALF, i = s->done % HALF;
-        const float *x = s->x + (block * DEEP + i) * SIDE;
+        const float *x = s->x + (long)(block * DEEP + i) * s->ld, *below = x + HALF * s->ld;
         uint8_t *to = s->to + block * SPLIT + i * KN_AMX_BYTES;
         __m512i left[PARTS], right[PARTS];
-        split(_mm512_loadu_ps(x), _mm512_loadu_ps(x + HALF * SIDE), left);
-        split(_mm512_loadu_ps(x + HALF), _mm512_loadu_ps(x + HALF * SIDE + HALF), right);
+        split(_mm512_loadu_ps(x), _mm512_loadu_ps(below), left);
+        split(_mm512_loadu_ps(x + HALF), _mm512_loadu_ps(below + HALF), right);
 #pragma GCC unroll 3
         for (int p = 0; p < PARTS; p++, to += PART) {
             _mm512_store_si512(to, left[p]);

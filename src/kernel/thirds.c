@@ -104,22 +104,34 @@ static piece piece_of(const job *j, const item *it, long i)
     return (piece){strip, it->j0 + strip * j->u->nr, p, kn_max(0, kn_min(j->step, j->k - p))};
 }
 
-/* A piece of a packed B as it lies. */
-static const float *packed_at(const job *j, piece at)
+/* A piece of B as it lies: lines along k, or `turned` rows of columns, ld apart. */
+typedef struct strip {
+    const float *x;
+    long columns, ld;
+    bool turned;
+} strip;
+
+static strip strip_at(const job *j, piece at)
 {
-    return (const float *)j->g.packed->data + at.column * j->g.packed->k + (j->k0 + at.p) * j->u->nr;
+    const kn_gemm *g = &j->g;
+    long k = j->k0 + at.p, nr = j->u->nr, n = kn_min(nr, g->n - at.column);
+    if (g->packed)
+        return (strip){(const float *)g->packed->data + at.column * g->packed->k + k * nr, nr, nr, true};
+    return (strip){g->tb ? g->b + at.column * g->ldb + k : g->b + k * g->ldb + at.column, n, g->ldb, !g->tb};
 }
 
 static void split_piece(const job *j, piece at, uint8_t *to)
 {
-    const kn_gemm *g = &j->g;
-    long nr = j->u->nr, n = kn_min(nr, g->n - at.column);
-    if (g->packed)
-        j->u->split_b(at.k, nr, packed_at(j, at), nr, true, to);
-    else if (g->tb)
-        j->u->split_b(at.k, n, g->b + at.column * g->ldb + j->k0 + at.p, g->ldb, false, to);
-    else
-        j->u->split_b(at.k, n, g->b + (j->k0 + at.p) * g->ldb + at.column, g->ldb, true, to);
+    strip b = strip_at(j, at);
+    j->u->split_b(at.k, b.columns, b.x, b.ld, b.turned, to);
+}
+
+/* How a piece is split a step at a time; all of its rows and columns must be there, and no line has to be turned: else there are no steps. */
+static kn_splitting splitting_of(const job *j, piece at, uint8_t *to)
+{
+    strip b = strip_at(j, at);
+    bool whole = b.turned && b.columns == j->u->nr && at.k % j->u->deep == 0;
+    return (kn_splitting){b.x, b.ld, to, 0, whole ? (unsigned long)at.k / 2 : 0};
 }
 
 /* What of a packed weight is read there. */
@@ -127,7 +139,7 @@ static kn_soon weights_at(const job *j, piece at)
 {
     if (!j->g.packed || at.column >= j->g.n)
         return (kn_soon){(const uint8_t *)"", 0};
-    return (kn_soon){(const uint8_t *)packed_at(j, at), at.k * j->u->nr * (long)sizeof(float)};
+    return (kn_soon){(const uint8_t *)strip_at(j, at).x, at.k * j->u->nr * (long)sizeof(float)};
 }
 
 /* All rows of an item by a piece of B; meanwhile the next one is split, and the one behind that asked for. */
@@ -148,17 +160,15 @@ static void one_piece(const job *j, const item *it, piece at, const uint8_t *b, 
 
 static void all_pieces(const job *j, const item *it, uint8_t *scratch)
 {
-    const kn_splitting nothing = {0};
     uint8_t *b[2] = {scratch, scratch + split_bytes(j->u, STEP)};
     long pieces = it->strips * it->steps;
     split_piece(j, piece_of(j, it, 0), b[0]);
     for (long i = 0; i < pieces; i++) {
         piece next = piece_of(j, it, i + 1);
         uint8_t *to = b[(i + 1) % 2];
-        bool beside = j->g.packed && next.k % j->u->deep == 0, more = i + 1 < pieces;
-        kn_splitting split = beside && more ? (kn_splitting){packed_at(j, next), to, 0, (unsigned long)next.k / 2} : nothing;
-        one_piece(j, it, piece_of(j, it, i), b[i % 2], &split, weights_at(j, piece_of(j, it, i + 2)));
-        if (more && !beside)
+        kn_splitting beside = i + 1 < pieces ? splitting_of(j, next, to) : (kn_splitting){0};
+        one_piece(j, it, piece_of(j, it, i), b[i % 2], &beside, weights_at(j, piece_of(j, it, i + 2)));
+        if (i + 1 < pieces && !beside.steps)
             split_piece(j, next, to);
     }
 }
@@ -168,7 +178,7 @@ static void all_single(const job *j, const item *it)
 {
     for (long i = 0; i < it->strips * it->steps; i++) {
         piece at = piece_of(j, it, i);
-        j->u->single(at.k, it->a + split_bytes(j->u, at.p), packed_at(j, at), it->sums + at.strip * j->u->sums, at.p > 0,
+        j->u->single(at.k, it->a + split_bytes(j->u, at.p), strip_at(j, at).x, it->sums + at.strip * j->u->sums, at.p > 0,
                      weights_at(j, piece_of(j, it, i + 1)));
     }
 }

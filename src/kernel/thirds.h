@@ -9,9 +9,10 @@
 
 #include "low.h"
 
-/* A packed strip on its way to be split: k rows of nr numbers, k a multiple of `deep`, are k / 2 steps. */
+/* A strip on its way to be split: k rows of nr numbers, ld apart and k a multiple of `deep`, are k / 2 steps. */
 typedef struct kn_splitting {
     const float *x;
+    long ld;
     uint8_t *to;
     unsigned long done, steps;
 } kn_splitting;
