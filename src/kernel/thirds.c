@@ -10,13 +10,10 @@
 #include "thirds.h"
 #include "work.h"
 
-enum { STEP = 128, STRETCH = 3072 }; /* of k: between visits to the sums; between visits to C */
-enum {
-    ROWS = 288,
-    MORE_ROWS = 448,
-    SUMS = 224
-};                        /* of an item: rows at most but for the last tile's, more where all their k is short; tiles of sums */
-enum { SHORT = 1 << 20 }; /* bytes of A, split */
+enum { STEP = 128, STRETCH = 3072 };  /* of k: between visits to the sums; between visits to C */
+enum { ROWS = 288, MORE_ROWS = 448 }; /* of an item, but for its last tile; the latter where all their k is short */
+enum { SHORT = 1 << 20 };             /* bytes of A, split */
+enum { SUMS = 224 };                  /* tiles of an item's sums */
 /* With so few tiles of rows all that a step of k needs stays in the first cache, and what is fetched from memory meanwhile does not hold it up. */
 enum { FEW_TILES = 4, FEW_STEP = 64 };
 enum { FEW = 1 << 15 };                    /* numbers of A that are not worth waking threads for */
