@@ -14,9 +14,8 @@
 enum { LINE = 64, BLOCK = 32, OCT = 8 };             /* int4: k in whole blocks, cut into octs */
 enum { SUMS = 1 << 15, ROWS = 120, STRETCH = 1024 }; /* of an item: sums, rows at most, k between visits to the sums */
 enum { MANY_SUMS = 1 << 16, MANY_ROWS = 256 };       /* the same where squares multiply: so fast that W, which each block reads anew, must serve more rows */
-enum { FEW = 1 << 15 };                              /* numbers of A that are not worth waking threads for */
 /* A worker's scratch holds an item's sums, or rows that become integers; what all threads share, the tiles. */
-enum { WORKER_BYTES = KN_A_FLOATS * 4, SHARED_BYTES = KN_B_FLOATS * 4 };
+enum { WORKER_BYTES = KN_A_FLOATS * 4 };
 /* So many products of bytes, 255 * 127 at most, fit an int32; and a row fits a worker's scratch as floats, words and bytes. */
 enum { MAX_K = 1 << 16 };
 _Static_assert(MAX_K <= WORKER_BYTES / 7 - 2 * LINE && MANY_SUMS * 4 <= WORKER_BYTES, "a worker's scratch is too small");
@@ -93,7 +92,7 @@ static form form_of_weight(const kn_table *t, const kn_packed *p) { return form_
 size_t kn_low_bytes(const kn_table *t, kn_dtype dtype, long n, long k, long group)
 {
     form f = form_of(t, dtype, n, k, group);
-    return f.tile > SHARED_BYTES || k > MAX_K ? 0 : f.end;
+    return f.tile > KN_SHARED_BYTES || k > MAX_K ? 0 : f.end;
 }
 
 /* ---- quantising ----------------------------------------------------------------------------------------- */
@@ -539,17 +538,12 @@ static void run_items(void *arg, long begin, long end, int worker)
  * its own, which it reads one after another. */
 static void cut(job *j)
 {
-    enum { EACH = 8 };
     long nr = j->f.nr, most = j->f.squares ? MANY_ROWS : ROWS, sums = j->f.squares ? MANY_SUMS : SUMS;
     long blocks = (j->rows + most - 1) / most;
     j->block = kn_round_up((j->rows + blocks - 1) / blocks, j->f.tall);
     blocks = (j->rows + j->block - 1) / j->block;
-    j->chunk = kn_min(sums / j->block / nr * nr, kn_round_up(j->g->n, nr));
-    int threads = j->w->threads;
-    long wanted = threads > 1 ? EACH * threads : 1;
-    while (j->chunk > 2 * nr && blocks * ((j->g->n + j->chunk - 1) / j->chunk) < wanted)
-        j->chunk = kn_round_up(j->chunk / 2, nr);
-    j->items = kn_cut(blocks, (j->g->n + j->chunk - 1) / j->chunk, threads);
+    j->chunk = nr * kn_halved_chunk(blocks, (j->g->n + nr - 1) / nr, sums / j->block / nr, j->w->threads);
+    j->items = kn_cut(blocks, (j->g->n + j->chunk - 1) / j->chunk, j->w->threads);
 }
 
 /* As many rows come together as the shared scratch has room for. */
@@ -557,15 +551,11 @@ void kn_low_run(kn_work *w, const kn_gemm *g)
 {
     job j = {.w = w, .g = g, .f = form_of_weight(w->t, g->packed), .a = (char *)w->b};
     set_height(&j.f, kn_tile_height(j.f.dtype == KN_BF16 ? j.f.mr : rows_with_room(&j.f, g->ta), g->m));
-    long most = (long)(SHARED_BYTES / j.f.tile) * j.f.tall;
+    long most = (long)(KN_SHARED_BYTES / j.f.tile) * j.f.tall;
     for (j.row0 = 0; j.row0 < g->m; j.row0 += most) {
         j.rows = kn_min(most, g->m - j.row0);
         cut(&j);
-        long tiles = (j.rows + j.f.tall - 1) / j.f.tall;
-        if (j.rows * g->k <= FEW)
-            prepare(&j, 0, tiles, 0);
-        else
-            bs_pool_for(w->pool, tiles, 1, prepare, &j);
+        kn_prepare(w, j.rows * g->k, (j.rows + j.f.tall - 1) / j.f.tall, prepare, &j);
         kn_share_out(w, j.items, run_items, &j);
     }
 }

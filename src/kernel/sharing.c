@@ -1,12 +1,30 @@
 /* sharing.c - how a job is cut into chunks of spans of blocks, and who of the threads computes which. */
 #include "work.h"
 
-enum { HALF = 32 }; /* bits of kn_worker.begun that count chunks */
+enum { HALF = 32 };     /* bits of kn_worker.begun that count chunks */
+enum { FEW = 1 << 15 }; /* numbers that are not worth waking threads for */
 
 kn_items kn_cut(long blocks, long chunks, int threads)
 {
     long spans = blocks == 1 ? kn_min(threads, chunks) : 1;
     return (kn_items){blocks, spans, (chunks + spans - 1) / spans};
+}
+
+long kn_halved_chunk(long blocks, long strips, long most, int threads)
+{
+    enum { EACH = 8 };
+    long wanted = threads > 1 ? EACH * threads : 1, c = kn_min(most, strips);
+    while (c > 2 && blocks * ((strips + c - 1) / c) < wanted)
+        c = (c + 1) / 2;
+    return c;
+}
+
+void kn_prepare(kn_work *w, long numbers, long tiles, bs_work *prepare, void *arg)
+{
+    if (numbers <= FEW)
+        prepare(arg, 0, tiles, 0);
+    else
+        bs_pool_for(w->pool, tiles, 1, prepare, arg);
 }
 
 typedef struct place {

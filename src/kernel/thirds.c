@@ -16,9 +16,7 @@ enum { SHORT = 1 << 20 };             /* bytes of A, split */
 enum { SUMS = 224 };                  /* tiles of an item's sums */
 /* With so few tiles of rows all that a step of k needs stays in the first cache, and what is fetched from memory meanwhile does not hold it up. */
 enum { FEW_TILES = 4, FEW_STEP = 64 };
-enum { FEW = 1 << 15 };                    /* numbers of A that are not worth waking threads for */
 enum { ROWS_AHEAD = 4, LINE_FLOATS = 16 }; /* of C, which comes from memory before it is written */
-enum { SHARED_BYTES = KN_B_FLOATS * 4 };
 enum { LINE = 12288 }; /* of a worker's strip: floats for two split pieces, then those of a row */
 enum { MOST = 32 };    /* rows and columns of a tile */
 _Static_assert(SUMS *MOST *MOST <= KN_A_FLOATS && LINE + SUMS * MOST <= KN_KC * KN_GROUP * MOST &&
@@ -239,16 +237,6 @@ static long best_chunk(long blocks, long strips, long most, int threads)
     return best;
 }
 
-/* Few rows read A anew for nothing: so many chunks that threads end together. */
-static long few_chunk(long strips, long most, int threads)
-{
-    enum { EACH = 8 };
-    long wanted = threads > 1 ? EACH * threads : 1, c = kn_min(most, strips);
-    while (c > 2 && (strips + c - 1) / c < wanted)
-        c = (c + 1) / 2;
-    return c;
-}
-
 /* Rows in equal blocks, columns in chunks whose sums fit. */
 static void cut(job *j)
 {
@@ -262,7 +250,8 @@ static void cut(job *j)
     long tiles = tiles_of(j, j->block), most = SUMS / tiles;
     j->few = tiles <= FEW_TILES;
     j->step = j->few ? FEW_STEP : STEP;
-    j->chunk = (j->few ? few_chunk(strips, most, j->w->threads) : best_chunk(blocks, strips, most, j->w->threads)) * nr;
+    /* Few rows read A anew for nothing. */
+    j->chunk = nr * (j->few ? kn_halved_chunk(1, strips, most, j->w->threads) : best_chunk(blocks, strips, most, j->w->threads));
     j->items = kn_cut(blocks, (j->g.n + j->chunk - 1) / j->chunk, j->w->threads);
 }
 
@@ -272,7 +261,7 @@ static bool cut_apart(job *j, long m)
 {
     enum { EACH = 64 };
     j->rows = m;
-    j->room = SHARED_BYTES / (size_t)j->w->threads / KN_LINE * KN_LINE;
+    j->room = KN_SHARED_BYTES / (size_t)j->w->threads / KN_LINE * KN_LINE;
     j->own = m >= (long)EACH * j->w->threads;
     if (j->own)
         cut(j);
@@ -290,14 +279,11 @@ static void run_stretch(job *j, long m)
         kn_share_out(j->w, j->items, run_items, j);
         return;
     }
-    long most = (long)(SHARED_BYTES / j->tile) * j->tall;
+    long most = (long)(KN_SHARED_BYTES / j->tile) * j->tall;
     for (; j->row0 < m; j->row0 += most) {
         j->rows = kn_min(most, m - j->row0);
         cut(j);
-        if (j->rows * j->k <= FEW)
-            prepare(j, 0, tiles_of(j, j->rows), 0);
-        else
-            bs_pool_for(j->w->pool, tiles_of(j, j->rows), 1, prepare, j);
+        kn_prepare(j->w, j->rows * j->k, tiles_of(j, j->rows), prepare, j);
         kn_share_out(j->w, j->items, run_items, j);
     }
 }

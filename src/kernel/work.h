@@ -38,7 +38,7 @@ struct kn_work {
     float *memory;
     size_t bytes;
 };
-enum { KN_A_FLOATS = 1 << 18, KN_B_FLOATS = 1 << 21 };
+enum { KN_A_FLOATS = 1 << 18, KN_B_FLOATS = 1 << 21, KN_SHARED_BYTES = KN_B_FLOATS * 4 };
 
 /* Element (p, i) of an operand, p along the sum: at[p * step + (i / width) * panel + i % width], width the tile's mr or nr.
  * A matrix whose rows run along p is {x, ld, width}; packed strips of k rows are {p, width, k * width}. */
@@ -63,6 +63,10 @@ typedef struct kn_item {
 } kn_item;
 /* A block alone is cut into a span for each thread, which reads what lies in a row; but a chunk alone wakes nobody. */
 kn_items kn_cut(long blocks, long chunks, int threads);
+/* So many of `strips` are a chunk, at most `most`, halved until all threads find work to the end. */
+long kn_halved_chunk(long blocks, long strips, long most, int threads);
+/* Calls prepare(arg, begin, end, worker) for all tiles of the rows at hand, on all threads if their numbers are worth it, and waits. */
+void kn_prepare(kn_work *w, long numbers, long tiles, bs_work *prepare, void *arg);
 /* Calls run(arg, begin, end, worker) on all threads; it takes its end - begin items from kn_next_item(). A thread stays with the span that it has begun, whose
  * operands it has at hand, one chunk after another, then begins one that nobody has, then helps where most is left. There are as many calls as
  * items, so that each finds one. */
