@@ -193,6 +193,18 @@ def frozen():
     program.fails(*arguments("nofreeze", "--freeze", "nowhere"), says="nowhere")
 
 
+def shaken_rows():
+    """What a still eye sees is shaken, by as much as asked for, and as the step says, not the threads; what an eye that learns sees is not."""
+    def loss(out, *more):
+        train(out, "--freeze", "vision_model.", "--objectives", "lm", "--augment", 0, *more)
+        return [x["loss_lm"] for x in metrics(out)]
+    plain, barely, much = loss("calm"), loss("barely", "--row-noise", "1e-6"), loss("shaken", "--row-noise", 1, "--row-drop", 0.5, "--threads", 1)
+    assert np.allclose(plain, barely, rtol=1e-4), [plain, barely]
+    assert min(abs(a - b) / a for a, b in zip(plain, much)) > 1e-4, [plain, much]
+    assert much != loss("dropped", "--row-drop", 0.5) and much == loss("shaken3", "--row-noise", 1, "--row-drop", 0.5, "--threads", 3)
+    program.fails(*arguments("restless", "--row-noise", 1, "--objectives", "lm"), says="learns nothing")
+
+
 def lora():
     caption = CASES / "blip_caption" / "model"
     train("lora", "--steps", 40, "--augment", 0, model=caption, command="finetune")
@@ -293,6 +305,7 @@ def main():
     tap.check("questions are answered", answers)
     tap.check("a caption's beginning", prompts)
     tap.check("frozen weights stay", frozen)
+    tap.check("what a frozen eye sees is shaken", shaken_rows)
     tap.check("LoRA on a captioner", lora)
     for case, objectives in [("blip_retrieval", "itc"), ("blip_retrieval", "itm"), ("blip_vqa", "vqa"), ("blip_pretrain_tied", "itc"), ("blip_pretrain_tied", "lm"),
                              ("blip_pretrain_tied", "mlm"), ("blip_vqa", "mlm"),

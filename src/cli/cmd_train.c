@@ -498,6 +498,8 @@ static int run(const cl_command *self, int argc, char **argv)
         {"itc-alpha", "X", CL_FLOAT, &j.objectives.alpha, "BLIP: the teacher's share of itc's targets, after two epochs (0.4)", 0,
          1},
         {"text-length", "N", CL_INT, &j.objectives.length, "BLIP: tokens of a text at most (30)", 4, 4096},
+        {"row-noise", "X", CL_FLOAT, &j.objectives.row_noise, "BLIP: noise on what an eye that learns nothing sees, in sizes of a row (0)", 0, 10},
+        {"row-drop", "X", CL_FLOAT, &j.objectives.row_drop, "BLIP: the share of its rows that is taken away (0)", 0, 0.95},
         {"prompt", "KEY=S", CL_TEXTS, &j.objectives.prompts,
          "BLIP: what captions of a language begin with (text_zh=...), not learned itself; may be given again", 0, 0},
         {"freeze", "A,B", CL_TEXT, &j.freeze, "weights whose names begin so learn nothing", 0, 0},

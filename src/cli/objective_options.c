@@ -58,6 +58,8 @@ int cl_objectives_read(const cl_objectives *c, const md_model *m, long pairs, lo
                                .alpha = c->alpha,
                                .ramp = 2 * ((pairs + batch - 1) / batch),
                                .length = c->length,
+                               .row_noise = c->row_noise,
+                               .row_drop = c->row_drop,
                                .seed = seed,
                                .prompts = c->prompts.p,
                                .prompts_n = c->prompts.n};
@@ -76,6 +78,8 @@ int cl_objectives_say(const cl_objectives *c, bs_buf *to, oc_err *err)
 {
     int result = bs_buf_printf(to, err, " objectives %s momentum %g alpha %g queue %d length %d", c->list ? c->list : "all",
                                (double)c->momentum, (double)c->alpha, c->queue, c->length);
+    if (!result && (c->row_noise > 0 || c->row_drop > 0))
+        result = bs_buf_printf(to, err, " rows %g %g", (double)c->row_noise, (double)c->row_drop);
     for (int i = 0; !result && i < c->prompts.n; i++)
         result = bs_buf_printf(to, err, " prompt %s", c->prompts.p[i]);
     return result;

@@ -7,7 +7,7 @@
 
 typedef struct cl_objectives {
     const char *list; /* NAME or NAME=WEIGHT by commas; NULL: all that the model can learn, but mlm and vqa only where it can nothing else */
-    float momentum, alpha;
+    float momentum, alpha, row_noise, row_drop;
     int queue, length; /* queue -1: as long as the data allows */
     cl_texts prompts;
 } cl_objectives;

@@ -312,6 +312,33 @@ static tn_t look(tn_ctx *cx, const tr_grounded *g, const md_model *m, const md_b
     return g->still ? tn_input(cx, g->rows, false, 3, g->rows_shape) : g->does->see(cx, m->m, b);
 }
 
+typedef struct shaking {
+    const tr_grounded *g;
+    const kn_table *kn;
+} shaking;
+
+/* See row_noise and row_drop. The same for any number of threads. */
+static void shake_rows(void *arg, long begin, long end, int worker)
+{
+    const tr_grounded *g = ((shaking *)arg)->g;
+    const kn_table *kn = ((shaking *)arg)->kn;
+    long rows = g->rows_shape[1], width = g->rows_shape[2];
+    (void)worker;
+    for (long i = begin; i < end; i++) {
+        bs_rng r;
+        bs_rng_seed(&r, g->o.seed ^ 0x726f7773, (uint64_t)(g->step * g->batch + i));
+        for (long k = 0; k < rows; k++) {
+            float *row = g->rows + (i * rows + k) * width;
+            float size = (float)sqrt(kn->sum_squares(width, row) / (double)width);
+            if (k > 0 && bs_rng_float(&r) < g->o.row_drop)
+                memset(row, 0, (size_t)width * sizeof *row);
+            else if (g->o.row_noise > 0)
+                for (long c = 0; c < width; c++)
+                    row[c] += g->o.row_noise * size * bs_rng_normal(&r);
+        }
+    }
+}
+
 static int look_once(tr_grounded *g, const tr_pass *p, tn_ctx *cx, const md_batch *b, oc_err *err)
 {
     size_t bytes = (size_t)(g->rows_shape[0] * g->rows_shape[1] * g->rows_shape[2]) * sizeof *g->rows;
@@ -322,6 +349,9 @@ static int look_once(tr_grounded *g, const tr_pass *p, tn_ctx *cx, const md_batc
     if (cx->failed)
         return bs_err(err, "%s", cx->err.text);
     memcpy(g->rows, rows.v, bytes);
+    shaking s = {g, kn_work_table(p->work)};
+    if (g->o.row_noise > 0 || g->o.row_drop > 0)
+        bs_pool_for(kn_work_pool(p->work), g->batch, 4, shake_rows, &s);
     return 0;
 }
 
@@ -570,6 +600,10 @@ static double gradients(void *arg, const tr_pass *p, const md_batch *b, oc_err *
 {
     tr_grounded *g = arg;
     tn_ctx cx;
+    if (!g->still && (g->o.row_noise > 0 || g->o.row_drop > 0)) {
+        bs_err(err, "--row-noise and --row-drop are for an eye that learns nothing (--freeze vision_model.); one that learns has --augment");
+        return (double)NAN;
+    }
     if (put_texts(g, b, err) || (g->still && look_once(g, p, &cx, b, err)))
         return (double)NAN;
     if (g->teacher) {

@@ -20,6 +20,9 @@ typedef struct tr_grounded_options {
     float alpha;                 /* the teacher's share of the targets, reached ... */
     long ramp;                   /* ... after so many steps */
     long length;                 /* of a text, at most */
+    /* Of a picture's rows where the eye learns nothing: noise, in sizes of a row, on all, and the share that is taken away, but never the first. Such an eye may know
+     * the pictures that it learned from too well, and what reads its rows then fails on others. */
+    float row_noise, row_drop;
     uint64_t seed;
     const char *const *prompts; /* KEY=TEXT: what texts of this language begin with, for lm, itself not learned */
     int prompts_n;
