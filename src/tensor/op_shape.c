@@ -89,6 +89,21 @@ static tn_t record_add(tn_ctx *cx, tn_t a, tn_t b, tn_t y, const tn_param *p, lo
     return y;
 }
 
+typedef struct addition {
+    const kn_table *kn;
+    const float *a, *b;
+    float *y;
+    long k, step; /* numbers of a row; from a row of b to the next, 0 where it repeats */
+} addition;
+
+static void add_rows(void *arg, long begin, long end, int worker)
+{
+    const addition *s = arg;
+    (void)worker;
+    for (long r = begin; r < end; r++)
+        s->kn->add(s->k, s->a + r * s->k, s->b + r * s->step, s->y + r * s->k);
+}
+
 tn_t tn_add(tn_ctx *cx, tn_t a, tn_t b)
 {
     if (cx->failed)
@@ -96,8 +111,9 @@ tn_t tn_add(tn_ctx *cx, tn_t a, tn_t b)
     if (tn_size(a) != tn_size(b))
         return tn_fail(cx, "add: %ld and %ld elements", tn_size(a), tn_size(b));
     tn_t y = tn_like(cx, a, a.grad || b.grad);
+    addition s = {cx->kn, a.v, b.v, y.v, tn_last(a), tn_last(a)};
     if (tn_live(cx))
-        cx->kn->add(tn_size(y), a.v, b.v, y.v);
+        tn_each(cx, tn_rows(a), tn_last(a), add_rows, &s);
     return record_add(cx, a, b, y, NULL, 1);
 }
 
@@ -110,9 +126,9 @@ static tn_t add_repeating(tn_ctx *cx, tn_t x, const tn_param *p, long k)
     if (k < 1 || n % k)
         return tn_fail(cx, "add: %ld elements do not repeat in %ld", k, n);
     tn_t y = tn_like(cx, x, x.grad || tn_grad_of(cx, p));
+    addition s = {cx->kn, x.v, p->v, y.v, k, 0};
     if (tn_live(cx))
-        for (long i = 0; i < n; i += k)
-            cx->kn->add(k, x.v + i, p->v, y.v + i);
+        tn_each(cx, n / k, k, add_rows, &s);
     return record_add(cx, x, (tn_t){0}, y, p, k);
 }
 

@@ -232,6 +232,28 @@ tn_t tn_reshape(tn_ctx *cx, tn_t x, int rank, const long *shape)
     return y;
 }
 
+/* ---- spans of numbers, on all threads ------------------------------------------------------------------ */
+
+typedef struct span_work {
+    const kn_table *kn;
+    const float *x;
+    float *y;
+} span_work;
+
+static void add_span(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    span_work *k = arg;
+    k->kn->add(end - begin, k->y + begin, k->x + begin, k->y + begin);
+}
+
+static void copy_span(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    span_work *k = arg;
+    memcpy(k->y + begin, k->x + begin, (size_t)(end - begin) * sizeof *k->y);
+}
+
 tn_scope tn_begin(const tn_ctx *cx) { return (tn_scope){cx->used}; }
 
 tn_t tn_end(tn_ctx *cx, tn_scope s, tn_t x, tn_t y)
@@ -240,8 +262,9 @@ tn_t tn_end(tn_ctx *cx, tn_scope s, tn_t x, tn_t y)
         return y;
     if (tn_size(x) < tn_size(y))
         return tn_fail(cx, "a layer grew %ld elements to %ld", tn_size(x), tn_size(y));
+    span_work k = {cx->kn, y.v, x.v};
     if (tn_live(cx) && x.v != y.v)
-        memcpy(x.v, y.v, (size_t)tn_size(y) * sizeof(float));
+        bs_pool_for(cx->pool, tn_size(y), SPAN, copy_span, &k);
     cx->used = s.used;
     y.v = x.v;
     return y;
@@ -294,26 +317,6 @@ void tn_seed(tn_ctx *cx, tn_t x, const float *g)
     float *to = tn_gradient(cx, x);
     for (long i = 0, n = tn_size(x); i < n; i++)
         to[i] = g ? g[i] : 1;
-}
-
-typedef struct span_work {
-    const kn_table *kn;
-    const float *x;
-    float *y;
-} span_work;
-
-static void add_span(void *arg, long begin, long end, int worker)
-{
-    (void)worker;
-    span_work *k = arg;
-    k->kn->add(end - begin, k->y + begin, k->x + begin, k->y + begin);
-}
-
-static void copy_span(void *arg, long begin, long end, int worker)
-{
-    (void)worker;
-    span_work *k = arg;
-    memcpy(k->y + begin, k->x + begin, (size_t)(end - begin) * sizeof *k->y);
 }
 
 void tn_zero(tn_ctx *cx, float *x, long n) { kn_zero(cx->work, n, x); }
