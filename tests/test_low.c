@@ -26,7 +26,7 @@ static int tier_count;
 
 /* ---- fenced memory ------------------------------------------------------------------------------------ */
 
-enum { MAX_FENCED = 32, CANARY = 0xa5 };
+enum { MAX_FENCED = 64, CANARY = 0xa5 };
 static struct {
     uint8_t *map, *data;
     size_t mapped;
@@ -304,6 +304,43 @@ static void widened_weights_are_fp32(void **state)
 static const int thread_counts[] = {1, 2, 3, 7};
 enum { COUNTS = sizeof thread_counts / sizeof *thread_counts };
 
+enum { BESIDE = 3 };
+
+/* Three products of one A beside each other: of g's weight, of another, and of g's again with other ends; or, when `odd`, of which one has fewer columns. */
+static void link_products(const kn_gemm *g, const kn_packed *other, const float *old, bool odd, kn_gemm *all)
+{
+    for (int i = 0; i < BESIDE; i++) {
+        all[i] = *g;
+        all[i].c = copy_of(old, g->m * g->ldc);
+        all[i].residual = g->residual == g->c ? all[i].c : g->residual;
+        all[i].also = i + 1 < BESIDE ? &all[i + 1] : NULL;
+    }
+    all[1].packed = other;
+    all[2].bias = NULL;
+    all[2].act = KN_RELU;
+    all[2].n -= odd && g->n > 1;
+}
+
+/* They have the bits that they have one after another. */
+static void check_beside(const kn_table *t, kn_work *const *w, int works, const kn_gemm *g, const kn_packed *other, const float *old)
+{
+    for (int odd = 0; odd < 2; odd++) {
+        kn_gemm apart[BESIDE], beside[BESIDE];
+        link_products(g, other, old, odd, apart);
+        for (int i = 0; i < BESIDE; i++) {
+            kn_gemm one = apart[i];
+            one.also = NULL;
+            kn_gemm_run(w[0], &one);
+        }
+        for (int k = 0; k < works; k++) {
+            link_products(g, other, old, odd, beside);
+            kn_gemm_run(w[k], beside);
+            for (int i = 0; i < BESIDE; i++)
+                same_bits(t->name, "a product beside others", beside[i].c, apart[i].c, g->m * g->ldc);
+        }
+    }
+}
+
 static void check_bits(const kn_table *t, kn_work *const *w, kn_dtype dtype, const long *shape, int form)
 {
     problem p = new_problem(w[0], dtype, shape[0], shape[1], shape[2], shape[3], form);
@@ -314,6 +351,8 @@ static void check_bits(const kn_table *t, kn_work *const *w, kn_dtype dtype, con
         kn_gemm_run(w[i], &g);
         same_bits(t->name, "by threads", g.c, p.g.c, g.m * g.ldc);
     }
+    kn_packed other = pack(w[0], dtype, g.n, g.k, shape[3], random_floats(g.n * (g.k + 1), 0.3f));
+    check_beside(t, w, COUNTS, &p.g, &other, p.old);
     long row = bs_rng_below(&rng, (uint32_t)g.m);
     g.m = 1;
     g.a += row * (g.ta ? 1 : g.lda);

@@ -60,9 +60,7 @@ static tn_t attend(tn_ctx *cx, const bl_decoder *d, int i, tn_t h, const bl_plac
     if (d->fused) {
         tn_split(cx, tn_linear(cx, h, &l->qkv_proj), 3, (long[]){q, kv, kv}, x);
     } else {
-        x[0] = tn_linear(cx, h, &l->q_proj);
-        x[1] = tn_linear(cx, h, &l->k_proj);
-        x[2] = tn_linear(cx, h, &l->v_proj);
+        tn_linears(cx, h, 3, (const tn_linear_w *[]){&l->q_proj, &l->k_proj, &l->v_proj}, x);
     }
     x[0] = tn_rotate(cx, x[0], d->heads, at->angles);
     x[1] = tn_rotate(cx, x[1], d->kv_heads, at->angles);
@@ -75,8 +73,7 @@ static tn_t feed_forward(tn_ctx *cx, const bl_decoder *d, const bl_decoder_layer
     if (d->fused) {
         tn_split(cx, tn_linear(cx, h, &l->gate_up_proj), 2, (long[]){d->hidden, d->hidden}, x);
     } else {
-        x[0] = tn_linear(cx, h, &l->gate_proj);
-        x[1] = tn_linear(cx, h, &l->up_proj);
+        tn_linears(cx, h, 2, (const tn_linear_w *[]){&l->gate_proj, &l->up_proj}, x);
     }
     return tn_linear_add(cx, tn_gate(cx, x[0], x[1], d->act), &l->down_proj, residual);
 }

@@ -61,8 +61,9 @@ void bl_visit_t5(tn_visitor *v, bl_t5_stack *t, const bl_t5_shape *s)
 static tn_t attend_self(tn_ctx *cx, const bl_t5_layer *l, const bl_t5_shape *s, tn_t x, const tn_attention_args *args)
 {
     tn_t h = tn_rms_norm(cx, x, &l->self_norm, s->eps);
-    tn_t q = tn_linear(cx, h, &l->self.q), k = tn_linear(cx, h, &l->self.k), v = tn_linear(cx, h, &l->self.v);
-    return tn_linear_add(cx, tn_attention(cx, q, k, v, args), &l->self.o, x);
+    tn_t qkv[3];
+    tn_linears(cx, h, 3, (const tn_linear_w *[]){&l->self.q, &l->self.k, &l->self.v}, qkv);
+    return tn_linear_add(cx, tn_attention(cx, qkv[0], qkv[1], qkv[2], args), &l->self.o, x);
 }
 
 static tn_t attend_encoded(tn_ctx *cx, const bl_t5_layer *l, int i, const bl_t5_shape *s, tn_t x, const bl_t5_view *view)
@@ -79,10 +80,11 @@ static tn_t attend_encoded(tn_ctx *cx, const bl_t5_layer *l, int i, const bl_t5_
 
 static tn_t feed_forward(tn_ctx *cx, const bl_t5_layer *l, const bl_t5_shape *s, tn_t x)
 {
-    tn_t h = tn_rms_norm(cx, x, &l->ff_norm, s->eps);
-    if (s->gated)
-        h = tn_gate(cx, tn_linear(cx, h, &l->wi), tn_linear(cx, h, &l->wi_1), s->act);
-    else
+    tn_t h = tn_rms_norm(cx, x, &l->ff_norm, s->eps), gated[2];
+    if (s->gated) {
+        tn_linears(cx, h, 2, (const tn_linear_w *[]){&l->wi, &l->wi_1}, gated);
+        h = tn_gate(cx, gated[0], gated[1], s->act);
+    } else
         h = tn_linear_act(cx, h, &l->wi, s->act);
     return tn_linear_add(cx, h, &l->wo, x);
 }

@@ -37,9 +37,12 @@ tn_t bl_attend(tn_ctx *cx, const bl_attention *a, tn_t x, tn_t context, const tn
     if (a->fused)
         project(cx, a, x, context, qkv);
     else {
-        qkv[0] = tn_linear(cx, x, &a->q_proj);
-        qkv[1] = args->memory ? (tn_t){0} : tn_linear(cx, context, &a->k_proj);
-        qkv[2] = args->memory ? (tn_t){0} : tn_linear(cx, context, &a->v_proj);
+        const tn_linear_w *all[] = {&a->q_proj, &a->k_proj, &a->v_proj};
+        bool itself = context.v == x.v && tn_size(context) == tn_size(x);
+        int own = args->memory || !itself ? 1 : 3; /* of x; keys and values that are remembered, or of another context, are not */
+        tn_linears(cx, x, own, all, qkv);
+        if (!args->memory && !itself)
+            tn_linears(cx, context, 2, all + 1, qkv + 1);
     }
     return tn_linear_add(cx, tn_attention(cx, qkv[0], qkv[1], qkv[2], args), &a->out_proj, residual);
 }

@@ -25,6 +25,7 @@ typedef struct job {
     long tall, rows; /* of a tile and of a block of A */
     long n0, n;      /* the columns at hand */
     long chunk;      /* columns of an item */
+    long each;       /* chunks of a product */
     kn_items items;
     long k0, k;  /* the stretch of k at hand, k0 a multiple of KN_KC */
     bool shared; /* B lies packed in w->b */
@@ -166,12 +167,14 @@ static void one_piece(const job *j, kn_worker *me, long i0, long m, long p, long
     }
 }
 
-static void one_item(const job *j, kn_worker *me, kn_item of)
+static void one_item(const job *all, kn_worker *me, kn_item of)
 {
+    job own = *all, *j = &own;
+    j->g = kn_product_of(all->g, &of.chunk, all->each);
+    if (!j->g)
+        return;
     long i0 = of.block * j->rows, m = kn_min(j->rows, j->g->m - i0);
     long begin = of.chunk * j->chunk, end = kn_min(begin + j->chunk, j->n);
-    if (begin >= end)
-        return;
     bool packed = me->job == j->id && me->block == of.block;
     /* Where one tile of rows, all of it in the first cache, reads packed strips once, each is read from end to end: weights come from memory fastest in a row. */
     bool in_a_row = j->g->packed && m <= j->tall && m * j->k <= FIRST_CACHE;
@@ -228,10 +231,12 @@ static void cut(job *j, long columns)
     long tiles = (j->g->m + j->tall - 1) / j->tall;
     j->rows = (tiles + blocks - 1) / blocks * j->tall;
     j->n = columns;
-    long least = threads > 1 ? (ITEMS * threads + blocks - 1) / blocks : 1;
+    long products = kn_products(j->g), parts = blocks * products;
+    long least = threads > 1 ? (ITEMS * threads + parts - 1) / parts : 1;
     long chunks = kn_max((columns + CHUNK - 1) / CHUNK, least);
     j->chunk = kn_round_up((columns + chunks - 1) / chunks, u->nr);
-    j->items = kn_cut((j->g->m + j->rows - 1) / j->rows, (columns + j->chunk - 1) / j->chunk, threads);
+    j->each = (columns + j->chunk - 1) / j->chunk;
+    j->items = kn_cut((j->g->m + j->rows - 1) / j->rows, products * j->each, threads);
 }
 
 /* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. */
@@ -269,8 +274,21 @@ static const kn_micro *choose(const kn_work *w, const kn_gemm *g)
 static bool nothing_to_do(const kn_gemm *g) { return g->m <= 0 || g->n <= 0; }
 static bool is_low(const kn_gemm *g) { return g->packed && g->packed->dtype != KN_F32; }
 
+void kn_run_apart(kn_work *w, const kn_gemm *g)
+{
+    for (; g; g = g->also) {
+        kn_gemm one = *g;
+        one.also = NULL;
+        kn_gemm_run(w, &one);
+    }
+}
+
 void kn_gemm_run(kn_work *w, const kn_gemm *g)
 {
+    if (g->also && !kn_goes_together(g)) {
+        kn_run_apart(w, g);
+        return;
+    }
     if (nothing_to_do(g))
         return;
     if (is_low(g)) {

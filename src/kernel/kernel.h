@@ -174,6 +174,8 @@ typedef struct kn_gemm {
     kn_act act;
     bool bf16;               /* operands may be rounded to bf16 (sums stay fp32) where the CPU multiplies those faster */
     const kn_packed *packed; /* B^T = a weight [n, k] packed before, in place of b, ldb and tb; NULL: B is as said */
+    const struct kn_gemm *also; /* NULL, or one more product, which is computed beside this one where both have the same A and shape and weights packed alike,
+                                 * so that A is prepared once and threads wait once; to the same bits */
 } kn_gemm;
 
 /* Packed operands and the like: one workspace an engine session, made once, so that nothing is allocated while a model runs. */

@@ -272,7 +272,7 @@ typedef struct job {
     form f;
     char *a;                /* tiles of rows [row0, row0 + rows) */
     long row0, rows, block; /* the rows at hand; those of an item, a multiple of tall */
-    long chunk;             /* columns of an item, a multiple of nr */
+    long chunk, each;       /* columns of an item, a multiple of nr; chunks of a product */
     kn_items items;
 } job;
 
@@ -487,13 +487,15 @@ static void one_strip(const job *j, float *sums, long row0, long rows, long colu
 }
 
 /* Where few rows read a strip of W once, it is read from end to end, as it lies; else a stretch of k of all strips, which many rows share. */
-static void one_item(const job *j, float *sums, kn_item of)
+static void one_item(const job *all, float *sums, kn_item of)
 {
+    job own = *all, *j = &own;
+    j->g = kn_product_of(all->g, &of.chunk, all->each);
+    if (!j->g)
+        return;
     const form *f = &j->f;
     long row0 = of.block * j->block, rows = kn_min(j->block, j->rows - row0);
     long j0 = of.chunk * j->chunk, n = kn_min(j->chunk, j->g->n - j0);
-    if (n <= 0)
-        return;
     long step = f->dtype == KN_BF16 ? KN_KC : f->dtype == KN_I8 ? stretch(j, rows) : f->k + 1;
     long strips = (n + f->nr - 1) / f->nr, steps = f->k ? (f->k + step - 1) / step : 1;
     bool few = rows <= f->tall;
@@ -542,8 +544,10 @@ static void cut(job *j)
     long blocks = (j->rows + most - 1) / most;
     j->block = kn_round_up((j->rows + blocks - 1) / blocks, j->f.tall);
     blocks = (j->rows + j->block - 1) / j->block;
-    j->chunk = nr * kn_halved_chunk(blocks, (j->g->n + nr - 1) / nr, sums / j->block / nr, j->w->threads);
-    j->items = kn_cut(blocks, (j->g->n + j->chunk - 1) / j->chunk, j->w->threads);
+    long products = kn_products(j->g);
+    j->chunk = nr * kn_halved_chunk(blocks * products, (j->g->n + nr - 1) / nr, sums / j->block / nr, j->w->threads);
+    j->each = (j->g->n + j->chunk - 1) / j->chunk;
+    j->items = kn_cut(blocks, products * j->each, j->w->threads);
 }
 
 /* As many rows come together as the shared scratch has room for. */

@@ -27,6 +27,30 @@ void kn_prepare(kn_work *w, long numbers, long tiles, bs_work *prepare, void *ar
         bs_pool_for(w->pool, tiles, 1, prepare, arg);
 }
 
+bool kn_goes_together(const kn_gemm *g)
+{
+    for (const kn_gemm *o = g->also; o; o = o->also)
+        if (o->m != g->m || o->n != g->n || o->k != g->k || o->a != g->a || o->lda != g->lda || o->ta != g->ta || !g->packed ||
+            !o->packed || o->packed->dtype != g->packed->dtype || o->packed->group != g->packed->group)
+            return false;
+    return true;
+}
+
+const kn_gemm *kn_product_of(const kn_gemm *g, long *chunk, long each)
+{
+    for (; g && *chunk >= each; g = g->also)
+        *chunk -= each;
+    return g;
+}
+
+long kn_products(const kn_gemm *g)
+{
+    long n = 0;
+    for (; g; g = g->also)
+        n++;
+    return n;
+}
+
 typedef struct place {
     long span, chunk;
 } place;

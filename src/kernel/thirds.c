@@ -33,7 +33,7 @@ typedef struct job {
     size_t tile, room; /* bytes of a tile of A, and of a worker's own */
     bool own;
     long row0, rows, block, tall; /* the rows at hand; those of an item, a multiple of those of a tile */
-    long chunk;                   /* columns of an item, a multiple of nr */
+    long chunk, each;             /* columns of an item, a multiple of nr; chunks of a product */
     bool few;                     /* tiles of rows */
     long step;                    /* of k */
     kn_items items;
@@ -196,13 +196,16 @@ static void finish(const job *j, const item *it, float *line)
     }
 }
 
-static void one_item(const job *j, kn_worker *me, kn_item of)
+static void one_item(const job *all, kn_worker *me, kn_item of)
 {
+    const kn_gemm *g = kn_product_of(&all->g, &of.chunk, all->each);
+    if (!g)
+        return;
+    job own = *all, *j = &own;
+    j->g = *g;
     item it = {.row0 = of.block * j->block, .j0 = of.chunk * j->chunk, .steps = (j->k + j->step - 1) / j->step, .sums = me->a};
     it.n = kn_min(j->chunk, j->g.n - it.j0);
     it.rows = kn_min(j->block, j->rows - it.row0);
-    if (it.n <= 0)
-        return;
     it.tiles = tiles_of(j, it.rows);
     it.strips = (it.n + j->u->nr - 1) / j->u->nr;
     it.a = tiles_at(j, me, of.block, it.rows);
@@ -251,8 +254,10 @@ static void cut(job *j)
     j->few = tiles <= FEW_TILES;
     j->step = j->few ? FEW_STEP : STEP;
     /* Few rows read A anew for nothing. */
-    j->chunk = nr * (j->few ? kn_halved_chunk(1, strips, most, j->w->threads) : best_chunk(blocks, strips, most, j->w->threads));
-    j->items = kn_cut(blocks, (j->g.n + j->chunk - 1) / j->chunk, j->w->threads);
+    long products = kn_products(&j->g);
+    j->chunk = nr * (j->few ? kn_halved_chunk(products, strips, most, j->w->threads) : best_chunk(blocks * products, strips, most, j->w->threads));
+    j->each = (j->g.n + j->chunk - 1) / j->chunk;
+    j->items = kn_cut(blocks, products * j->each, j->w->threads);
 }
 
 /* Where there are rows enough for each thread to have blocks of its own, it splits them itself and has them at hand: what another core has just written comes
@@ -302,7 +307,12 @@ static kn_gemm part_of(const kn_gemm *g, bool begins, bool ends)
 void kn_thirds_run(kn_work *w, const kn_thirds *u, const kn_gemm *g)
 {
     job j = {.w = w, .u = u, .a = (uint8_t *)w->b, .tall = kn_tile_height(u->mr, g->m)};
-    long stretches = (g->k + STRETCH - 1) / STRETCH, each = kn_round_up((g->k + stretches - 1) / stretches, STEP);
+    long stretches = (g->k + STRETCH - 1) / STRETCH;
+    if (stretches > 1 && g->also) { /* sums that wait in C are of one product */
+        kn_run_apart(w, g);
+        return;
+    }
+    long each = kn_round_up((g->k + stretches - 1) / stretches, STEP);
     for (j.k0 = 0; j.k0 < g->k; j.k0 += each) {
         j.k = kn_min(each, g->k - j.k0);
         j.g = part_of(g, j.k0 == 0, j.k0 + j.k >= g->k);

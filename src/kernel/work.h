@@ -67,6 +67,14 @@ kn_items kn_cut(long blocks, long chunks, int threads);
 long kn_halved_chunk(long blocks, long strips, long most, int threads);
 /* Calls prepare(arg, begin, end, worker) for all tiles of the rows at hand, on all threads if their numbers are worth it, and waits. */
 void kn_prepare(kn_work *w, long numbers, long tiles, bs_work *prepare, void *arg);
+/* Can g and all that is to be computed beside it share an A? */
+bool kn_goes_together(const kn_gemm *g);
+/* Of products with `each` chunks the one that *chunk is of, which becomes its own; NULL: behind them all. */
+const kn_gemm *kn_product_of(const kn_gemm *g, long *chunk, long each);
+/* Computes them one after another. */
+void kn_run_apart(kn_work *w, const kn_gemm *g);
+/* How many products g begins. */
+long kn_products(const kn_gemm *g);
 /* Calls run(arg, begin, end, worker) on all threads; it takes its end - begin items from kn_next_item(). A thread stays with the span that it has begun, whose
  * operands it has at hand, one chunk after another, then begins one that nobody has, then helps where most is left. There are as many calls as
  * items, so that each finds one. */

@@ -258,36 +258,49 @@ static bool takes_gradient(tn_ctx *cx, tn_t x, tn_t residual, const tn_linear_w 
            (lo && (lo->ga || lo->gb || lo->gm));
 }
 
-static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t residual)
+/* The output of a layer, and what it counts. */
+static tn_t output(tn_ctx *cx, tn_t x, const tn_linear_w *l, tn_t residual, bool grad)
 {
     long rows = tn_rows(x), in = tn_last(x), out = out_of(l);
-    if (cx->failed)
-        return (tn_t){0};
     if (l->weight.rank != 2 || in != in_of(l))
         return tn_fail(cx, "linear: the input is %ld wide, the weight takes %ld", in, in_of(l));
     if (tn_has(&l->bias) && (l->bias.rank != 1 || l->bias.shape[0] != out))
         return tn_fail(cx, "linear: a bias of %ld for an output of %ld", l->bias.shape[0], out);
     if (residual.rank && tn_size(residual) != rows * out)
         return tn_fail(cx, "linear: the residual has %ld elements, the output %ld", tn_size(residual), rows * out);
+    cx->flops += 2.0 * (double)rows * (double)in * (double)out;
+    x.shape[x.rank - 1] = out;
+    return tn_like(cx, x, grad);
+}
+
+/* Of a layer whose output is y; its weight may be packed. */
+static kn_gemm layer_gemm(tn_ctx *cx, tn_t x, const tn_linear_w *l, tn_t y)
+{
+    kn_gemm g = forward_gemm(cx, x.v, tn_rows(x), tn_last(x), l->weight.v, tn_last(y), y.v);
+    if (l->in_first) {
+        g.ldb = g.n;
+        g.tb = false;
+    }
+    g.packed = tn_packed_of(cx, &l->weight);
+    g.bias = tn_has(&l->bias) ? l->bias.v : NULL;
+    return g;
+}
+
+static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t residual)
+{
+    if (cx->failed)
+        return (tn_t){0};
     const tn_lora *lo = tn_lora_of(cx, &l->weight);
     if (lo && lo->m && !lo->f && cx->mode != TN_PLAN && !l->weight.v)
         return tn_fail(cx, "linear: DoRA takes lengths of a weight that is not in memory");
     bool grad = takes_gradient(cx, x, residual, l, lo);
-    tn_t y = x;
-    y.shape[y.rank - 1] = out;
-    y = tn_like(cx, y, grad);
-    cx->flops += 2.0 * (double)rows * (double)in * (double)out;
+    tn_t y = output(cx, x, l, residual, grad);
+    if (cx->failed)
+        return (tn_t){0};
     size_t mark = cx->used;
-    adapted kept = lo ? take_adapted(cx, lo, rows, out) : (adapted){0};
-    const kn_packed *packed = tn_packed_of(cx, &l->weight);
+    adapted kept = lo ? take_adapted(cx, lo, tn_rows(x), tn_last(y)) : (adapted){0};
+    kn_gemm g = layer_gemm(cx, x, l, y);
     if (tn_live(cx)) {
-        kn_gemm g = forward_gemm(cx, x.v, rows, in, l->weight.v, out, y.v);
-        if (l->in_first) {
-            g.ldb = out;
-            g.tb = false;
-        }
-        g.packed = packed;
-        g.bias = tn_has(&l->bias) ? l->bias.v : NULL;
         g.act = f;
         g.residual = residual.rank ? residual.v : NULL;
         if (lo)
@@ -306,6 +319,27 @@ static tn_t linear(tn_ctx *cx, tn_t x, const tn_linear_w *l, kn_act f, tn_t resi
 }
 
 tn_t tn_linear(tn_ctx *cx, tn_t x, const tn_linear_w *l) { return linear(cx, x, l, KN_NONE, (tn_t){0}); }
+
+void tn_linears(tn_ctx *cx, tn_t x, int n, const tn_linear_w *const *l, tn_t *y)
+{
+    enum { MOST = 4 };
+    kn_gemm g[MOST];
+    bool together = !cx->tape && n <= MOST;
+    for (int i = 0; i < n; i++)
+        together = together && !tn_lora_of(cx, &l[i]->weight);
+    for (int i = 0; i < n; i++)
+        y[i] = !together ? tn_linear(cx, x, l[i]) : cx->failed ? (tn_t){0} : output(cx, x, l[i], (tn_t){0}, false);
+    if (!together || !tn_live(cx))
+        return;
+    for (int i = 0; i < n; i++) {
+        g[i] = layer_gemm(cx, x, l[i], y[i]);
+        if (i > 0 && g[i].n == g[i - 1].n)
+            g[i - 1].also = &g[i];
+    }
+    for (int i = 0; i < n; i++)
+        if (i == 0 || !g[i - 1].also)
+            kn_gemm_run(cx->work, &g[i]);
+}
 
 /* The record keeps a pointer to the layer, so this one lies in the arena. */
 tn_t tn_linear_tied(tn_ctx *cx, tn_t x, const tn_param *table)

@@ -8,6 +8,9 @@
 /* ---- linear: op_linear.c ---- */
 /* [.., in] -> [.., out]: x W^T + b, plus LoRA's share when the context has an adapter for W. */
 tn_t tn_linear(tn_ctx *cx, tn_t x, const tn_linear_w *l);
+/* The same of n layers with one input, as queries, keys and values are: y[0] to y[n - 1]. Those of one shape in a row are computed together where no gradient flows
+ * and no adapter is added; to the same bits. */
+void tn_linears(tn_ctx *cx, tn_t x, int n, const tn_linear_w *const *l, tn_t *y);
 /* x table^T: a head that is tied to the table of tokens [vocab, in]. */
 tn_t tn_linear_tied(tn_ctx *cx, tn_t x, const tn_param *table);
 /* f(linear(x)) and residual + linear(x), fused where nothing has to be kept. */
