@@ -336,7 +336,7 @@ void tn_linears(tn_ctx *cx, tn_t x, int n, const tn_linear_w *const *l, tn_t *y)
         if (i > 0 && g[i].n == g[i - 1].n)
             g[i - 1].also = &g[i];
     }
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n && tn_live(cx); i++)
         if (i == 0 || !g[i - 1].also)
             kn_gemm_run(cx->work, &g[i]);
 }
