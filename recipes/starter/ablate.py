@@ -24,7 +24,7 @@ def train(folder, name, steps):
     subprocess.run([OCELLI, "train", "--model", folder / "caption-words", "--freeze", "vision_model.", "--data", folder / "data" / "train_captions.jsonl", "--out", out,
                     "--metrics", metrics, "--steps", str(steps), "--batch", str(BATCH), "--threads", "1", "--objectives", objectives, "--lr", "8e-4", "--muon-lr", "1.1e-3",
                     "--text-length", "24", "--prompt", "text_zh=中文：", "--kin", "0.15", "--warmup", "0.03", "--final-lr", "0.01", "--weight-decay", "0.1", "--ema", "0.99",
-                    "--augment", "0.5", "--hue", "15", "--seed", "32", "--save-dtype", "fp16", "--quiet"], check=True)
+                    "--augment", "0.5", "--hue", "15", "--row-noise", "0.2", "--row-drop", "0.1", "--seed", "32", "--dtype", "bf16", "--save-dtype", "fp16", "--quiet"], check=True)
     return json.loads(metrics.read_text().splitlines()[-1])["pairs_per_s"]
 
 

@@ -275,7 +275,8 @@ def main():
     base = {names.slug(e[0]) for e in names.annotations("en", ("annotations",)).values()}
     packs = {pack: emoji(folder, pack, english, chinese) for pack in TRAIN_PACKS}
     # Judged are the icons whose own name is a name in CLDR's annotations proper: no country's flag.
-    fluent = emoji(folder, "fluent-emoji-flat", english, chinese, lambda icon, points: icon in base)
+    fluent, openmoji = (emoji(folder, pack, english, chinese, lambda icon, points: icon in base) for pack in ("fluent-emoji-flat", "openmoji"))
+    written(f"{folder}/openmoji.jsonl", openmoji)
     drawings = [r for pack in TRAIN_PACKS for r in packs[pack]]
     clip_art, test = held_out(folder, ocal(folder, english, chinese), drawings)
     write_lists(folder, packs, capped(clip_art), test, fluent, stamps(folder))

@@ -2,9 +2,10 @@
 """restyle.py DIR - the emoji once more in other hands: their SVGs redrawn with other palettes, outlines, gradients and weights.
 
 A style is in the SVG, where warps and colour maps of the finished pixels cannot reach it. Each drawing of the training packs (flags
-apart, whose colours are their meaning) gets VARIANTS redrawings, decided by the hash of its name: two runs write the same pictures.
-Writes train_styles.jsonl: the texts of train_both.jsonl, once for each drawing and once for each of its redrawings; and, as "kin", the
-category of the emoji (from the packs' own tables), by which hard batches are made."""
+apart, whose colours are their meaning) gets VARIANTS redrawings, and MORE that the starter never sees, decided by the hash of its name: two
+runs write the same pictures. Writes train_styles.jsonl: the texts of train_both.jsonl, once for each drawing and once for each of its
+VARIANTS; train_strange.jsonl: once for each of MORE, for the captioner, whose eye the starter's is: it has to read what that eye makes of
+drawings that it does not know by heart; and, as "kin", the category of the emoji (from the packs' own tables), by which hard batches are made."""
 import colorsys
 import hashlib
 import json
@@ -16,9 +17,9 @@ import sys
 
 import draw
 import names
-from make_pairs import TRAIN_PACKS
+from make_pairs import TRAIN_PACKS, written
 
-VARIANTS = 3
+VARIANTS, MORE = 3, 3
 SHAPES = "path|circle|ellipse|rect|polygon"
 COLORED = re.compile(r"\b(red|orange|yellow|green|blue|purple|brown|black|white|pink|grey|gray)\b")
 
@@ -170,7 +171,7 @@ def redrawings(folder, pairs):
         icon = icon[:-4]
         svg = names.svg_of(packs[pack]["icons"][icon], packs[pack])
         keeps_colors = bool(COLORED.search(pair["text"][0]))
-        seeds = [hashlib.sha256(f"{pack}/{icon}/{k}".encode()).digest() for k in range(VARIANTS)]
+        seeds = [hashlib.sha256(f"{pack}/{icon}/{k}".encode()).digest() for k in range(VARIANTS + MORE)]
         out[pair["image"]] = [(restyled(svg, random.Random(seed), keeps_colors), f"pictures/restyled/{pack}/{icon}-{k}.png")
                               for k, seed in enumerate(seeds)]
     return out
@@ -187,13 +188,15 @@ def main():
     with multiprocessing.Pool() as pool:
         drawn = {task[1] for task, ok in zip(tasks, pool.imap(draw.draw, tasks, chunksize=16)) if ok}
     kin = categories(folder, emoji)
-    with open(f"{folder}/train_styles.jsonl.tmp", "w", encoding="utf-8") as to:
-        for image, pair in mixed.items():
-            if pair["group"] in kin:
-                pair["kin"] = kin[pair["group"]]
-            for path in [image] + [path for _, path in more.get(image, []) if f"{folder}/{path}" in drawn]:
-                to.write(json.dumps({**pair, "image": path}, ensure_ascii=False) + "\n")
-    os.replace(f"{folder}/train_styles.jsonl.tmp", f"{folder}/train_styles.jsonl")
+    styles, strange = [], []
+    for image, pair in mixed.items():
+        if pair["group"] in kin:
+            pair["kin"] = kin[pair["group"]]
+        paths = [path for _, path in more.get(image, [])]
+        styles += [{**pair, "image": path} for path in [image, *paths[:VARIANTS]] if path == image or f"{folder}/{path}" in drawn]
+        strange += [{**pair, "image": path} for path in paths[VARIANTS:] if f"{folder}/{path}" in drawn]
+    written(f"{folder}/train_styles.jsonl", styles)
+    written(f"{folder}/train_strange.jsonl", strange)
     print(f"{len(drawn)} of {len(tasks)} redrawn", file=sys.stderr)
 
 
