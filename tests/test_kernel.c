@@ -379,7 +379,8 @@ static void link_products(const kn_gemm *g, const kn_packed *other, const float 
 }
 
 /* They have the bits that they have one after another. */
-static void check_beside(const kn_table *t, kn_work *const *w, int works, const kn_gemm *g, const kn_packed *other, const float *old)
+static void check_beside(const kn_table *t, kn_work *const *w, int works, const kn_gemm *g, const kn_packed *other,
+                         const float *old)
 {
     for (int odd = 0; odd < 2; odd++) {
         kn_gemm apart[BESIDE], beside[BESIDE];

@@ -174,8 +174,7 @@ typedef struct kn_gemm {
     kn_act act;
     bool bf16;               /* operands may be rounded to bf16 (sums stay fp32) where the CPU multiplies those faster */
     const kn_packed *packed; /* B^T = a weight [n, k] packed before, in place of b, ldb and tb; NULL: B is as said */
-    const struct kn_gemm *also; /* NULL, or one more product, which is computed beside this one where both have the same A and shape and weights packed alike,
-                                 * so that A is prepared once and threads wait once; to the same bits */
+    const struct kn_gemm *also; /* one more product; NULL: none */
 } kn_gemm;
 
 /* Packed operands and the like: one workspace an engine session, made once, so that nothing is allocated while a model runs. */
@@ -186,6 +185,8 @@ const kn_table *kn_work_table(const kn_work *w);
 bs_pool *kn_work_pool(const kn_work *w);
 bool kn_work_has_bf16(const kn_work *w); /* does kn_gemm's bf16 change anything here? */
 
+/* A chain by `also` is computed together where all have the same A and shape and weights packed alike, so that A is prepared once and
+ * threads wait once, else one after another; to the same bits. */
 void kn_gemm_run(kn_work *w, const kn_gemm *g);
 
 /* y[n] += the sum over rows of x[rows, n] (rows ld apart), in a fixed order of fixed blocks of rows. */

@@ -17,8 +17,8 @@ enum { SUMS = 224 };                  /* tiles of an item's sums */
 /* With so few tiles of rows all that a step of k needs stays in the first cache, and what is fetched from memory meanwhile does not hold it up. */
 enum { FEW_TILES = 4, FEW_STEP = 64 };
 enum { ROWS_AHEAD = 4, LINE_FLOATS = 16 }; /* of C, which comes from memory before it is written */
-enum { LINE = 12288 }; /* of a worker's strip: floats for two split pieces, then those of a row */
-enum { MOST = 32 };    /* rows and columns of a tile */
+enum { LINE = 12288 };                     /* of a worker's strip: floats for two split pieces, then those of a row */
+enum { MOST = 32 };                        /* rows and columns of a tile */
 _Static_assert(SUMS *MOST *MOST <= KN_A_FLOATS && LINE + SUMS * MOST <= KN_KC * KN_GROUP * MOST &&
                    2 * STEP * MOST * 6 <= LINE * 4,
                "a worker's scratch is too small");
@@ -253,9 +253,9 @@ static void cut(job *j)
     long tiles = tiles_of(j, j->block), most = SUMS / tiles;
     j->few = tiles <= FEW_TILES;
     j->step = j->few ? FEW_STEP : STEP;
-    /* Few rows read A anew for nothing. */
     long products = kn_products(&j->g);
-    j->chunk = nr * (j->few ? kn_halved_chunk(products, strips, most, j->w->threads) : best_chunk(blocks * products, strips, most, j->w->threads));
+    j->chunk = nr * (j->few ? kn_halved_chunk(products, strips, most, j->w->threads) /* few rows read A anew for nothing */
+                            : best_chunk(blocks * products, strips, most, j->w->threads));
     j->each = (j->g.n + j->chunk - 1) / j->chunk;
     j->items = kn_cut(blocks, products * j->each, j->w->threads);
 }

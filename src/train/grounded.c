@@ -601,7 +601,7 @@ static double gradients(void *arg, const tr_pass *p, const md_batch *b, oc_err *
     tr_grounded *g = arg;
     tn_ctx cx;
     if (!g->still && (g->o.row_noise > 0 || g->o.row_drop > 0)) {
-        bs_err(err, "--row-noise and --row-drop are for an eye that learns nothing (--freeze vision_model.); one that learns has --augment");
+        bs_err(err, "--row-noise and --row-drop are for an eye that learns nothing (--freeze vision_model.)");
         return (double)NAN;
     }
     if (put_texts(g, b, err) || (g->still && look_once(g, p, &cx, b, err)))
