@@ -119,6 +119,7 @@ static void pass(void *arg)
     int side = (int)j->engine->sizes.image_size;
     if (j->err.text[0])
         return;
+    j->session->flops = 0;
     if (j->text)
         rn_embed_ids(j->session, j->ids, j->n, (int)j->length, j->rows, &j->err);
     else
@@ -172,7 +173,7 @@ static void close_all(job *j)
 static void print_timing(const job *j, cl_timing t, double first)
 {
     const oc_session *s = j->session;
-    double gflop = s->cx.flops * 1e-9, share = gflop / t.median / j->peak, rate = j->n / t.median;
+    double gflop = s->flops * 1e-9, share = gflop / t.median / j->peak, rate = j->n / t.median;
     const char *what = j->text ? "text" : "image";
     if (!j->b->common.json) {
         printf("%-6s %-5d %10.2f ms  %9.2f a second  %8.1f GFLOP/s  %5.1f%% of the peak%s\n", what, j->n, t.median * 1e3, rate,

@@ -1,4 +1,4 @@
-/* engine.c - the public interface: open a model, embed pictures and texts. */
+/* engine.c - the public interface: open a model, embed pictures; texts.c embeds texts. */
 #include "engine.h"
 
 #include <limits.h>
@@ -248,13 +248,12 @@ void oc_probabilities(const oc_engine *e, const float *cosines, int n, float *ou
 
 /* ---- planning ---------------------------------------------------------------------------------------------------- */
 
-static size_t plan(const md_model *m, const md_lora *l, const kn_table *kn, int threads, const md_batch *b,
-                   tn_t (*embed)(tn_ctx *, const void *, const md_batch *))
+static size_t plan(const md_model *m, const md_lora *l, const kn_table *kn, int threads, const md_batch *b, rn_tower *tower)
 {
     tn_ctx cx;
     tn_plan(&cx, kn, threads, false);
     cx.lora = l ? l->by_id : NULL;
-    tn_l2_normalize(&cx, embed(&cx, m->m, b));
+    tn_l2_normalize(&cx, tower(&cx, m->m, b));
     return cx.failed ? 0 : tn_plan_bytes(&cx);
 }
 
@@ -322,16 +321,17 @@ static bool all_finite(const float *x, size_t n)
     return sum == 0;
 }
 
-static int embed(oc_session *s, const md_batch *b, tn_t (*fn)(tn_ctx *, const void *, const md_batch *), float *rows, oc_err *err)
+int rn_embed(oc_session *s, const md_batch *b, rn_tower *tower, float *rows, oc_err *err)
 {
     oc_engine *e = s->engine;
     size_t n = (size_t)(b->images + b->texts) * (size_t)e->sizes.embedding;
     tn_run(&s->cx, s->work, s->arena, s->arena_bytes, false);
     s->cx.lora = e->lora.by_id;
     md_packed_attach(e->packed, &s->cx);
-    tn_t y = fn(&s->cx, e->model->m, b);
+    tn_t y = tower(&s->cx, e->model->m, b);
     if (!s->raw)
         y = tn_l2_normalize(&s->cx, y);
+    s->flops += s->cx.flops;
     if (s->cx.failed)
         return bs_err(err, "%s", s->cx.err.text);
     if (!all_finite(y.v, n))
@@ -345,32 +345,7 @@ int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int w
 {
     md_batch b = {
         .images = n, .pixel_values = pixels, .channels = 3, .height = height, .width = width, .want_hidden = s->engine->whole};
-    return embed(s, &b, s->engine->model->family->embed_images, rows, err);
-}
-
-/* What stands behind the last place that is pooled is left out where nobody looks at it. */
-static void put_texts(const oc_engine *e, md_batch *b, const tx_ids *ids, int n)
-{
-    md_texts_put(b, e->model, ids, n, rn_pad(e->tokenizer));
-    if (!e->whole && e->sizes.padding == MD_PADDING_UNSEEN)
-        md_batch_crop(b);
-}
-
-int rn_embed_ids(oc_session *s, const int *ids, int n, int length, float *rows, oc_err *err)
-{
-    const oc_engine *e = s->engine;
-    md_batch b = {.want_hidden = e->whole};
-    tx_ids *list = calloc((size_t)n, sizeof *list);
-    int result = list ? md_texts_open(&b, e->model, n, err) : bs_err(err, "out of memory: a batch of texts");
-    for (int i = 0; i < n && !result; i++) /* only looked at */
-        list[i] = (tx_ids){.p = (int32_t *)(uintptr_t)(ids + (long)i * length), .n = (size_t)length};
-    if (!result) {
-        put_texts(e, &b, list, n);
-        result = embed(s, &b, e->model->family->embed_texts, rows, err);
-    }
-    md_batch_clear(&b);
-    free(list);
-    return result;
+    return rn_embed(s, &b, s->engine->model->family->embed_images, rows, err);
 }
 
 /* ---- pictures ------------------------------------------------------------------------------------------------------ */
@@ -423,68 +398,6 @@ int oc_embed_pictures(oc_session *s, const oc_picture *pictures, int n, float *r
     for (int at = 0; at < n; at += e->options.max_batch) {
         int part = n - at < e->options.max_batch ? n - at : e->options.max_batch;
         if (embed_pictures(s, pictures + at, part, rows + (size_t)at * (size_t)e->sizes.embedding, err))
-            return -1;
-    }
-    return 0;
-}
-
-/* ---- texts ----------------------------------------------------------------------------------------------------------- */
-
-int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, tx_ids *ids, int *cut, oc_err *err)
-{
-    ids->n = 0;
-    if (tx_encode(t, text, n, true, ids, err))
-        return -1;
-    if (!ids->n && tx_ids_put(ids, 0, err)) /* a tokenizer without special tokens, and nothing said */
-        return -1;
-    if (ids->n > (size_t)max) {
-        ids->p[max - 1] = ids->p[ids->n - 1];
-        ids->n = (size_t)max;
-        ++*cut;
-    }
-    return 0;
-}
-
-int rn_pad(const tx_tokenizer *t) { return t ? tx_roles_of(t)->pad : -1; }
-
-static int embed_texts(oc_session *s, const char *const *texts, int n, float *rows, oc_err *err)
-{
-    oc_engine *e = s->engine;
-    int result = -1;
-    const tx_tokenizer *t = rn_tokenizer(e, err);
-    if (!t)
-        return -1;
-    tx_ids *ids = calloc((size_t)n, sizeof *ids);
-    md_batch b = {0};
-    if (!ids)
-        return bs_err(err, "out of memory: a batch of texts");
-    for (int i = 0; i < n; i++)
-        if (rn_encode_text(t, texts[i], strlen(texts[i]), e->sizes.max_tokens, &ids[i], &s->cut, err))
-            goto done;
-    if (md_texts_open(&b, e->model, n, err))
-        goto done;
-    put_texts(e, &b, ids, n);
-    result = embed(s, &b, e->model->family->embed_texts, rows, err);
-done:
-    md_batch_clear(&b);
-    for (int i = 0; i < n; i++)
-        tx_ids_clear(&ids[i]);
-    free(ids);
-    return result;
-}
-
-int oc_embed_texts(oc_session *s, const char *const *texts, int n, float *rows, oc_err *err)
-{
-    const oc_engine *e = s->engine;
-    s->cut = 0;
-    for (int i = 0; i < n; i++)
-        if (!texts[i])
-            return bs_err(err, "text %d is NULL", i);
-    if (!(md_can(e->model) & MD_EMBEDS_TEXTS))
-        return bs_err(err, "the model '%s' (%s) does not embed texts", e->model->folder, oc_family(e));
-    for (int at = 0; at < n; at += e->options.max_batch) {
-        int part = n - at < e->options.max_batch ? n - at : e->options.max_batch;
-        if (embed_texts(s, texts + at, part, rows + (size_t)at * (size_t)e->sizes.embedding, err))
             return -1;
     }
     return 0;

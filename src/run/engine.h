@@ -31,6 +31,7 @@ struct oc_session {
     tn_ctx cx;
     float *pixels; /* [max_batch, 3, height, width] */
     int cut;
+    double flops; /* of all passes since it was set to 0: for measuring */
     bool raw; /* rows as the projection gives them, not of length 1 */
 };
 
@@ -57,6 +58,10 @@ int rn_pad(const tx_tokenizer *t);
 bool rn_judges_pairs(const oc_engine *e);
 /* Decoded pictures as the model takes them, into the session's pixels; n <= max_batch. */
 int rn_take_pictures(oc_session *s, const oc_picture *pictures, int n, oc_err *err);
+/* A family's embed_images or embed_texts. */
+typedef tn_t rn_tower(tn_ctx *, const void *, const md_batch *);
+/* What the tower makes of a batch, a row for each of its pictures or texts, of length 1 unless the session is `raw`. */
+int rn_embed(oc_session *s, const md_batch *b, rn_tower *tower, float *rows, oc_err *err);
 /* Rows of normalised embeddings of prepared pixels [n, 3, height, width], n <= max_batch. */
 int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int width, float *rows, oc_err *err);
 /* The same of picture files, n <= max_batch: read, decoded and prepared by the session's threads, many files at once or one by all of them.
