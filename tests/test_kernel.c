@@ -174,19 +174,24 @@ static void tiers_are_found(void **state)
 /* ---- micro-kernel and packing ------------------------------------------------------------------------- */
 
 /* Integers in operands with strides of their own; ld beyond n shows writes into a neighbour. */
-static void check_tile(const kn_table *t, int m, int n, long k, bool accumulate)
+static void check_tile(const kn_table *t, int m, int n, long k, int kind)
 {
+    bool accumulate = kind == 1, bias = kind == 2;
     long sa = m + 3, sb = n + 1, ldc = n + 2;
     float *a = integers(k ? (k - 1) * sa + m : 0), *b = integers(k ? (k - 1) * sb + n : 0), *c = integers((m - 1) * ldc + n);
-    float *old = copy_of(c, (m - 1) * ldc + n);
-    t->gemm_tile(k, a, sa, b, sb, c, ldc, m, n, -2, accumulate, b, (long)bs_rng_below(&rng, 2) * n);
+    float *old = copy_of(c, (m - 1) * ldc + n), *row = integers(n);
+    t->gemm_tile(k, a, sa, b, sb, c, ldc, m, n, -2,
+                 accumulate ? c
+                 : bias     ? row
+                            : NULL,
+                 accumulate ? ldc : 0, b, (long)bs_rng_below(&rng, 2) * n);
     for (long i = 0; i < (m - 1) * ldc + n; i++) {
         double want = old[i];
         if (i % ldc < n) {
             double s = 0;
             for (long p = 0; p < k; p++)
                 s += a[p * sa + i / ldc] * b[p * sb + i % ldc];
-            want = (accumulate ? want : 0) - 2 * s;
+            want = (accumulate ? want : bias ? row[i % ldc] : 0) - 2 * s;
         }
         near(t->name, "tile", i, c[i], want, 0);
     }
@@ -200,7 +205,7 @@ static void tiles_are_exact(void **state)
     EACH_TIER (t)
         for (int m = 1; m <= t->mr; m++)
             for (int n = 1; n <= t->nr; n++)
-                check_tile(t, m, n, (m * n) % 5 * 3, n % 2);
+                check_tile(t, m, n, (m * n) % 5 * 3, (m + n) % 3);
 }
 
 static void check_pack(const kn_table *t, long k, long w, long width, bool transpose)
@@ -305,9 +310,9 @@ static void check_problem(const char *tier, const problem *p, bool exact)
 }
 
 static const long shapes[][3] = {
-    {1, 1, 1},     {1, 40, 17},   {5, 1, 9},     {2, 3, 0},      {13, 31, 65},   {14, 32, 256},
-    {15, 33, 257}, {50, 96, 130}, {65, 65, 64},  {6, 16, 12},    {40, 70, 47},   {33, 64, 272},
-    {7, 17, 513},  {225, 33, 20}, {300, 70, 40}, {145, 129, 70}, {29, 600, 300}, {230, 47, 1300}, {1, 100, 224},  {1, 33, 3300},
+    {1, 1, 1},     {1, 40, 17},    {5, 1, 9},      {2, 3, 0},       {13, 31, 65},  {14, 32, 256}, {15, 33, 257},
+    {50, 96, 130}, {65, 65, 64},   {6, 16, 12},    {40, 70, 47},    {33, 64, 272}, {7, 17, 513},  {225, 33, 20},
+    {300, 70, 40}, {145, 129, 70}, {29, 600, 300}, {230, 47, 1300}, {1, 100, 224}, {1, 33, 3300},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -459,7 +464,8 @@ static void check_thirds(const kn_table *t, kn_work *w, long m, long n, long k)
 static void thirds_have_the_bits_of_plain_c(void **state)
 {
     (void)state;
-    static const long sizes[][3] = {{1, 5, 32}, {1, 70, 224}, {2, 33, 65}, {17, 64, 100}, {33, 40, 95}, {70, 96, 160}, {150, 65, 300}};
+    static const long sizes[][3] = {{1, 5, 32},   {1, 70, 224},  {2, 33, 65},   {17, 64, 100},
+                                    {33, 40, 95}, {70, 96, 160}, {150, 65, 300}};
     for (int i = 0; i < 1000; i++) { /* what thirds.h says */
         float x = ldexpf(bs_rng_range(&rng, -1, 1), (int)bs_rng_below(&rng, 60) - 30);
         parts s = parts_of(x);
@@ -1735,7 +1741,9 @@ static double peak_of(const kn_table *t)
 {
     double best = 0;
     for (int i = 0; i < 20; i++)
-        best = fmax(best, !strcmp(t->name, "avx512") || !strcmp(t->name, "amx") ? peak_avx512() : !strcmp(t->name, "avx2") ? peak_avx2() : 0);
+        best = fmax(best, !strcmp(t->name, "avx512") || !strcmp(t->name, "amx") ? peak_avx512()
+                          : !strcmp(t->name, "avx2")                            ? peak_avx2()
+                                                                                : 0);
     return best;
 }
 #else

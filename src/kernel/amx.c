@@ -132,16 +132,17 @@ static void multiply(long k, const float *a, const float *b)
     }
 }
 
-/* c += A B (or = A B) on a whole 32 by 32 piece of C: the sums start from C itself. */
-static void whole(long k, const float *a, const float *b, float *c, long ldc, bool accumulate)
+/* c = old + A B (or A B) on a whole 32 by 32 piece of C: the sums start from what is old. */
+static void whole(long k, const float *a, const float *b, float *c, long ldc, const float *old, long ldo)
 {
-    size_t row = (size_t)ldc * sizeof *c;
+    size_t row = (size_t)ldc * sizeof *c, old_row = (size_t)ldo * sizeof *c;
     float *low = c + HALF * ldc;
-    if (accumulate) {
-        _tile_loadd(0, c, row);
-        _tile_loadd(1, c + HALF, row);
-        _tile_loadd(2, low, row);
-        _tile_loadd(3, low + HALF, row);
+    if (old) {
+        const float *old_low = old + HALF * ldo;
+        _tile_loadd(0, old, old_row);
+        _tile_loadd(1, old + HALF, old_row);
+        _tile_loadd(2, old_low, old_row);
+        _tile_loadd(3, old_low + HALF, old_row);
     } else {
         _tile_zero(0);
         _tile_zero(1);
@@ -162,19 +163,19 @@ static void copy(const float *from, long ld_from, float *to, long ld_to, int m, 
             _mm512_mask_storeu_ps(to + i * ld_to + j, kn_amx_first(n - j), _mm512_maskz_loadu_ps(kn_amx_first(n - j), from + i * ld_from + j));
 }
 
-static void add_scaled(const float *sum, float *c, long ldc, int m, int n, float alpha, bool accumulate)
+static void add_scaled(const float *sum, float *c, long ldc, int m, int n, float alpha, const float *old, long ldo)
 {
     __m512 scale = _mm512_set1_ps(alpha);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j += HALF) {
-            __m512 old = accumulate ? _mm512_maskz_loadu_ps(kn_amx_first(n - j), c + i * ldc + j) : _mm512_setzero_ps();
-            _mm512_mask_storeu_ps(c + i * ldc + j, kn_amx_first(n - j), _mm512_fmadd_ps(scale, _mm512_load_ps(sum + i * SIDE + j), old));
+            __m512 before = old ? _mm512_maskz_loadu_ps(kn_amx_first(n - j), old + i * ldo + j) : _mm512_setzero_ps();
+            _mm512_mask_storeu_ps(c + i * ldc + j, kn_amx_first(n - j), _mm512_fmadd_ps(scale, _mm512_load_ps(sum + i * SIDE + j), before));
         }
 }
 
 /* A piece of C that is not whole goes through a whole one, so that an element's sum is the same in both. */
 static void tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
-                 bool accumulate, const float *ahead, long floats)
+                 const float *old, long ldo, const float *ahead, long floats)
 {
     (void)ahead;
     (void)floats;
@@ -182,15 +183,15 @@ static void tile(long k, const float *a, long sa, const float *b, long sb, float
     (void)sa;
     (void)sb;
     if (alpha == 1 && m == SIDE && n == SIDE) {
-        whole(k, a, b, c, ldc, accumulate);
+        whole(k, a, b, c, ldc, old, ldo);
     } else if (alpha == 1) {
-        if (accumulate)
-            copy(c, ldc, sum, SIDE, m, n);
-        whole(k, a, b, sum, SIDE, accumulate);
+        if (old)
+            copy(old, ldo, sum, SIDE, m, n);
+        whole(k, a, b, sum, SIDE, old ? sum : NULL, SIDE);
         copy(sum, SIDE, c, ldc, m, n);
     } else {
-        whole(k, a, b, sum, SIDE, false);
-        add_scaled(sum, c, ldc, m, n, alpha, accumulate);
+        whole(k, a, b, sum, SIDE, NULL, 0);
+        add_scaled(sum, c, ldc, m, n, alpha, old, ldo);
     }
 }
 

@@ -71,7 +71,7 @@ static void scores(const kn_table *t, const kn_attn *a, const strip *at, const r
 {
     for (long j = 0; j < at->keys; j += t->mr)
         t->gemm_tile(a->dk, r->k + j * a->dk, t->mr, q, t->nr, r->s + j * t->nr, t->nr, (int)kn_min(t->mr, at->keys - j),
-                     (int)at->queries, a->scale, false, NULL, 0);
+                     (int)at->queries, a->scale, NULL, 0, NULL, 0);
 }
 
 static void add_bias(const kn_table *t, const kn_attn *a, const strip *at, const room *r)
@@ -108,7 +108,7 @@ static void values(const kn_table *t, const kn_attn *a, const strip *at, const r
     for (long e = 0, panel = 0; e < a->dv; e += t->nr, panel++)
         for (long i = 0; i < at->queries; i += high)
             t->gemm_tile(at->keys, r->s + i, t->nr, v.at + panel * v.panel, v.step, y + i * a->dv + e, a->dv,
-                         (int)kn_min(high, at->queries - i), (int)kn_min(t->nr, a->dv - e), 1, false, NULL, 0);
+                         (int)kn_min(high, at->queries - i), (int)kn_min(t->nr, a->dv - e), 1, NULL, 0, NULL, 0);
 }
 
 static void softmax_of_strip(const kn_table *t, const kn_attn *a, const strip *at, const room *r, const float *q, kn_operand v,

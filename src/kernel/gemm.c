@@ -10,12 +10,12 @@
 
 #include "work.h"
 
-enum { CHUNK = 512 }; /* columns: with a block of rows, what of C stays in the second cache */
-enum { LINE = 16 };   /* floats */
-enum { FEW = 512 };   /* rows: they all lie packed in the second cache */
+enum { CHUNK = 512 };           /* columns: with a block of rows, what of C stays in the second cache */
+enum { LINE = 16 };             /* floats */
+enum { FEW = 512 };             /* rows: they all lie packed in the second cache */
 enum { FEW_NUMBERS = 1 << 19 }; /* of A, which every thread of several packs for itself when all rows are one block */
 enum { FIRST_CACHE = 1 << 13 }; /* floats of A that stay there beside a strip of B on its way */
-enum { ITEMS = 16 };  /* for each thread, at least: they end together, also when a neighbour slows one of them */
+enum { ITEMS = 16 };            /* for each thread, at least: they end together, also when a neighbour slows one of them */
 
 typedef struct job {
     kn_work *w;
@@ -41,13 +41,13 @@ kn_operand kn_pack_strips(const kn_table *t, long k, long w, long width, const f
     return (kn_operand){p, width, k * width};
 }
 
-/* Tiles of one strip of B, at most KN_KC long; each asks for its share of the `floats` that are read `next`. */
+/* Tiles of one strip of B, at most KN_KC long, added to `old` (none: NULL); each asks for its share of the `floats` that are read `next`. */
 static void strip_tiles(const kn_micro *u, long m, int n, long k, kn_operand a, long rows, const float *b, long sb, float *c,
-                        long ldc, float alpha, bool accumulate, const float *next, long floats)
+                        long ldc, float alpha, const float *old, long ldo, const float *next, long floats)
 {
     long tiles = (m + rows - 1) / rows, each = kn_round_up((floats + tiles - 1) / tiles, LINE);
     for (long i = 0, at = 0; i < m; i += rows, a.at += a.panel, at += each)
-        u->tile(k, a.at, a.step, b, sb, c + i * ldc, ldc, (int)kn_min(rows, m - i), n, alpha, accumulate,
+        u->tile(k, a.at, a.step, b, sb, c + i * ldc, ldc, (int)kn_min(rows, m - i), n, alpha, old ? old + i * ldo : NULL, ldo,
                 at < floats ? next + at : NULL, kn_min(each, floats - at));
 }
 
@@ -59,17 +59,26 @@ void kn_tiles(const kn_table *t, long m, long n, long k, kn_operand a, kn_operan
         kn_operand part = {a.at + p * a.step, a.step, a.panel};
         for (long j = 0, strip = 0; j < n; j += t->nr, strip++)
             strip_tiles(&u, m, (int)kn_min(t->nr, n - j), kn_min(KN_KC, k - p), part, t->mr, b.at + p * b.step + strip * b.panel,
-                        b.step, c + j, ldc, alpha, accumulate || p > 0, NULL, 0);
+                        b.step, c + j, ldc, alpha, accumulate || p > 0 ? c + j : NULL, ldc, NULL, 0);
     }
+}
+
+/* What is in C, or the bias, is what its sums begin with. */
+static void sums_begin(const kn_gemm *g, long i0, long j0, bool begun, const float **old, long *ldo)
+{
+    bool from_c = begun || g->accumulate;
+    *old = from_c ? g->c + i0 * g->ldc + j0 : g->bias ? g->bias + j0 : NULL;
+    *ldo = from_c ? g->ldc : 0;
 }
 
 static void epilogue(const kn_table *t, const kn_gemm *g, long i0, long m, long j0, long n)
 {
+    bool no_sums = g->k == 0;
     for (long i = i0; i < i0 + m; i++) {
         float *c = g->c + i * g->ldc + j0;
-        if (g->k == 0 && !g->accumulate)
+        if (no_sums && !g->accumulate)
             memset(c, 0, (size_t)n * sizeof *c);
-        if (g->bias)
+        if (g->bias && (no_sums || g->accumulate))
             t->add(n, c, g->bias + j0, c);
         if (g->act != KN_NONE)
             t->act(g->act, n, c, c);
@@ -159,11 +168,14 @@ static void one_piece(const job *j, kn_worker *me, long i0, long m, long p, long
     kn_operand a = {me->a + p * j->rows, j->tall, k * j->tall};
     if (!packed)
         u->pack_a(k, m, j->tall, a_at(g, i0, j->k0 + p), g->lda, !g->ta, me->a + p * j->rows);
-    for (long column = begin, ahead; column < end; column += u->nr) {
+    for (long column = begin, ahead, ldo; column < end; column += u->nr) {
+        long at = j->n0 + column;
+        const float *old;
+        sums_begin(g, i0, at, j->k0 + p > 0, &old, &ldo);
         const float *b = strip_of_b(j, me, p, k, column, begin, end);
         const float *next = next_strip(j, p, k, column, begin, end, &ahead);
-        strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, j->tall, b, u->nr, g->c + i0 * g->ldc + j->n0 + column, g->ldc,
-                    g->alpha, g->accumulate || j->k0 + p > 0, next, ahead);
+        strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, j->tall, b, u->nr, g->c + i0 * g->ldc + at, g->ldc, g->alpha,
+                    old, ldo, next, ahead);
     }
 }
 

@@ -24,7 +24,7 @@ static void part_tile(long k, const float *a, long sa, const float *b, long sb, 
 }
 
 static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
-                      bool accumulate, const float *ahead, long floats)
+                      const float *old, long ldo, const float *ahead, long floats)
 {
     (void)ahead;
     (void)floats;
@@ -35,7 +35,7 @@ static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, 
         part_tile(k, a, sa, b, sb, m, n, sum);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++)
-            c[i * ldc + j] = (accumulate ? c[i * ldc + j] : 0) + alpha * sum[i][j];
+            c[i * ldc + j] = (old ? old[i * ldo + j] : 0) + alpha * sum[i][j];
 }
 
 static void pack(long k, long w, long width, const float *x, long ld, bool transpose, float *p)

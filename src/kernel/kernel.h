@@ -31,14 +31,14 @@ typedef struct kn_rows {
 typedef struct kn_table {
     const char *name; /* generic, avx2, avx512, amx, neon */
 
-    /* The micro-kernel of GEMM: c[i][j] = (accumulate ? c : 0) + alpha * sum over p of a[p*sa + i] * b[p*sb + j] for the first
-     * m <= mr rows and n <= nr columns, summed over p = 0..k-1 in order with one accumulator an element. Packed operands have
-     * sa = the strip's width (mr or less), sb = nr; a matrix whose rows run along p is used where it lies, with its own stride. Reads and writes
+    /* The micro-kernel of GEMM: c[i][j] = (old ? old[i*ldo + j] : 0) + alpha * sum over p of a[p*sa + i] * b[p*sb + j] for
+     * the first m <= mr rows and n <= nr columns; old may be c itself, or one row for all with ldo 0. Summed over p = 0..k-1 in order with one
+     * accumulator an element. Packed operands have sa = the strip's width (mr or less), sb = nr; a matrix whose rows run along p is used where it lies, with its own stride. Reads and writes
      * nothing else, but asks the caches for `floats` floats from `ahead`, which the caller will read soon (none: NULL, 0).
      * mc rows (a multiple of mr) times 256 floats are what the tier likes to keep in its second cache. */
     int mr, nr, mc;
     void (*gemm_tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
-                      bool accumulate, const float *ahead, long floats);
+                      const float *old, long ldo, const float *ahead, long floats);
     /* Packs an operand w wide into strips of `width` (nr, or at most mr) that follow each other, k * width floats each:
      * p[(j / width) * k * width + q * width + j % width] = transpose ? x[j*ld + q] : x[q*ld + j] for q < k, j < w.
      * What is left of the last strip's rows may be overwritten with anything. */

@@ -10,7 +10,7 @@
 typedef struct kn_micro {
     int mr, nr, mc;
     void (*tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
-                 bool accumulate, const float *ahead, long floats);
+                 const float *old, long ldo, const float *ahead, long floats);
     void (*pack_a)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
     void (*pack_b)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
     void (*begin)(void);

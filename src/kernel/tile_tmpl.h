@@ -37,7 +37,7 @@ KN_INLINE void steps(const int m, const int nv, const bool part, const float **a
  * is a part when `part` says so. With `dense` both operands lie packed without a gap, so that their places are constants too.
  * Every element has its own sum, in the order of p. */
 KN_INLINE void tile(const int m, const int nv, const bool part, const bool dense, long k, const float *a, long sa, const float *b,
-                    long sb, float *c, long ldc, vpart last, float alpha, bool accumulate, const float *ahead, long floats)
+                    long sb, float *c, long ldc, vpart last, float alpha, const float *old, long ldo, const float *ahead, long floats)
 {
     if (dense)
         sa = m, sb = NR;
@@ -62,14 +62,14 @@ KN_INLINE void tile(const int m, const int nv, const bool part, const bool dense
         step(m, nv, part, a, b, s, last);
     vf scale = v_set(alpha);
 #pragma GCC unroll 16
-    for (int i = 0; i < m; i++, c += ldc)
+    for (int i = 0; i < m; i++, c += ldc, old = old ? old + ldo : NULL)
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) {
             bool cut = part && v == nv - 1;
-            vf old = v_zero();
-            if (accumulate)
-                old = cut ? v_load_part(c + v * VW, last) : v_load(c + v * VW);
-            vf sum = v_fma(scale, s[i][v], old);
+            vf before = v_zero();
+            if (old)
+                before = cut ? v_load_part(old + v * VW, last) : v_load(old + v * VW);
+            vf sum = v_fma(scale, s[i][v], before);
             if (cut)
                 v_store_part(c + v * VW, last, sum);
             else
@@ -78,43 +78,43 @@ KN_INLINE void tile(const int m, const int nv, const bool part, const bool dense
 }
 
 KN_INLINE void tile_of(int m, const int nv, const bool part, const bool dense, long k, const float *a, long sa, const float *b,
-                       long sb, float *c, long ldc, vpart last, float alpha, bool accumulate, const float *ahead, long floats)
+                       long sb, float *c, long ldc, vpart last, float alpha, const float *old, long ldo, const float *ahead, long floats)
 {
     switch (m) {
-    case 1: tile(1, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 2: tile(2, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 3: tile(3, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 4: tile(4, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 5: tile(5, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 6: tile(6, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 1: tile(1, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 2: tile(2, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 3: tile(3, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 4: tile(4, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 5: tile(5, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 6: tile(6, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
 #if MR > 6
-    case 7: tile(7, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 8: tile(8, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 9: tile(9, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 10: tile(10, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 11: tile(11, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 12: tile(12, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 7: tile(7, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 8: tile(8, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 9: tile(9, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 10: tile(10, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 11: tile(11, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 12: tile(12, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
 #endif
 #if MR > 12
-    case 13: tile(13, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
-    case 14: tile(14, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, accumulate, ahead, floats); break;
+    case 13: tile(13, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
+    case 14: tile(14, nv, part, dense, k, a, sa, b, sb, c, ldc, last, alpha, old, ldo, ahead, floats); break;
 #endif
     default: break;
     }
 }
 
 static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
-                      bool accumulate, const float *ahead, long floats)
+                      const float *old, long ldo, const float *ahead, long floats)
 {
     ahead = floats > 0 ? ahead : b;
     if (n == NR && sa == m && sb == NR)
-        tile_of(m, 2, false, true, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, accumulate, ahead, floats);
+        tile_of(m, 2, false, true, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, old, ldo, ahead, floats);
     else if (n == NR)
-        tile_of(m, 2, false, false, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, accumulate, ahead, floats);
+        tile_of(m, 2, false, false, k, a, sa, b, sb, c, ldc, v_part(VW), alpha, old, ldo, ahead, floats);
     else if (n > VW)
-        tile_of(m, 2, true, false, k, a, sa, b, sb, c, ldc, v_part(n - VW), alpha, accumulate, ahead, floats);
+        tile_of(m, 2, true, false, k, a, sa, b, sb, c, ldc, v_part(n - VW), alpha, old, ldo, ahead, floats);
     else
-        tile_of(m, 1, true, false, k, a, sa, b, sb, c, ldc, v_part(n), alpha, accumulate, ahead, floats);
+        tile_of(m, 1, true, false, k, a, sa, b, sb, c, ldc, v_part(n), alpha, old, ldo, ahead, floats);
 }
 
 /* ---- packing ------------------------------------------------------------------------------------------ */
