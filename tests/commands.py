@@ -65,6 +65,16 @@ def batches_do_not_matter():
     assert np.array_equal(embed("--text", *TEXTS)[1], embed("--text", TEXTS[1])[0]), "a text beside others differs"
 
 
+def texts_of_many_lengths():
+    """A batch goes through in passes of texts that are alike in length: the rows, and their order, are those of each by itself, however a family fills up."""
+    words = "a the dog cat red blue house on in with night 猫 狗".split()
+    texts = [" ".join(words[(3 * i + k) % len(words)] for k in range(1 + i * 7 % 19)) for i in range(64)]
+    for case in ["clip", "siglip", "chinese_clip", "bert"]:
+        model = CASES / case / "model"
+        alone, together = [embed("--batch", n, "--stdin", model=model, text="".join(t + "\n" for t in texts)) for n in (1, 64)]
+        assert len(alone) == 64 and np.array_equal(alone, together), f"{case}: texts beside others of other lengths differ"
+
+
 def one_array():
     program.good("embed", "--model", MODEL, "--npy", tmp / "rows.npy", *pictures, "--text", *TEXTS)
     rows = np.load(tmp / "rows.npy")
@@ -438,6 +448,7 @@ def main():
     for tier in tiers(program)[0]:
         tap.check(f"{tier}: forward is the code path of embed", forward_is_embed, tier)
     tap.check("batches do not matter", batches_do_not_matter)
+    tap.check("texts of many lengths", texts_of_many_lengths)
     tap.check("--npy is all rows", one_array)
     tap.check("texts from standard input", from_stdin)
     tap.check("long texts are cut with their end token kept, and it is said", long_texts)
