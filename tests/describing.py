@@ -2,12 +2,14 @@
 
     describing.py PROGRAM      prints TAP"""
 import json
+import math
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 import tap
 import tiny_blip
@@ -84,7 +86,7 @@ def drawn():
     a, b = captions("--top-p", 0.9, "--seed", 1, *some), captions("--top-p", 0.9, "--temperature", 1, "--seed", 1, *some)
     assert a == b and a != captions("--top-p", 0.9, "--seed", 2, *some), "--top-p alone draws at temperature 1, by the seed"
     assert captions("--top-p", 0.9, "--temperature", 0, *some) == captions(*some)
-    program.fails("caption", "--model", CAPTIONER, "--num-beams", 3, "--top-p", 0.9, some[0], says="beam")
+    program.fails("caption", "--model", CAPTIONER, "--num-beams", 3, "--top-p", 0.9, some[0], code=2, says="beam")
 
 
 def lengths():
@@ -109,6 +111,11 @@ def layouts():
 def caption_faults():
     (tmp / "empty").mkdir()
     program.fails("caption", "--model", CAPTIONER, tmp / "empty", says=["no pictures", "empty"])
+    program.fails("caption", "--model", CAPTIONER, some[0], tmp / "empty", says=["no pictures", "empty"])
+    (tmp / "none.txt").write_text("\n")
+    program.fails("caption", "--model", CAPTIONER, some[0], f"@{tmp / 'none.txt'}", says=["none.txt", "no picture"])
+    program.fails("caption", "--model", CAPTIONER, some[0], "--num-beams", 3, "--top-p", 0.9, code=2, says="--num-beams")
+    program.fails("caption", "--model", CAPTIONER, some[0], "--min-new-tokens", 30, code=2, says="--min-new-tokens")
     program.fails("caption", "--model", CAPTIONER, code=2, says="pictures or folders")
     program.fails("caption", "--model", CAPTIONER, tmp / "absent.png", says="absent.png")
     program.fails("caption", "--model", CLIP, some[0], says="writes nothing about pictures")
@@ -205,8 +212,47 @@ def one_model_asks_and_captions():
     assert judged[0] == judged[1], "its texts always begin with [ENC]"
 
 
+def drawn_star(draw):
+    long_and_short = [42 if k % 2 == 0 else 17 for k in range(10)]
+    draw.polygon([(48 + r * math.sin(k * math.pi / 5), 48 - r * math.cos(k * math.pi / 5)) for k, r in enumerate(long_and_short)], fill="#ffac33")
+
+
+def shipped_captioner():
+    """It names what is drawn here, in both languages, and answers no questions, which it never learned."""
+    shapes = {"disc": ("red circle", "红色圆", lambda d: d.ellipse((8, 8, 88, 88), fill="#dd2e44")),
+              "square": ("blue square", "蓝色方块", lambda d: d.rectangle((10, 10, 86, 86), fill="#3b88c3")),
+              "star": ("star", "星星", drawn_star)}
+    paths = []
+    for name, (_, _, draw) in shapes.items():
+        image = Image.new("RGB", (96, 96), "white")
+        draw(ImageDraw.Draw(image))
+        image.save(tmp / f"drawn-{name}.png")
+        paths.append(tmp / f"drawn-{name}.png")
+    shipped = "starter-caption"
+    assert [x["text"] for x in captions("--num-beams", 3, *paths, model=shipped)] == [s[0] for s in shapes.values()]
+    assert [x["text"] for x in captions("--num-beams", 3, "--prompt", "中文：", *paths, model=shipped)] == [s[1] for s in shapes.values()]
+    program.fails("ask", "--model", shipped, "--image", paths[0], "what is it?", says=["never learned", "vqa"])
+    assert "answer" not in lines("info", shipped)[0]["capabilities"]
+
+
+def answers_that_were_not_learned():
+    """What says that it never learned to answer is not asked; it may still learn it, whole or by an adapter, and says so then."""
+    mute = shutil.copytree(tiny_blip.does_all(tmp / "to-be-mute"), tmp / "mute")
+    config = json.loads((mute / "config.json").read_text())
+    (mute / "config.json").write_text(json.dumps({**config, "answers": False}))
+    program.fails("ask", "--model", mute, "--image", some[0], "is it red?", says=["never learned", "vqa"])
+    (tmp / "learn.jsonl").write_text("".join(json.dumps({"image": str(p), "question": "is it red?", "text": "yes"}) + "\n" for p in some))
+    how = ("--data", tmp / "learn.jsonl", "--steps", 1, "--batch", 2, "--objectives", "vqa", "--quiet")
+    program.good("train", "--model", mute, "--out", tmp / "learned", *how)
+    assert json.loads((tmp / "learned/config.json").read_text()) == {**config, "answers": True}
+    assert asked("--image", some[0], "is it red?", model=tmp / "learned")
+    program.good("finetune", "--model", mute, "--out", tmp / "adapter", *how)
+    assert asked("--image", some[0], "--lora", tmp / "adapter", "is it red?", model=mute)
+
+
 def question_faults():
     good = ("--image", some[0])
+    program.fails("ask", "--model", ANSWERER, *good, "--image", tmp / "empty", "is it red?", says=["no pictures", "empty"])
     program.fails("ask", "--model", ANSWERER, "is it red?", code=2, says="--image")
     program.fails("ask", "--model", ANSWERER, *good, code=2, says="question")
     program.fails("ask", "--model", ANSWERER, *good, "  ", code=2, says="empty")
@@ -353,6 +399,11 @@ def retrieval_reranked():
     program.fails("eval", "zeroshot", "--model", CLIP, "--data", data, "--rerank", code=2, says="retrieval only")
 
 
+def write_tsv(path, images):
+    path.write_text("".join(f"{p}\ta disc\n" for p in images))
+    return path
+
+
 def captions_of_a_model_judged():
     data = photos / "pairs.jsonl"
     how = ("--max-new-tokens", 6, "--num-beams", 2, "--prompt", "a photo of")
@@ -366,6 +417,12 @@ def captions_of_a_model_judged():
     told = program.run("eval", "caption", "--model", CAPTIONER, "--json", "--data", broken)
     assert told.returncode == 1 and "gone.png" in told.err and json.loads(told.out)["failed"] == 1 and json.loads(told.out)["pictures"] == 1, told.err
     program.fails("eval", "caption", "--model", CLIP, "--data", data, says="writes nothing about pictures")
+    (tmp / "kept.jsonl").write_text("kept")
+    program.run("eval", "caption", "--model", CAPTIONER, "--data", write_tsv(tmp / "gone.tsv", [tmp / "gone.png"]), "--out", tmp / "kept.jsonl")
+    assert (tmp / "kept.jsonl").read_text() == "kept", "what could not be judged was written"
+    program.fails("eval", "caption", "--model", CAPTIONER, "--data", data, "--out", data, says=["--out", "pairs.jsonl"])
+    program.fails("eval", "caption", "--model", CAPTIONER, "--data", data, "--num-beams", 2, "--top-p", 0.9, code=2, says="--num-beams")
+    program.fails("eval", "retrieval", "--model", MATCHER, "--data", data, "--enc-token", code=2, says="--rerank")
 
 
 def answers_of_a_model_judged():
@@ -382,6 +439,10 @@ def answers_of_a_model_judged():
     (tmp / "asked.jsonl").write_text(json.dumps({**asks[2], "answers": [best] * 10}) + "\n")
     assert lines("eval", "vqa", "--model", ANSWERER, "--data", tmp / "asked.jsonl", "--choices", ",".join(CHOICES))[0]["accuracy"] == 1
     program.fails("eval", "vqa", "--model", CAPTIONER, "--data", tmp / "asked.jsonl", says="does not answer")
+    program.fails("eval", "vqa", "--model", ANSWERER, "--data", tmp / "asked.jsonl", "--choices", "yes", code=2, says="neither a file nor a list")
+    for question, says in [("dogs " * 100, [str(some[1]), "tokens"]), (" ", ["line 1", "question"])]:
+        (tmp / "asked.jsonl").write_text(json.dumps({**asks[2], "question": question}) + "\n")
+        program.fails("eval", "vqa", "--model", ANSWERER, "--data", tmp / "asked.jsonl", says=["asked.jsonl", *says])
 
 
 def main():
@@ -392,6 +453,7 @@ def main():
                            ("captions are as long as asked for", lengths), ("path, tab, caption; lists and folders", layouts), ("faults of caption", caption_faults),
                            ("answers, one a line", answer_layouts), ("choices are ranked by what forward gives them", ranked), ("ask --enc-token", with_enc_token),
                            ("a pre-training model answers and captions", one_model_asks_and_captions),
+                           ("the captioner that ships", shipped_captioner), ("answers that were not learned", answers_that_were_not_learned),
                            ("faults of ask", question_faults), ("lines that are no questions are told", lines_that_are_no_questions),
                            ("match is forward's ITC and ITM", matched), ("match by vectors alone", matched_by_vectors), ("faults of match", match_faults),
                            ("search --rerank orders as match judges", reranked), ("faults of search --rerank", rerank_faults),

@@ -155,7 +155,7 @@ def faults():
     tap.check("prompt and answer together too long", program.fails, "generate", "--model", MODEL, "--prompt", "x" * 40, "--answer", "y" * 40,
               says=["80", "64"])
     tap.check("--kv-dtype", program.fails, *small("--kv-dtype", "fp64"), says="fp64", code=2)
-    tap.check("beams by chance", program.fails, *small("--num-beams", 2, "--temperature", 1), says="beam")
+    tap.check("beams by chance", program.fails, *small("--num-beams", 2, "--temperature", 1), code=2, says="beam")
     tap.check("too many beams", program.fails, *small("--num-beams", 65), code=2)
     tap.check("a word that is no switch", program.fails, *small("word"), code=2, says="word")
     tap.check("temperature below 0", program.fails, *small("--temperature", -1), code=2)

@@ -112,7 +112,8 @@ def told(found, loss):
 
 def chances(scores, uniform):
     """[text or picture, other] as the draw weighs them (BLIP's: softmax and a little more, nothing for one's own)."""
-    weight = 1e-4 + (np.ones_like(scores) if uniform else np.exp(scores - scores.max(-1, keepdims=True)))
+    alike = np.ones_like(scores) if uniform else np.exp(scores - scores.max(-1, keepdims=True))
+    weight = 1e-4 + alike / alike.sum(-1, keepdims=True)
     np.fill_diagonal(weight, 0)
     return weight / weight.sum(-1, keepdims=True)
 

@@ -323,10 +323,15 @@ int cl_expand_pictures(const cl_texts *paths, cl_texts *out, oc_err *err)
     int result = 0;
     for (int i = 0; !result && i < paths->n; i++) {
         const char *path = paths->p[i];
-        if (path[0] == '@' && !bs_is_file(path))
+        int before = out->n;
+        bool list = path[0] == '@' && !bs_is_file(path);
+        if (list)
             result = expand_list(path + 1, out, err);
         else
             result = bs_is_dir(path) ? expand_folder(path, out, err) : add_owned(out, bs_strdup(path), err);
+        if (!result && out->n == before)
+            result = list ? bs_err(err, "the list '%s' names no picture", path + 1)
+                          : bs_err(err, "there are no pictures (.jpg .jpeg .png .webp) in '%s'", path);
     }
     return result;
 }

@@ -84,8 +84,6 @@ static int ask_of_all(job *j, oc_err *err)
 {
     cl_texts paths = {0};
     int result = cl_expand_pictures(&j->given, &paths, err);
-    if (!result && !paths.n)
-        result = bs_err(err, "there are no pictures (.jpg .jpeg .png .webp) in '%s'", j->given.p[0]);
     for (int i = 0; !result && i < paths.n; i++)
         result = add_pair(j, paths.p[i], j->words.p[0], err);
     cl_texts_free(&paths);
@@ -325,6 +323,8 @@ static int run(const cl_command *self, int argc, char **argv)
     if (code < 0)
         code = check_usage(&j);
     cl_telling_end(&j.how, &j.common);
+    if (code < 0 && cl_telling_wrong(&j.how))
+        code = cl_usage(self, "%s", cl_telling_wrong(&j.how));
     if (code < 0 && j.choices_from && cl_labels_read(&j.choices, "choices", "answer", j.choices_from, &err))
         code = cl_usage(self, "%s", err.text);
     if (code < 0 && !j.common.model)

@@ -72,8 +72,6 @@ static int run_job(job *j, oc_err *err)
     int result = -1;
     if (cl_expand_pictures(&j->given, &j->paths, err))
         return -1;
-    if (!j->paths.n)
-        return bs_err(err, "there are no pictures (.jpg .jpeg .png .webp) in '%s'", j->given.p[0]);
     int batch = j->common.batch ? j->common.batch : BATCH;
     batch = batch < j->paths.n ? batch : j->paths.n;
     oc_engine *e = cl_open(&j->common, err);
@@ -102,8 +100,9 @@ static int run(const cl_command *self, int argc, char **argv)
     cl_telling_end(&j.how, &j.common);
     if (!j.common.model)
         j.common.model = CL_CAPTIONER;
-    if (!j.given.n)
-        code = cl_usage(self, "expected pictures or folders");
+    const char *wrong = cl_telling_wrong(&j.how);
+    if (!j.given.n || wrong)
+        code = cl_usage(self, "%s", wrong ? wrong : "expected pictures or folders");
     else
         code = cl_done(self, run_job(&j, &err) ? cl_fail(self, &err) : j.failed ? CL_FAILED : CL_OK);
 done:

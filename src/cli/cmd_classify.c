@@ -103,8 +103,6 @@ static int run_job(job *j, oc_err *err)
     oc_engine *e = NULL;
     if (cl_expand_pictures(&j->pictures, &j->paths, err))
         return -1;
-    if (!j->paths.n)
-        return bs_err(err, "there are no pictures (.jpg .jpeg .png .webp) in '%s'", j->pictures.p[0]);
     cl_talk_start(&j->talk, j->self, &j->common);
     e = cl_open(&j->common, err);
     j->session = e ? oc_session_open(e, err) : NULL;

@@ -7,6 +7,8 @@
 #include "../eval/retrieval.h"
 #include "../eval/zeroshot.h"
 #include "eval_captions.h"
+#include "labels.h"
+#include "telling.h"
 
 enum { RERANKED = 100 };
 
@@ -146,7 +148,8 @@ static int eval_model(job *j, bool zeroshot, oc_err *err)
         return -1;
     e = cl_open(&j->common, err);
     if (e && j->rerank && !oc_can_match(e))
-        bs_err(err, "--rerank: the model '%s' (%s) has no head that matches a picture with a text", e->model->folder, oc_family(e));
+        bs_err(err, "--rerank: the model '%s' (%s) has no head that matches a picture with a text", e->model->folder,
+               oc_family(e));
     else
         j->session = e ? oc_session_open(e, err) : NULL;
     if (j->session)
@@ -300,6 +303,8 @@ static const char *wrong_with(const job *j, const kind *k)
         return "--rerank goes with retrieval only";
     if (j->judged && !j->rerank)
         return "--rerank-top goes with --rerank";
+    if (k->run == eval_retrieval && j->common.enc && !j->rerank)
+        return "--enc-token goes with --rerank";
     if (!caption && (j->baseline || j->out))
         return j->baseline ? "--baseline goes with caption only" : "--out goes with caption only";
     if (!caption && neighbour != (j->train_path != NULL))
@@ -319,6 +324,14 @@ static int check_usage(job *j, const kind *k)
     const char *wrong = wrong_with(j, k);
     if (wrong)
         return cl_usage(j->self, "%s", wrong);
+    const char *how = k->run == eval_caption || k->run == eval_vqa ? cl_telling_wrong(&j->how) : NULL;
+    if (how)
+        return cl_usage(j->self, "%s", how);
+    cl_labels choices = {0};
+    int bad = j->choices ? cl_labels_read(&choices, "choices", "answer", j->choices, &err) : 0;
+    cl_labels_clear(&choices);
+    if (bad)
+        return cl_usage(j->self, "%s", err.text);
     if (cl_templates(&j->given, j->set, &j->templates, &j->words, &j->template_bytes, &err))
         return cl_usage(j->self, "%s", err.text);
     return j->words.n > 1 ? cl_usage(j->self, "'%s' is one word too many", j->words.p[1]) : -1;
@@ -358,7 +371,8 @@ static int run(const cl_command *self, int argc, char **argv)
         {"prompt", "S", CL_TEXT, &j.prompt, "caption --model: what a caption goes on with, as BLIP's 'a picture of '", 0, 0},
         {"choices", "FILE|a,b,c", CL_TEXT, &j.choices, "vqa --model: the likeliest of these is the answer", 0, 0},
         CL_TELLING_OPTIONS(j.how),
-        {"rerank", NULL, CL_FLAG, &j.rerank, "retrieval: the model's matching head (ITM) orders the first hits anew, with the cosine (ITC) added", 0, 0},
+        {"rerank", NULL, CL_FLAG, &j.rerank,
+         "retrieval: the model's matching head (ITM) orders the first hits anew, with the cosine (ITC) added", 0, 0},
         {"rerank-top", "N", CL_INT, &j.judged, "so many of them (100; BLIP's paper: 256 on COCO, 128 on Flickr30k)", 1, 1e9},
         {"enc-token", NULL, CL_FLAG, &j.common.enc, CL_ENC_HELP, 0, 0},
         {"language", "KEY...", CL_MORE, &j.languages, "texts to use, by their key in the data (text); several print a line each",
@@ -372,10 +386,10 @@ static int run(const cl_command *self, int argc, char **argv)
     };
     int code = cl_parse(self, argc, argv, options, &j.common, &j.words);
     const kind *k = find_kind(j.words.n ? j.words.p[0] : NULL);
+    cl_telling_end(&j.how, &j.common);
     if (code < 0)
         code = check_usage(&j, k);
     if (code < 0) {
-        cl_telling_end(&j.how, &j.common);
         j.judged = j.judged || !j.rerank ? j.judged : RERANKED;
         cl_talk_start(&j.talk, self, &j.common);
         code = cl_done(self, k->run(&j, &err) ? cl_fail(self, &err) : j.talk.talk.failed ? CL_FAILED : CL_OK);

@@ -2,8 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../run/generate.h"
-#include "cli.h"
+#include "telling.h"
 
 typedef struct job {
     const cl_command *self;
@@ -200,6 +199,8 @@ static int run(const cl_command *self, int argc, char **argv)
         goto done;
     if (rest.n)
         code = cl_usage(self, "'%s' is no switch: prompts come by --prompt or --stdin", rest.p[0]);
+    else if (cl_telling_wrong(&j.how))
+        code = cl_usage(self, "%s", cl_telling_wrong(&j.how));
     else if (!read_type(&j))
         code = cl_usage(self, "--kv-dtype is '%s', expected fp32, fp16, bf16 or int8", j.kv);
     else

@@ -66,7 +66,7 @@ static void print_json(const facts *f)
     for (int i = 0, n = 0; i < 4; i++)
         if (md_can(f->m) & bits[i])
             printf("%s\"%s\"", n++ ? "," : "", names[i]);
-    if (f->sizes.answers)
+    if (f->sizes.answers && !f->sizes.never_answered)
         printf(",\"answer\"");
     printf("],\"weights_bytes\":%zu,\"arena_bytes\":%zu,\"image_size\":%ld,\"max_tokens\":%ld,\"vocab_size\":%ld,\"embedding\":%"
            "ld",

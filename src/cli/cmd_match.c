@@ -96,8 +96,6 @@ static int run_job(job *j, oc_err *err)
     cl_texts first = {j->words.p, 1};
     if (cl_expand_pictures(&first, &j->paths, err))
         return -1;
-    if (!j->paths.n)
-        return bs_err(err, "there are no pictures (.jpg .jpeg .png .webp) in '%s'", first.p[0]);
     j->texts = j->words.n - 1;
     if (!j->common.batch) /* of a few texts and a picture at a time */
         j->common.batch = j->texts < 32 ? j->texts : 32;

@@ -26,7 +26,7 @@ typedef struct job {
     float lr, final_lr, warmup, decay, beta1, beta2, clip, ema, augment, minutes;
     cl_adapter adapter; /* a new one */
     cl_objectives objectives;
-    bool export_too, fresh, full, dumped;
+    bool export_too, fresh, full, dumped, answers;
     FILE *log;
     double shown;
     char *folder; /* where the model's files come from */
@@ -145,7 +145,8 @@ static int choose_learning(job *j, oc_err *err)
         j->learns = PAIRS;
     else
         return bs_err(err, "'%s' neither tells pictures and texts apart nor embeds or goes on with texts", j->model->folder);
-    return 0;
+    const char *given = j->learns == OBJECTIVES ? NULL : cl_objectives_given(&j->objectives);
+    return given ? bs_err(err, "--%s is for BLIP and its like, which '%s' is not", given, j->model->folder) : 0;
 }
 
 static int open_model(job *j, oc_err *err)
@@ -174,6 +175,20 @@ static int open_model(job *j, oc_err *err)
     return !j->tokenizer ? -1 : looks(j) ? im_processor_read(&j->processor, j->folder, err) : 0;
 }
 
+/* A model that was said never to have learned to answer may learn it now. */
+static int say_it_answers(const job *j, oc_err *err)
+{
+    md_sizes s;
+    j->model->family->sizes(j->model->m, &s);
+    if (!j->answers || !s.never_answered)
+        return 0;
+    char *from = bs_join(j->folder, "config.json"), *to = bs_join(j->out, "config.json");
+    int result = from && to ? ck_config_copy_with(from, to, "answers", "true", err) : bs_err(err, "out of memory: a path");
+    free(from);
+    free(to);
+    return result;
+}
+
 /* The last of what is opened, so that a run that cannot start leaves nothing. */
 static int open_out(job *j, oc_err *err)
 {
@@ -182,7 +197,7 @@ static int open_out(job *j, oc_err *err)
     j->log = j->metrics ? cl_metrics_open(j->metrics, err) : stdout;
     if (!j->log)
         return -1;
-    return j->finetune && !j->full ? 0 : cl_copy_model_files(j->folder, j->out, err);
+    return j->finetune && !j->full ? 0 : cl_copy_model_files(j->folder, j->out, err) ? -1 : say_it_answers(j, err);
 }
 
 static int on_resume(void *arg, long step, oc_err *err)
@@ -253,6 +268,7 @@ static int open_grounded(job *j, oc_err *err)
     if (cl_objectives_read(&j->objectives, j->model, j->pairs.n, j->common.batch, j->common.seed, j->finetune && !j->full, &o,
                            err))
         return -1;
+    j->answers = o.weight[TR_VQA] > 0;
     j->ground = tr_grounded_open(&o, j->loader, &j->pairs, j->tokenizer, j->model, j->common.batch, &j->task, err);
     return j->ground ? 0 : -1;
 }
@@ -418,6 +434,9 @@ static int check(job *j, const cl_texts *rest)
         return cl_usage(j->self, "--lora goes on with an adapter: finetune without --full does that");
     if (adapter && j->muon_lr > 0)
         return cl_usage(j->self, "--muon-lr is for whole weights, not for an adapter's factors");
+    oc_err err = {0};
+    if (cl_objectives_check(&j->objectives, &err))
+        return cl_usage(j->self, "%s", err.text);
     if (!j->steps == !j->epochs)
         return cl_usage(j->self, "expected --steps or --epochs");
     if (strcmp(j->save, "fp32") != 0 && strcmp(j->save, "fp16") != 0 && strcmp(j->save, "bf16") != 0)

@@ -109,8 +109,21 @@ static int caption_all(const cl_captioning *c, ev_pictures *p, cl_talk *talk, oc
     return result;
 }
 
+/* One that the model cannot read fails before any is answered: its accuracy would be of other questions. */
+static int all_fit(const cl_captioning *c, const oc_generator *g, const ev_questions *q, oc_err *err)
+{
+    tx_ids ids = {0};
+    int result = 0;
+    for (long i = 0; i < q->n && !result; i++)
+        if ((result = rn_encode_prompt(g, q->asked[i].question, c->how->cut, &ids, err)))
+            bs_err_prefix(err, "'%s': the question about '%s': ", c->data, q->asked[i].image);
+    tx_ids_clear(&ids);
+    return result;
+}
+
 /* With the longest question in mind, and the longest answer to choose from. */
-static oc_generator *open_answering(const cl_captioning *c, oc_engine *e, const ev_questions *q, const cl_texts *choices, oc_err *err)
+static oc_generator *open_answering(const cl_captioning *c, oc_engine *e, const ev_questions *q, const cl_texts *choices,
+                                    oc_err *err)
 {
     oc_generation how = *c->how;
     const char **texts = bs_alloc((size_t)q->n * sizeof *texts, "questions", err);
@@ -138,7 +151,7 @@ static int answer_all(const cl_captioning *c, ev_questions *q, cl_talk *talk, oc
     e = cl_open(c->common, err);
     if (e && !cl_check_teller(e, true, true, err))
         t.generator = open_answering(c, e, q, &choices.texts, err);
-    if (t.generator)
+    if (t.generator && !all_fit(c, t.generator, q, err))
         result = ev_teller_answer(&t, q->asked, q->n, batch_of(c), err);
     cl_talk_pause(talk);
 done:
@@ -154,8 +167,6 @@ static int all_captions(const cl_captioning *c, ev_pictures *p, cl_talk *talk, o
     int result = c->predictions ? ev_predictions_read(p->asked, p->n, c->predictions, c->data, &unknown, err)
                  : c->baseline  ? copy_nearest(c, p, talk, err)
                                 : caption_all(c, p, talk, err);
-    if (!result && c->out)
-        result = ev_pictures_write(p, c->out, err);
     if (!result)
         tell_unknown(c, unknown);
     return result;
@@ -166,13 +177,18 @@ int cl_eval_captions(const cl_captioning *c, cl_talk *talk, oc_err *err)
     dt_pairs pairs;
     ev_pictures pictures = {0};
     ev_caption_scores scores;
+    if (c->out && (cl_same_place(c->out, c->data) || (c->train && cl_same_place(c->out, c->train))))
+        return bs_err(err, "--out '%s' is what is read", c->out);
     if (dt_pairs_read(&pairs, c->data, err))
         return -1;
     int language = dt_language(&pairs, c->language);
     int result = language < 0 ? bs_err(err, "'%s' has no texts in '%s'", c->data, c->language)
                               : ev_pictures_init(&pictures, &pairs, language, err);
     if (!result)
-        result = all_captions(c, &pictures, talk, err) || ev_pictures_score(&pictures, &scores, err) ? -1 : 0;
+        result = all_captions(c, &pictures, talk, err) || ev_pictures_score(&pictures, &scores, err) ||
+                         (c->out && ev_pictures_write(&pictures, c->out, err))
+                     ? -1
+                     : 0;
     if (!result)
         print_scores(c, &scores, talk->talk.failed);
     ev_pictures_clear(&pictures);
@@ -189,7 +205,7 @@ int cl_eval_answers(const cl_captioning *c, cl_talk *talk, oc_err *err)
     double accuracy;
     if (ev_questions_read(&q, c->data, err))
         return -1;
-    int result = c->predictions ? ev_predictions_read(q.asked, q.n, c->predictions, c->data, &unknown, err)
+    int result = c->predictions                 ? ev_predictions_read(q.asked, q.n, c->predictions, c->data, &unknown, err)
                  : answer_all(c, &q, talk, err) ? -1
                                                 : ev_questions_keep_answered(&q, err);
     if (!result)

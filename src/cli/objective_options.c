@@ -36,6 +36,32 @@ static int read_list(const char *list, float *weight, oc_err *err)
     return 0;
 }
 
+const char *cl_objectives_given(const cl_objectives *c)
+{
+    cl_objectives none = cl_objectives_default();
+    const struct {
+        const char *name;
+        bool given;
+    } all[] = {{"objectives", c->list != NULL},
+               {"momentum", c->momentum < none.momentum || c->momentum > none.momentum},
+               {"queue", c->queue != none.queue},
+               {"itc-alpha", c->alpha < none.alpha || c->alpha > none.alpha},
+               {"text-length", c->length != none.length},
+               {"row-noise", c->row_noise > 0},
+               {"row-drop", c->row_drop > 0},
+               {"prompt", c->prompts.n > 0}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].given)
+            return all[i].name;
+    return NULL;
+}
+
+int cl_objectives_check(const cl_objectives *c, oc_err *err)
+{
+    float weight[TR_OBJECTIVES] = {0};
+    return c->list ? read_list(c->list, weight, err) : 0;
+}
+
 /* What pre-training is made of; of a model with none of its parts, answers. */
 static void choose(const md_model *m, float *weight)
 {

@@ -13,6 +13,10 @@ typedef struct cl_objectives {
 } cl_objectives;
 
 cl_objectives cl_objectives_default(void);
+/* The first of these switches that was given, without dashes; NULL: none was. */
+const char *cl_objectives_given(const cl_objectives *c);
+/* Is the list one? What can be told before there is a model. */
+int cl_objectives_check(const cl_objectives *c, oc_err *err);
 /* Of a run over `pairs` pairs by `batch`; adapter: factors learn, which no teacher follows. */
 int cl_objectives_read(const cl_objectives *c, const md_model *m, long pairs, long batch, uint64_t seed, bool adapter,
                        tr_grounded_options *o, oc_err *err);

@@ -19,7 +19,15 @@ void cl_telling_end(oc_generation *how, const cl_common *common)
     how->seed = common->seed;
 }
 
-oc_generator *cl_teller_open(oc_engine *e, bool asks, const char *const *prompts, int n, const oc_generation *how, int batch, oc_err *err)
+const char *cl_telling_wrong(const oc_generation *how)
+{
+    if (how->num_beams > 1 && how->temperature > 0)
+        return "a beam search takes the likeliest: no --temperature, --top-k or --top-p goes with --num-beams";
+    return how->min_new_tokens > how->max_new_tokens ? "--min-new-tokens is more than --max-new-tokens" : NULL;
+}
+
+oc_generator *cl_teller_open(oc_engine *e, bool asks, const char *const *prompts, int n, const oc_generation *how, int batch,
+                             oc_err *err)
 {
     int context = rn_check_eye(e, err) ? 0 : rn_context_for(e, prompts, n, how->max_new_tokens, err);
     int beams = how->num_beams > 1 ? how->num_beams : 0; /* then one picture after the other */
@@ -32,7 +40,13 @@ int cl_check_teller(const oc_engine *e, bool asks, bool prompted, oc_err *err)
     if (rn_check_eye(e, err))
         return -1;
     if (asks && !e->sizes.answers)
-        return bs_err(err, "the model '%s' does not answer questions, it only goes on with a text: `ocelli caption --prompt TEXT`",
+        return bs_err(err,
+                      "the model '%s' does not answer questions, it only goes on with a text: `ocelli caption --prompt TEXT`",
+                      e->model->folder);
+    if (asks && e->sizes.never_answered && !e->lora.by_id)
+        return bs_err(err,
+                      "the model '%s' never learned to answer questions (its config.json: answers is false): `ocelli finetune "
+                      "--objectives vqa`",
                       e->model->folder);
     if (!asks && e->sizes.prompt == MD_PROMPT_READ && !prompted)
         return bs_err(err, "the model '%s' answers questions, it does not caption: `ocelli ask`, or a question by --prompt",

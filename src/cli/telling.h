@@ -19,6 +19,8 @@
 
 oc_generation cl_telling_start(void);
 void cl_telling_end(oc_generation *how, const cl_common *common);
+/* What is wrong with how tokens are chosen; NULL: nothing. */
+const char *cl_telling_wrong(const oc_generation *how);
 
 /* A generator with just the room that `how` needs for prompts like these (some of them, or all, may be NULL), `batch` at the same time, which are questions
  * where it `asks`. Fails where the model writes nothing about pictures. */

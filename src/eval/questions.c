@@ -64,6 +64,8 @@ static int read_line(void *arg, const ck_config *c, long number, oc_err *err)
     if (ck_config_need(c, "image", "a path", err) || ck_string(c, "image", &image, err) ||
         ck_config_need(c, "question", "a string", err) || ck_string(c, "question", &question, err) || widen(r, err))
         return -1;
+    if (!question[strspn(question, " \t\r\n")])
+        return ck_config_wrong(c, "question", err, "a question");
     ev_asked *a = &r->q->asked[r->q->n - 1];
     a->image = bs_join(r->folder, image);
     a->question = bs_strdup(question);

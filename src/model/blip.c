@@ -29,6 +29,7 @@ typedef struct blip_head {
 typedef struct blip {
     blip_kind kind;
     bool tied; /* the decoder is the encoder but for `self` */
+    bool learned_to_answer; /* true unless a pre-training model's config says otherwise: by its shape nobody could tell */
     bl_vit vision;
     bl_bert encoder, decoder; /* layers 0: not there */
     bl_bert_attention *self;  /* [layers] of a tied decoder */
@@ -114,8 +115,10 @@ static int read_config(const ck_config *c, blip *m, oc_err *err)
         if (!strcmp(architecture, architectures[i]))
             m->kind = (blip_kind)i;
     m->projection = 256;
+    m->learned_to_answer = true;
     if (ck_int(c, "image_text_hidden_size", &m->projection, 1, MD_WIDEST, err) ||
-        (m->kind == PRETRAINS && ck_bool(c, "tie_encoder_decoder", &m->tied, err)))
+        (m->kind == PRETRAINS &&
+         (ck_bool(c, "tie_encoder_decoder", &m->tied, err) || ck_bool(c, "answers", &m->learned_to_answer, err))))
         return -1;
     const ck_config *vision = md_read_part(c, "vision_config", err), *text = vision ? md_read_part(c, "text_config", err) : NULL;
     return !text || read_vision(vision, m->kind == PRETRAINS, &m->vision, err) || read_text(text, m, err) ? -1 : 0;
@@ -167,6 +170,7 @@ static void sizes(const void *p, md_sizes *s)
                     .start = m->dec,
                     .prompt = m->kind == ANSWERS ? MD_PROMPT_READ : MD_PROMPT_BEGINS,
                     .answers = can_answer(m),
+                    .never_answered = !m->learned_to_answer,
                     .picture_rows = bl_vit_tokens(&m->vision),
                     .own_eos = true,
                     .matches = has_pairs(m),

@@ -116,6 +116,7 @@ typedef struct md_sizes {
     int start; /* an encoder-decoder's answers begin with it; not looked at where nothing is remembered */
     md_prompt prompt;  /* where nothing else is asked for */
     bool answers;      /* it can read a prompt, as a question about a picture */
+    bool never_answered; /* it could learn to, and its config says that it did not */
     long picture_rows; /* rows of a picture, for a model that generates about one; 0: about none */
     bool own_eos;      /* eos ends its answers, whatever generation_config.json says */
     bool matches;      /* tells of a picture and a text whether they belong together */

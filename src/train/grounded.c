@@ -446,17 +446,28 @@ static void enqueue(tr_grounded *g)
 
 /* ---- itm ---------------------------------------------------------------------------------------------------- */
 
-/* One that does not belong to i, the likelier the higher it scores (scores NULL: any); i itself where there is none. */
+/* chance[k] = softmax(scores)[k]; 1 where there are none. */
+static void likely(const float *scores, long n, double *chance)
+{
+    double max = -INFINITY, all = 0;
+    for (long k = 0; scores && k < n; k++)
+        max = fmax(max, (double)scores[k]);
+    for (long k = 0; k < n; k++)
+        all += chance[k] = scores ? exp((double)scores[k] - max) : 1;
+    for (long k = 0; scores && k < n; k++)
+        chance[k] /= all;
+}
+
+/* One that does not belong to i, the likelier the higher it scores (scores NULL: any); i itself where there is none. BLIP's weights: softmax + 1e-4. */
 static long draw_other(tr_grounded *g, long i, const float *scores, bs_rng *r)
 {
-    double max = -INFINITY, sum = 0;
+    double sum = 0;
     const dt_pair *p = g->pairs->p;
-    for (long k = 0; scores && k < g->batch; k++)
-        max = fmax(max, (double)scores[k]);
+    likely(scores, g->batch, g->chance);
     for (long k = 0; k < g->batch; k++) {
         float a = (float)p[g->now->pair[i]].group, b = (float)p[g->now->pair[k]].group;
         bool apart = !same(a, b, g->now->pair[i] == g->now->pair[k]);
-        g->chance[k] = !apart ? 0 : 1e-4 + (scores ? exp((double)scores[k] - max) : 1);
+        g->chance[k] = apart ? g->chance[k] + 1e-4 : 0;
         sum += g->chance[k];
     }
     double at = sum * (double)bs_rng_float(r);
@@ -639,7 +650,8 @@ static int read_prompts(tr_grounded *g, oc_err *err)
         snprintf(key, sizeof key, "%.*s", equals ? (int)(equals - g->o.prompts[i]) : 0, g->o.prompts[i]);
         int language = equals ? dt_language(g->pairs, key) : -1;
         if (language < 0)
-            return bs_err(err, "--prompt '%s': expected KEY=TEXT with the key of a language of the data, such as text=", g->o.prompts[i]);
+            return bs_err(
+                err, "--prompt '%s': expected KEY=TEXT with the key of a language of the data, such as text=", g->o.prompts[i]);
         if (tx_encode(g->tokenizer, equals + 1, strlen(equals + 1), false, &g->prompt[language], err))
             return -1;
         if ((long)g->prompt[language].n > g->room)
@@ -657,7 +669,9 @@ static int find_mask(tr_grounded *g, oc_err *err)
         g->sizes.mask = tx_token_id(g->tokenizer, "[MASK]");
     return g->sizes.mask >= 0 && g->sizes.mask < g->sizes.vocab
                ? 0
-               : bs_err(err, "the tokenizer of '%s' has no [MASK] that the model knows, which the objective mlm hides words behind", g->m->folder);
+               : bs_err(err,
+                        "the tokenizer of '%s' has no [MASK] that the model knows, which the objective mlm hides words behind",
+                        g->m->folder);
 }
 
 static int check(tr_grounded *g, oc_err *err)
@@ -667,7 +681,8 @@ static int check(tr_grounded *g, oc_err *err)
     for (int i = 0; i < TR_OBJECTIVES; i++) {
         any |= g->o.weight[i] > 0;
         if (g->o.weight[i] > 0 && !(can & 1u << i))
-            return bs_err(err, "the model '%s' has no part for the objective '%s'", g->m->folder, tr_objective_names[i]);
+            return bs_err(err, "the model '%s' has no part for the objective '%s'%s", g->m->folder, tr_objective_names[i],
+                          i == TR_VQA ? ", which takes an encoder as wide as the eye and a decoder" : "");
     }
     if ((g->o.weight[TR_ITC] > 0 || g->o.weight[TR_ITM] > 0) && tr_check_others(g->batch, err))
         return -1;
@@ -678,8 +693,8 @@ static int check(tr_grounded *g, oc_err *err)
     return g->o.weight[TR_MLM] > 0 ? find_mask(g, err) : 0;
 }
 
-tr_grounded *tr_grounded_open(const tr_grounded_options *o, dt_loader *loader, const dt_pairs *pairs, const tx_tokenizer *tokenizer,
-                              const md_model *m, long batch, tr_task *task, oc_err *err)
+tr_grounded *tr_grounded_open(const tr_grounded_options *o, dt_loader *loader, const dt_pairs *pairs,
+                              const tx_tokenizer *tokenizer, const md_model *m, long batch, tr_task *task, oc_err *err)
 {
     tr_grounded *g = calloc(1, sizeof *g);
     if (!g) {
