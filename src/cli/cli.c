@@ -90,11 +90,11 @@ enum { COMMON = 9 };
 static void common_options(cl_common *c, cl_option o[COMMON + 1])
 {
     cl_option list[COMMON + 1] = {
-        {"model", "MODEL", CL_TEXT, &c->model, "model folder in Hugging Face's layout, or `starter` (the default)", 0, 0},
+        {"model", "MODEL", CL_TEXT, &c->model, "model folder in Hugging Face's layout, or one that ships: `starter` (the default unless said below), `starter-caption`", 0, 0},
         {"lora", "DIR[:SCALE]", CL_TEXT, &c->lora, "apply a PEFT adapter", 0, 0},
         {"dtype", "TYPE", CL_TEXT, &c->dtype, "fp32, bf16, int8 or int4 weights; training: fp32 or bf16 products", 0, 0},
         {"threads", "N", CL_INT, &c->threads, "threads (one per core)", 1, 1024},
-        {"batch", "N", CL_INT, &c->batch, "rows at once (32)", 1, 65536},
+        {"batch", "N", CL_INT, &c->batch, "rows at once (32 unless said below)", 1, 65536},
         {"seed", "N", CL_UINT64, &c->seed, "seed of everything random (0)", 0, 1.8e19},
         {"max-pixels", "N", CL_UINT64, &c->max_pixels, "refuse larger pictures (178956970)", 1, 1.8e19},
         {"json", NULL, CL_FLAG, &c->json, "one JSON object a line on standard output", 0, 0},

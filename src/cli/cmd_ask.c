@@ -340,5 +340,5 @@ const cl_command cmd_ask = {
     "  ocelli ask --model blip-vqa-base --image photo.jpg 'how many dogs are there?'\n"
     "  ocelli ask --model blip-vqa-base --image photo.jpg --choices yes,no 'is it raining?'\n"
     "  ocelli ask --model blip-vqa-base --stdin --json < questions.jsonl\n\n"
-    "--choices prints the given answers, best first, with their log-probabilities (of all tokens and the end, as BLIP ranks answers).\n",
+    "None of the models that ship answers, so --model must be said; --batch is 8 without it. --choices prints the given answers, best first, with their log-probabilities (of all tokens and the end, as BLIP ranks answers).\n",
     run};

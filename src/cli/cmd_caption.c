@@ -116,6 +116,6 @@ const cl_command cmd_caption = {
     "  ocelli caption photo.jpg                       # path, tab, caption\n"
     "  ocelli caption --json ~/photos > captions.jsonl\n"
     "  ocelli caption --model blip-image-captioning-base --prompt 'a picture of ' --num-beams 3 --min-new-tokens 5 photo.jpg\n"
-    "  ocelli caption --model blip-image-captioning-base --top-p 0.9 --seed 7 photo.jpg    # drawn, as CapFilt draws its captions\n\n"
+    "  ocelli caption --model blip-image-captioning-base --top-p 0.9 --repetition-penalty 1.1 --seed 7 photo.jpg    # drawn, as CapFilt draws\n\n"
     "Without --model `" CL_CAPTIONER "` speaks. A picture is captioned as if it were alone, whatever --batch (8) says.\n",
     run};
