@@ -35,6 +35,8 @@ static bool stops_early(const oc_engine *e) { return !e->whole && e->sizes.paddi
 static long seen_length(const oc_engine *e, const tx_ids *ids)
 {
     const md_model *m = e->model;
+    if (e->sizes.padding == MD_PADDING_READ) /* filled up, and all of it is seen */
+        return e->sizes.max_tokens;
     return stops_early(e) ? m->family->pool_position(m->m, ids->p, (long)ids->n) + 1L : (long)ids->n;
 }
 
