@@ -1645,6 +1645,94 @@ static void caches_are_read(void **state)
     }
 }
 
+/* A lone key head that all heads of queries read, in shares or as one head of more queries, gives the bits of as many key heads at the same place. */
+static void a_lone_key_head_is_shared(void **state)
+{
+    (void)state;
+    static const long sizes[][5] = {
+        /* batch, heads, tq, tk, width */
+        {1, 12, 1, 577, 96}, {3, 12, 1, 300, 33}, {1, 7, 2, 70, 20}, {2, 5, 4, 1100, 16}, {1, 12, 9, 577, 40}, {2, 3, 70, 290, 24}, {1, 130, 5, 9, 8},
+    };
+    const kn_table *t;
+    EACH_TIER (t) {
+        bs_pool *pool[4];
+        kn_work *w[4];
+        open_works(t, pool, w);
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            long batch = sizes[i][0], heads = sizes[i][1], tq = sizes[i][2], tk = sizes[i][3], d = sizes[i][4], n = batch * heads * tq * d;
+            kn_attn a = {.batch = batch, .heads = heads, .kv_heads = 1, .tq = tq, .tk = tk, .dk = d, .dv = d, .scale = 0.3f};
+            a.q_row = a.y_row = heads * d, a.q_head = a.y_head = a.k_row = a.v_row = d;
+            a.q_batch = a.y_batch = heads * tq * d, a.k_batch = a.v_batch = tk * d;
+            a.q = random_floats(n, -1, 1), a.k = a.v = random_floats(batch * tk * d, -1, 1);
+            kn_attn apart = a;
+            apart.kv_heads = heads, apart.y = floats(n);
+            run_forward(w[0], &apart);
+            for (int k = 0; k < 4; k++) {
+                a.y = floats(n);
+                run_forward(w[k], &a);
+                same_bits(t->name, "a lone key head", a.y, apart.y, n);
+            }
+            unfence();
+        }
+        close_works(pool, w);
+    }
+}
+
+/* ---- products by heads --------------------------------------------------------------------------------- */
+
+static void check_heads(const char *tier, const kn_heads *g)
+{
+    for (long i = 0; i < g->m; i++)
+        for (long column = 0; column < g->heads * g->n; column++) {
+            long h = column / g->n, j = column % g->n;
+            double want = g->bias ? g->bias[column] : 0, size = fabs(want);
+            for (long p = 0; p < g->k; p++) {
+                double ab = (double)g->a[i * g->lda + h * g->k + p] * (g->turned ? g->b[column * g->k + p] : g->b[(h * g->k + p) * g->n + j]);
+                want += ab;
+                size += fabs(ab);
+            }
+            near(tier, "a product by heads", i * g->ldc + column, g->c[i * g->ldc + column], want, (4 + sqrt((double)g->k)) * ULP * size);
+        }
+}
+
+static void products_by_heads_are_right(void **state)
+{
+    (void)state;
+    static const long sizes[][4] = {
+        /* heads, rows, columns, sum */
+        {1, 1, 1, 1}, {12, 8, 96, 64}, {3, 1, 64, 300}, {4, 7, 10, 40}, {2, 33, 128, 16}, {5, 2, 65, 257}, {2, 300, 32, 1100},
+    };
+    const kn_table *t;
+    EACH_TIER (t) {
+        bs_pool *pool[4];
+        kn_work *w[4];
+        open_works(t, pool, w);
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+            for (int form = 0; form < 8; form++) {
+                long heads = sizes[i][0], m = sizes[i][1], n = sizes[i][2], k = sizes[i][3];
+                kn_heads g = {.heads = heads, .m = m, .n = n, .k = k, .lda = heads * k + 1, .ldc = heads * n + 2, .turned = form & 1};
+                kn_packed weight = {.dtype = KN_F32, .n = heads * n, .k = k};
+                g.a = random_floats(m * g.lda, -1, 1), g.b = random_floats(heads * n * k, -1, 1);
+                g.bias = form & 2 ? random_floats(heads * n, -1, 1) : NULL;
+                if (g.turned && form & 4) {
+                    weight.data = fence(kn_packed_bytes(t, KN_F32, heads * n, k, 0));
+                    kn_pack_weight(w[0], &weight, g.b, k);
+                    g.packed = &weight;
+                }
+                float *first = g.c = floats(m * g.ldc);
+                kn_heads_run(w[0], &g);
+                check_heads(t->name, &g);
+                for (int j = 1; j < 4; j++) {
+                    g.c = copy_of(first, m * g.ldc);
+                    kn_heads_run(w[j], &g);
+                    same_bits(t->name, "products by heads, by threads", g.c, first, m * g.ldc);
+                }
+                unfence();
+            }
+        close_works(pool, w);
+    }
+}
+
 /* Neither direction holds anything of tq x tk, and a plan for many is a plan for few. */
 static void scratch_is_bounded(void **state)
 {
@@ -2097,6 +2185,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(caches_are_read),
         cmocka_unit_test(scratch_is_bounded),
         cmocka_unit_test(gradients_may_be_left_out),
+        cmocka_unit_test(a_lone_key_head_is_shared),
+        cmocka_unit_test(products_by_heads_are_right),
     };
     const struct CMUnitTest threaded[] = {
         cmocka_unit_test(tiers_are_found),           cmocka_unit_test(gemm_keeps_its_bits),

@@ -625,6 +625,63 @@ static void looking_takes_what_was_planned(void **state)
     clear_pictures(p);
 }
 
+/* Logits of a text about a picture: its beginning at once, then token by token beside another text. *bytes: of a page of what is remembered. */
+static void write_about(oc_engine *e, long context, const float *pixels, const int32_t *ids, long begin, long n, record *r, size_t *bytes)
+{
+    rn_speaker s;
+    oc_err err = {0};
+    tx_ids prompt = {.p = (int32_t *)(uintptr_t)ids, .n = (size_t)begin};
+    open_speaker(&s, e, context, 2, OC_KV_FP32);
+    int memory = rn_remember(&s, &prompt, pixels, &err), a = open_sequence(&s), b = open_sequence(&s);
+    if (memory < 0)
+        fail_msg("%s", err.text);
+    static record other;
+    r->vocab = other.vocab = e->sizes.vocab;
+    r->before = 0;
+    rn_feed first = {a, ids, begin, begin, memory};
+    assert_int_equal(rn_run_feeds(&s, &first, 1, note, r, &err), 0);
+    for (r->before = begin; r->before < n; r->before++) {
+        rn_feed feed[] = {{a, ids + r->before, 1, 1, memory}, {b, ids + r->before, 1, 0, memory}};
+        assert_int_equal(rn_run_feeds(&s, feed, 2, note, r, &err), 0);
+    }
+    tn_cache_shape page = *tn_cache_shape_of(s.memory);
+    page.positions = tn_page_keys();
+    *bytes = tn_cache_needs(&page);
+    rn_speaker_close(&s);
+}
+
+/* Where few tokens can come, the rows that are looked at are remembered in place of keys and values: to the same logits, in less room. */
+static void rows_stand_for_keys_and_values(void **state)
+{
+    (void)state;
+    enum { BEGIN = 6 };
+    static record by_rows, made;
+    oc_picture p[PICTURES];
+    oc_err err = {0};
+    int32_t ids[TEXT];
+    read_pictures(p);
+    make_ids(ids, TEXT, 8);
+    for (int m = 0; m < SEERS; m += 2) /* the one between reads questions */
+        for (int threads = 1; threads <= 3; threads += 2) {
+            oc_engine *e = open_engine(seers[m], threads);
+            float *pixels = bs_alloc((size_t)(3 * e->sizes.image_size * e->sizes.image_size) * sizeof(float), "pixels", &err);
+            tn_cache_shape shape = {.type = KN_KV_F32};
+            size_t less, more;
+            assert_int_equal(im_processor_run(&e->processor, &p[1], pixels, &err), 0);
+            e->model->family->cache(e->model->m, &shape);
+            write_about(e, shape.key, pixels, ids, BEGIN, shape.key, &by_rows, &less);
+            write_about(e, shape.key + 1, pixels, ids, BEGIN, shape.key, &made, &more);
+            assert_true(less < more);
+            for (long i = 0; i < shape.key; i++)
+                for (long k = 0; k < made.vocab; k++)
+                    if (!(fabsf(by_rows.v[i][k] - made.v[i][k]) <= 1e-4f * (1 + fabsf(made.v[i][k]))))
+                        fail_msg("%s: logit %ld of token %ld is %.9g, not %.9g", seers[m], k, i, (double)by_rows.v[i][k], (double)made.v[i][k]);
+            bs_free(pixels);
+            oc_engine_close(e);
+        }
+    clear_pictures(p);
+}
+
 /* What an encoder remembered, of a picture or of a prompt, is not asked for again: a token behind it takes no memory either. */
 static void tokens_about_something_take_no_memory(void **state)
 {
@@ -934,6 +991,7 @@ int main(void)
         cmocka_unit_test(pictures_in_a_batch_are_as_alone),
         cmocka_unit_test(beams_share_what_is_remembered),
         cmocka_unit_test(looking_takes_what_was_planned),
+        cmocka_unit_test(rows_stand_for_keys_and_values),
         cmocka_unit_test(tokens_about_something_take_no_memory),
         cmocka_unit_test(choices_are_scored_as_alone),
         cmocka_unit_test(pairs_in_a_batch_are_as_alone),

@@ -113,8 +113,22 @@ tn_t bl_bert_first(tn_ctx *cx, const bl_bert *m, const int *ids, long b, long t,
     return tn_end(cx, scope, x, tn_reshape(cx, y, 2, (long[]){b, m->shape.width}));
 }
 
+bool bl_bert_can_look_at_rows(const bl_bert *m, const tn_lora *lora)
+{
+    for (int i = 0; i < m->layers; i++) {
+        const bl_attention *a = &m->layer[i].crossattention.heads;
+        if (!tn_can_attend_to_rows(lora, &a->k_proj, &a->v_proj))
+            return false;
+    }
+    return m->context_width > 0;
+}
+
 void bl_bert_remember(tn_ctx *cx, const bl_bert *m, tn_t seen)
 {
+    if (tn_remembers_rows(cx)) {
+        tn_remember_rows(cx, seen);
+        return;
+    }
     for (int i = 0; i < m->layers; i++) {
         tn_scope scope = tn_begin(cx);
         const bl_attention *a = &m->layer[i].crossattention.heads;

@@ -55,7 +55,9 @@ tn_t bl_bert_rows(tn_ctx *cx, const bl_bert *m, const int *ids, long b, long t, 
 /* The same rows' first of each sequence, [B, width], to the bit: no other row of the last layer is computed unless `hidden` (may be NULL) takes
  * them all. Not for a causal one, whose first token sees nothing. */
 tn_t bl_bert_first(tn_ctx *cx, const bl_bert *m, const int *ids, long b, long t, const bl_bert_view *view, tn_t *hidden);
-/* Keys and values of what a decoder will look at [steps, T, context_width] go into the memory of the context's steps: they are computed once. */
+/* What a decoder will look at [steps, T, context_width] goes into the memory of the context's steps: keys and values, which are computed once, or where the
+ * memory is one of rows these themselves, which bl_bert_can_look_at_rows tells of weights and adapter. */
+bool bl_bert_can_look_at_rows(const bl_bert *m, const tn_lora *lora);
 void bl_bert_remember(tn_ctx *cx, const bl_bert *m, tn_t seen);
 
 #endif

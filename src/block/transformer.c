@@ -44,6 +44,8 @@ tn_t bl_attend(tn_ctx *cx, const bl_attention *a, tn_t x, tn_t context, const tn
         if (!args->memory && !itself)
             tn_linears(cx, context, 2, all + 1, qkv + 1);
     }
+    if (args->memory && tn_remembers_rows(cx))
+        return tn_linear_add(cx, tn_attention_to_rows(cx, qkv[0], &a->k_proj, &a->v_proj, args), &a->out_proj, residual);
     return tn_linear_add(cx, tn_attention(cx, qkv[0], qkv[1], qkv[2], args), &a->out_proj, residual);
 }
 

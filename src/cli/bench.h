@@ -9,6 +9,7 @@ typedef struct cl_bench {
     cl_common common;
     const char *batches, *cpu, *in, *out;
     float seconds; /* of measuring, a line */
+    int context;   /* 0: the most there may be */
     bool texts, whole, from_stdin;
     cl_texts words; /* which sections; all when empty */
 } cl_bench;

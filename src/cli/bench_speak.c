@@ -45,7 +45,7 @@ static int open_all(job *j, oc_err *err)
     j->engine = rn_engine_bare(b->common.model, &o, b->common.seed, err);
     if (!j->engine)
         return -1;
-    long context = j->engine->sizes.context < LONGEST ? j->engine->sizes.context : LONGEST, room = context - 1;
+    long wanted = b->context ? b->context : LONGEST, context = j->engine->sizes.context < wanted ? j->engine->sizes.context : wanted, room = context - 1;
     int most = b->from_stdin ? 8 : 1;
     for (int i = 0; i < j->batches; i++)
         most = j->batch[i] > most ? j->batch[i] : most;

@@ -28,6 +28,7 @@ static int run(const cl_command *self, int argc, char **argv)
         {"cpu", "TIER", CL_TEXT, &b.cpu, "the kernels of this tier (as OCELLI_CPU)", 0, 0},
         {"seconds", "S", CL_FLOAT, &b.seconds, "to measure each line for (kernels 0.15, others 1)", 0, 3600},
         {"batch", "N,N", CL_TEXT, &b.batches, "rows at once, each measured: model (1,8,32); speak: texts (1,8); train: pairs (128)", 0, 0},
+        {"context", "N", CL_INT, &b.context, "speak: positions of a text at most (1024, or the model's where it has fewer)", 2, 1024},
         {"texts", NULL, CL_FLAG, &b.texts, "model: texts of full length instead of pictures", 0, 0},
         {"whole", NULL, CL_FLAG, &b.whole, "model: compute every token of every layer, though one row is read", 0, 0},
         {"in", "FILE", CL_TEXT, &b.in, "model, train: pixel_values, input_ids (safetensors) instead of random ones", 0, 0},

@@ -110,7 +110,7 @@ static int run(const cl_command *self, int argc, char **argv)
     }
     f.speaks.batch = common.batch ? common.batch : BATCH;
     char *folder = rn_find_model(rest.n ? rest.p[0] : common.model ? common.model : "starter", NULL, &err);
-    md_model *m = folder ? md_open(folder, &err) : NULL;
+    md_model *m = folder ? md_open_lean(folder, &err) : NULL;
     code = !m || collect(&f, m, &common, &err) ? cl_fail(self, &err) : CL_OK;
     if (code == CL_OK && common.json)
         print_json(&f);

@@ -51,11 +51,26 @@ static size_t lay(const kn_table *t, const kn_attn *a, room *r, float *base)
     return (n * sizeof(float) + KN_ROOM_ALIGN - 1) / KN_ROOM_ALIGN * KN_ROOM_ALIGN;
 }
 
+/* Heads that look at the same keys, side by side in rows of queries, are as many more queries of one head: keys are packed once for all. */
+static kn_attn as_one_head(const kn_attn *a)
+{
+    kn_attn one = *a;
+    bool side_by_side = a->q_row == a->heads * a->q_head && a->y_row == a->heads * a->y_head;
+    if (a->kv_heads > 1 || !side_by_side || a->causal || a->window || a->from || a->bias || a->lse)
+        return one;
+    one.heads = 1;
+    one.tq = a->tq * a->heads;
+    one.q_row = a->q_head;
+    one.y_row = a->y_head;
+    return one;
+}
+
 size_t kn_attn_scratch(const kn_table *t, const kn_attn *a)
 {
     static float nowhere[1];
     room r;
-    size_t few = kn_attn_few_scratch(a), n = lay(t, a, &r, nowhere);
+    kn_attn one = as_one_head(a);
+    size_t few = kn_attn_few_scratch(a), n = lay(t, &one, &r, nowhere);
     return few > n ? few : n; /* for few queries and for many: it never shrinks as tq grows */
 }
 
@@ -201,11 +216,14 @@ void kn_attn_forward(kn_work *w, const kn_attn *a, void *scratch)
         kn_attn_few(w, a, scratch);
         return;
     }
+    kn_attn one = as_one_head(a);
+    size_t each = kn_attn_scratch(w->t, a);
+    a = &one;
     /* A head is cut up to bound the room of an item, or to feed every thread: its keys are packed anew in each piece. */
     long heads = a->batch * a->heads, wanted = heads >= 2 * w->threads ? 1 : (2 * w->threads + heads - 1) / heads;
     long pieces = (a->tq + SPAN - 1) / SPAN;
     pieces = wanted > pieces ? wanted : pieces;
-    forward f = {.w = w, .a = a, .scratch = scratch, .each = kn_attn_scratch(w->t, a)};
+    forward f = {.w = w, .a = a, .scratch = scratch, .each = each};
     f.span = kn_round_up((a->tq + pieces - 1) / pieces, w->t->nr);
     f.spans = (a->tq + f.span - 1) / f.span;
     bs_pool_for(w->pool, heads * f.spans, 1, forward_items, &f);

@@ -2,14 +2,15 @@
  * all query heads that share it, a stretch that the first cache holds at a time.
  *
  * Items are key heads; where those are fewer than the threads want, a round of blocks of KN_KEYS keys, whose softmaxes are kept
- * in slots of scratch and merged in order. Both ways, and attention.c, give the same bits: every sum has the same order. */
+ * in slots of scratch and merged in order, or, with a lone key head of few blocks, shares of the query heads that read it. All ways, and
+ * attention.c, give the same bits: every sum has the same order. */
 #include <math.h>
 #include <string.h>
 
 #include "attention.h"
 
-/* Queries; keys of a stretch; softmaxes that a worker's scratch has room for; blocks of keys worth sharing. */
-enum { FEW = 4, STRETCH = 16, SLOTS = 4, WORTH_SHARING = 4 };
+/* Queries; keys of a stretch; softmaxes that a worker's scratch has room for; blocks of keys worth sharing; rows of a share at least. */
+enum { FEW = 4, STRETCH = 16, SLOTS = 4, WORTH_SHARING = 4, LEAST_SHARE = 4 };
 
 typedef struct few {
     kn_work *w;
@@ -206,9 +207,26 @@ static void shared_head(few *f)
     finish(f, &first, f->b, f->kv);
 }
 
-void kn_attn_few(kn_work *w, const kn_attn *a, void *scratch)
+/* As if a lone key head were several, all at its place, each read by a share of the query heads. */
+static kn_attn in_shares(const kn_attn *a, int threads)
 {
-    few f = {.w = w, .a = a, .scratch = scratch, .each = kn_attn_scratch(w->t, a)};
+    kn_attn shared = *a;
+    long shares = 1;
+    for (long n = 2; n <= a->heads && shares * a->batch < 2 * threads; n++)
+        if (a->heads % n == 0 && a->heads / n * a->tq >= LEAST_SHARE)
+            shares = n;
+    if (a->kv_heads > 1 || a->tk >= (long)WORTH_SHARING * KN_KEYS)
+        return shared;
+    shared.kv_heads = shares;
+    shared.k_head = shared.v_head = shared.scale_head = 0;
+    return shared;
+}
+
+void kn_attn_few(kn_work *w, const kn_attn *whole, void *scratch)
+{
+    kn_attn shared = in_shares(whole, w->threads);
+    const kn_attn *a = &shared;
+    few f = {.w = w, .a = a, .scratch = scratch, .each = kn_attn_scratch(w->t, whole)};
     long items = a->batch * a->kv_heads;
     if (items >= 2 * w->threads || a->tk < (long)WORTH_SHARING * KN_KEYS) {
         bs_pool_for(w->pool, items, 1, head_items, &f);

@@ -189,6 +189,21 @@ bool kn_work_has_bf16(const kn_work *w); /* does kn_gemm's bf16 change anything 
  * threads wait once, else one after another; to the same bits. */
 void kn_gemm_run(kn_work *w, const kn_gemm *g);
 
+/* Every head's own product, C_h [m, n] = A_h [m, k] B_h (+ bias_h [n]): A_h lies at a + h * k, its rows lda apart, C_h at c + h * n, its rows ldc apart. B_h are
+ * rows [h * k, (h + 1) * k) of b [heads * k, n]; or `turned`, the transpose of rows [h * n, (h + 1) * n) of b [heads * n, k], which may have been packed before as
+ * fp32 (b is read as well, where a head is no whole number of strips). k is at most KN_HEAD_MOST. Sums have kn_gemm's order. */
+enum { KN_HEAD_MOST = 1 << 14 };
+typedef struct kn_heads {
+    long heads, m, n, k;
+    const float *a, *b;
+    long lda, ldc;
+    bool turned;
+    const kn_packed *packed; /* NULL: as it lies */
+    const float *bias;       /* [heads * n]; NULL: none */
+    float *c;
+} kn_heads;
+void kn_heads_run(kn_work *w, const kn_heads *g);
+
 /* y[n] += the sum over rows of x[rows, n] (rows ld apart), in a fixed order of fixed blocks of rows. */
 void kn_column_sums(kn_work *w, long rows, long n, const float *x, long ld, float *y);
 /* The same for layer norm's gains and biases and dx: threads split rows into fixed blocks whose partial sums are added in

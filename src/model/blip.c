@@ -187,6 +187,13 @@ static void cache(const void *p, tn_cache_shape *s)
     s->key = s->value = d->shape.width / d->shape.heads;
 }
 
+static bool look_at_rows(const void *p, const tn_lora *lora, tn_cache_shape *s)
+{
+    const bl_bert *d = writer(p);
+    *s = (tn_cache_shape){.layers = 1, .kv_heads = 1, .key = d->context_width, .value = d->context_width, .rows = true};
+    return bl_bert_can_look_at_rows(d, lora);
+}
+
 /* ---- weights ------------------------------------------------------------------------------------------------ */
 
 static void visit_head(blip *m, tn_visitor *v)
@@ -678,6 +685,7 @@ const md_family md_blip = {
     .match = match,
     .objectives = objectives,
     .remember = remember,
+    .look_at_rows = look_at_rows,
     .logits = logits,
     .pool_position = pool_position,
     .pair_loss = pair_loss,

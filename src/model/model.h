@@ -178,6 +178,9 @@ typedef struct md_family {
     /* An encoder-decoder's: input_ids are encoded, row by row, and what the decoder attends to goes into the memory of the context's steps, whose shape is the
      * cache's. logits' own ids are the decoder's. NULL: a decoder alone. */
     void (*remember)(tn_ctx *cx, const void *m, const md_batch *b);
+    /* The shape of a memory of the rows that its decoder looks at themselves, for few queries (tn_attention_to_rows); false: not with these weights, or this
+     * adapter. NULL: never. */
+    bool (*look_at_rows)(const void *m, const tn_lora *lora, tn_cache_shape *s);
     int (*place)(const void *m, long position);
     /* Where a text is pooled, from its n ids (with what it is filled up with, where the model reads that). */
     md_pool_fn *pool_position;

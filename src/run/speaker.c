@@ -144,8 +144,27 @@ static int check_options(const oc_engine *e, const oc_generator_options *o, oc_e
 /* Positions that a cache holds of so many for each sequence. */
 static long positions_for(const rn_speaker *s, long each) { return (each + 2 * tn_page_keys()) * ((long)s->sequences + 1); }
 
-/* All numbers, and the shape that caches have but for their positions. */
-static int settle(rn_speaker *s, oc_engine *e, const oc_generator_options *options, long heard, tn_cache_shape *shape, oc_err *err)
+/* Shapes of a speaker's caches. */
+typedef struct shapes {
+    tn_cache_shape cache, memory; /* a memory's only where the model has one */
+} shapes;
+
+/* What it remembers of a picture: its rows themselves where no more tokens than a head is wide can come, as keys and values of all layers then cost more to make
+ * than to do without. Else those; so of questions too, which are short, and may have any number of answers. */
+static tn_cache_shape shape_memory(const rn_speaker *s, const tn_cache_shape *cache)
+{
+    const oc_engine *e = s->engine;
+    const md_family *f = e->model->family;
+    tn_cache_shape memory = *cache;
+    bool plain = cache->type == KN_KV_F32 && (e->options.dtype == OC_FP32 || e->options.dtype == OC_AUTO);
+    if (s->reads || !plain || s->context > cache->key || !f->look_at_rows || !f->look_at_rows(e->model->m, e->lora.by_id, &memory))
+        memory = *cache;
+    memory.positions = positions_for(s, s->remembered);
+    return memory;
+}
+
+/* All numbers, and the shapes of caches. */
+static int settle(rn_speaker *s, oc_engine *e, const oc_generator_options *options, long heard, shapes *of, oc_err *err)
 {
     static const kn_kv_type types[] = {
         [OC_KV_FP32] = KN_KV_F32, [OC_KV_FP16] = KN_KV_F16, [OC_KV_BF16] = KN_KV_BF16, [OC_KV_INT8] = KN_KV_I8};
@@ -162,27 +181,25 @@ static int settle(rn_speaker *s, oc_engine *e, const oc_generator_options *optio
     s->heard = heard ? heard : sequences < HEARD ? HEARD : sequences;
     s->heard = s->heard < s->rows ? s->heard : s->rows;
     s->remembered = s->reads ? s->context : e->sizes.picture_rows;
-    *shape = (tn_cache_shape){.type = types[options->kv]};
-    e->model->family->cache(e->model->m, shape);
+    of->cache = (tn_cache_shape){.type = types[options->kv], .positions = positions_for(s, s->context)};
+    e->model->family->cache(e->model->m, &of->cache);
+    of->memory = shape_memory(s, &of->cache);
     return 0;
 }
 
-/* Caches of so many positions, and whatever a plan needs. */
-static int open_caches(rn_speaker *s, tn_cache_shape shape, long positions, long remembered, oc_err *err)
+/* Caches, and whatever a plan needs. */
+static int open_caches(rn_speaker *s, const shapes *of, oc_err *err)
 {
-    shape.positions = positions;
-    s->cache = tn_cache_open(&shape, err);
-    shape.positions = remembered;
-    if (s->cache && s->engine->model->family->remember && !(s->memory = tn_cache_open(&shape, err)))
+    s->cache = tn_cache_open(&of->cache, err);
+    if (s->cache && s->engine->model->family->remember && !(s->memory = tn_cache_open(&of->memory, err)))
         return -1;
     return s->cache ? take_batch(s, err) : -1;
 }
 
 int rn_speaker_open(rn_speaker *s, oc_engine *e, const oc_generator_options *options, long heard, oc_err *err)
 {
-    tn_cache_shape shape;
-    if (settle(s, e, options, heard, &shape, err) || read_eos(s, err) ||
-        open_caches(s, shape, positions_for(s, s->context), positions_for(s, s->remembered), err))
+    shapes of;
+    if (settle(s, e, options, heard, &of, err) || read_eos(s, err) || open_caches(s, &of, err))
         goto failed;
     plan_all(s);
     s->pool = bs_pool_open(e->options.threads, err);
@@ -195,30 +212,31 @@ failed:
     return -1;
 }
 
-static int add_cache(tn_cache_shape shape, long positions, size_t *sum, oc_err *err)
+static int add_cache(const tn_cache_shape *shape, size_t *sum, oc_err *err)
 {
-    shape.positions = positions;
-    size_t bytes = tn_cache_needs(&shape);
-    return bytes && bs_add_size(*sum, bytes, sum) ? 0 : bs_err(err, "a cache of %ld positions is larger than memory can be", positions);
+    size_t bytes = tn_cache_needs(shape);
+    return bytes && bs_add_size(*sum, bytes, sum) ? 0 : bs_err(err, "a cache of %ld positions is larger than memory can be", shape->positions);
 }
 
 int rn_speaker_needs(const md_model *m, int threads, const oc_generator_options *options, size_t *arena, size_t *cache, oc_err *err)
 {
     oc_engine e = {.model = (md_model *)(uintptr_t)m, .kn = kn_best(err), .options = {.threads = threads}};
     rn_speaker s;
-    tn_cache_shape shape;
+    shapes of;
     *arena = *cache = 0;
     if (!e.kn)
         return -1;
     m->family->sizes(m->m, &e.sizes);
-    int result = settle(&s, &e, options, 0, &shape, err) || open_caches(&s, shape, tn_page_keys(), tn_page_keys(), err) ? -1 : 0;
-    if (!result) {
+    int result = settle(&s, &e, options, 0, &of, err);
+    shapes small = of;
+    small.cache.positions = small.memory.positions = tn_page_keys();
+    if (!result && !(result = open_caches(&s, &small, err))) {
         plan_all(&s);
         *arena = s.arena_bytes;
-        result = add_cache(shape, positions_for(&s, s.context), cache, err);
+        result = add_cache(&of.cache, cache, err);
     }
     if (!result && s.memory)
-        result = add_cache(shape, positions_for(&s, s.remembered), cache, err);
+        result = add_cache(&of.memory, cache, err);
     rn_speaker_close(&s);
     return result;
 }

@@ -42,7 +42,7 @@ static tn_cache laid_out(const tn_cache_shape *shape)
 {
     tn_cache c = {.s = *shape};
     c.key_bytes = aligned((size_t)(PAGE * shape->kv_heads * shape->key) * number_bytes(shape->type));
-    c.value_bytes = aligned((size_t)(PAGE * shape->kv_heads * shape->value) * number_bytes(shape->type));
+    c.value_bytes = shape->rows ? 0 : aligned((size_t)(PAGE * shape->kv_heads * shape->value) * number_bytes(shape->type));
     c.scale_bytes = shape->type == KN_KV_I8 ? aligned((size_t)(PAGE * shape->kv_heads) * sizeof(float)) : 0;
     c.page_bytes = (size_t)shape->layers * (c.key_bytes + c.value_bytes + 2 * c.scale_bytes);
     c.pages = c.unused = (shape->positions + PAGE - 1) / PAGE;
@@ -206,7 +206,7 @@ typedef struct place {
 static place place_of(const tn_cache *c, int page, long layer)
 {
     char *at = c->memory + (size_t)page * c->page_bytes + (size_t)layer * (c->key_bytes + c->value_bytes + 2 * c->scale_bytes);
-    place p = {.k = at, .v = at + c->key_bytes};
+    place p = {.k = at, .v = c->s.rows ? at : at + c->key_bytes};
     if (c->scale_bytes) {
         p.k_scale = (float *)(void *)(at + c->key_bytes + c->value_bytes);
         p.v_scale = (float *)(void *)(at + c->key_bytes + c->value_bytes + c->scale_bytes);
@@ -231,10 +231,11 @@ static void put_row(const kn_table *t, kn_kv_type type, long heads, long width, 
 void tn_cache_write(tn_cache *c, const kn_table *t, int i, long layer, long position, long n, const float *k, const float *v)
 {
     const tn_cache_shape *s = &c->s;
-    for (long r = 0; r < n; r++, position++, k += s->kv_heads * s->key, v += s->kv_heads * s->value) {
+    for (long r = 0; r < n; r++, position++) {
         place p = place_of(c, c->seq[i].page[position / PAGE], layer);
-        put_row(t, s->type, s->kv_heads, s->key, position % PAGE, k, p.k, p.k_scale);
-        put_row(t, s->type, s->kv_heads, s->value, position % PAGE, v, p.v, p.v_scale);
+        put_row(t, s->type, s->kv_heads, s->key, position % PAGE, k + r * s->kv_heads * s->key, p.k, p.k_scale);
+        if (!s->rows)
+            put_row(t, s->type, s->kv_heads, s->value, position % PAGE, v + r * s->kv_heads * s->value, p.v, p.v_scale);
     }
 }
 

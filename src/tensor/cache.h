@@ -9,6 +9,7 @@ typedef struct tn_cache_shape {
     long layers;     /* self-attentions whose keys are kept */
     long kv_heads;   /* of each */
     long key, value; /* widths of a head */
+    bool rows;       /* values are the keys, which are held once: rows that are looked at as they are, of one layer and one head */
     long positions;  /* that all sequences may hold together; memory is taken as it is used */
     kn_kv_type type;
 } tn_cache_shape;
@@ -35,7 +36,7 @@ int tn_sequence_resize(tn_cache *c, int sequence, long length, oc_err *err);
 
 /* ---- for attention ---- */
 
-/* Rows of k [n, kv_heads * key] and v [n, kv_heads * value] become the positions from `position` on, which must have been made. Layers
+/* Rows of k [n, kv_heads * key] and v [n, kv_heads * value] (not read where values are the keys) become the positions from `position` on, which must have been made. Layers
  * count from 0. */
 void tn_cache_write(tn_cache *c, const kn_table *t, int sequence, long layer, long position, long n, const float *k,
                     const float *v);

@@ -237,6 +237,12 @@ static tn_t attend_on(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_arg
     return y;
 }
 
+/* ---- what is remembered ----------------------------------------------------------------------------------- */
+
+bool tn_remembers_rows(const tn_ctx *cx) { return cx->steps && cx->steps->memory && tn_cache_shape_of(cx->steps->memory)->rows; }
+
+void tn_remember_rows(tn_ctx *cx, tn_t rows) { tn_remember(cx, rows, rows, 1); }
+
 void tn_remember(tn_ctx *cx, tn_t k, tn_t v, int layer)
 {
     const tn_steps *t = cx->steps;
@@ -259,6 +265,40 @@ void tn_remember(tn_ctx *cx, tn_t k, tn_t v, int layer)
             tn_cache_write(t->memory, cx->kn, t->step[i].memory, layer - 1, 0, t->step[i].memory_length,
                            k.v + i * k.shape[1] * tn_last(k), v.v + i * v.shape[1] * tn_last(v));
     }
+}
+
+bool tn_can_attend_to_rows(const tn_lora *lora, const tn_linear_w *k_proj, const tn_linear_w *v_proj)
+{
+    const tn_param *k = &k_proj->weight, *v = &v_proj->weight;
+    bool lie = k->rank == 2 && v->rank == 2 && k->v && v->v && !k_proj->in_first && !v_proj->in_first && k->shape[1] <= KN_HEAD_MOST;
+    return lie && !(lora && (lora[k->id].r || lora[v->id].r));
+}
+
+tn_t tn_attention_to_rows(tn_ctx *cx, tn_t q, const tn_linear_w *k_proj, const tn_linear_w *v_proj, const tn_attention_args *s)
+{
+    long rows = tn_rows(q), heads = s->heads, width = k_proj->weight.shape[1], out = v_proj->weight.shape[0];
+    if (cx->failed)
+        return (tn_t){0};
+    if (!tn_remembers_rows(cx) || heads < 1 || tn_last(q) % heads || out % heads || v_proj->weight.shape[1] != width ||
+        k_proj->weight.shape[0] != tn_last(q) || !tn_can_attend_to_rows(cx->lora, k_proj, v_proj))
+        return tn_fail(cx, "attention: %ld heads of %ld do not look at rows of %ld", heads, tn_last(q), width);
+    tn_t y = tn_new(cx, false, 3, (long[]){1, rows, out});
+    tn_scope scope = tn_begin(cx);
+    tn_t asked = tn_new(cx, false, 3, (long[]){1, rows, heads * width});
+    kn_heads ask = {.heads = heads, .m = rows, .n = width, .k = tn_last(q) / heads, .a = q.v, .lda = tn_last(q), .b = k_proj->weight.v,
+                    .c = (float *)asked.v, .ldc = heads * width};
+    if (tn_live(cx))
+        kn_heads_run(cx->work, &ask);
+    tn_attention_args args = {.heads = heads, .kv_heads = 1, .memory = 1, .scale = s->scale != 0 ? s->scale : (float)(1 / sqrt((double)ask.k))};
+    tn_t seen = attend_on(cx, asked, (tn_t){0}, (tn_t){0}, &args);
+    kn_heads answer = {.heads = heads, .m = rows, .n = out / heads, .k = width, .a = seen.v, .lda = heads * width, .b = v_proj->weight.v,
+                       .turned = true, .packed = tn_packed_of(cx, &v_proj->weight), .bias = tn_has(&v_proj->bias) ? v_proj->bias.v : NULL,
+                       .c = (float *)y.v, .ldc = out};
+    if (tn_live(cx))
+        kn_heads_run(cx->work, &answer);
+    cx->flops += 2.0 * (double)(rows * width) * (double)(tn_last(q) + out);
+    cx->used = scope.used;
+    return y;
 }
 
 tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s)

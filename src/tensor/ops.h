@@ -68,6 +68,16 @@ tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *a
  * its memory is long. */
 void tn_remember(tn_ctx *cx, tn_t k, tn_t v, int layer);
 
+/* The same attention to rows that were never made keys and values: where the memory of the context's steps holds what a decoder looks at itself (tn_cache_shape.rows),
+ * q k^T = (q W_k) rows^T and p v = (p rows) W_v^T, head by head; k's bias changes no softmax. Cheaper than making them as long as fewer queries come than a head is
+ * wide, and one such memory serves all layers. Only `heads` and `scale` of the args count; k_proj lies in memory as fp32, neither is adapted. */
+tn_t tn_attention_to_rows(tn_ctx *cx, tn_t q, const tn_linear_w *k_proj, const tn_linear_w *v_proj, const tn_attention_args *args);
+/* Can it be done with these layers? lora as a context has it. */
+bool tn_can_attend_to_rows(const tn_lora *lora, const tn_linear_w *k_proj, const tn_linear_w *v_proj);
+bool tn_remembers_rows(const tn_ctx *cx);
+/* rows [steps, T, ..] go into such a memory, of each as many as its memory is long. */
+void tn_remember_rows(tn_ctx *cx, tn_t rows);
+
 /* ---- rotary positions (Su 2021), LLaMA's layout: dimension i pairs with i + half: op_rotary.c ---- */
 typedef struct tn_angles {
     const float *c, *s; /* cosine and sine [rows, half], times a factor */
