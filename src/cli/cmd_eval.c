@@ -15,7 +15,8 @@ enum { RERANKED = 100 };
 typedef struct job {
     const cl_command *self;
     cl_common common;
-    const char *data_path, *train_path, *predictions, *baseline, *out, *set, *prompt, *choices;
+    const char *data_path, *train_path, *predictions, *baseline, *out, *set, *prompt, *choices_from;
+    cl_labels choices;
     oc_generation how; /* of captions and answers */
     bool rerank;
     int judged; /* of the nearest are ordered anew */
@@ -240,7 +241,7 @@ static int eval_vqa(job *j, oc_err *err)
                        .common = &j->common,
                        .data = j->data_path,
                        .predictions = j->predictions,
-                       .choices = j->choices,
+                       .choices = &j->choices.texts,
                        .how = &j->how};
     return cl_eval_answers(&c, &j->talk, err);
 }
@@ -283,7 +284,7 @@ static const char *vqa_usage(const job *j)
 {
     if (!j->predictions == !j->common.model)
         return "vqa takes --model M or --predictions FILE.jsonl";
-    if (j->predictions && j->choices)
+    if (j->predictions && j->choices_from)
         return "--choices goes with --model";
     return j->languages.n ? "vqa takes no --language" : NULL;
 }
@@ -297,8 +298,8 @@ static const char *wrong_with(const job *j, const kind *k)
         return j->data_path ? wrong : "expected --data FILE";
     if (!caption && !vqa && j->predictions)
         return "--predictions goes with caption and vqa only";
-    if ((j->prompt && !caption) || (j->choices && !vqa))
-        return j->choices && !vqa ? "--choices goes with vqa only" : "--prompt goes with caption only";
+    if ((j->prompt && !caption) || (j->choices_from && !vqa))
+        return j->choices_from && !vqa ? "--choices goes with vqa only" : "--prompt goes with caption only";
     if (k->run != eval_retrieval && (j->rerank || j->judged))
         return "--rerank goes with retrieval only";
     if (j->judged && !j->rerank)
@@ -327,10 +328,7 @@ static int check_usage(job *j, const kind *k)
     const char *how = k->run == eval_caption || k->run == eval_vqa ? cl_telling_wrong(&j->how) : NULL;
     if (how)
         return cl_usage(j->self, "%s", how);
-    cl_labels choices = {0};
-    int bad = j->choices ? cl_labels_read(&choices, "choices", "answer", j->choices, &err) : 0;
-    cl_labels_clear(&choices);
-    if (bad)
+    if (j->choices_from && cl_labels_read(&j->choices, "choices", "answer", j->choices_from, &err))
         return cl_usage(j->self, "%s", err.text);
     if (cl_templates(&j->given, j->set, &j->templates, &j->words, &j->template_bytes, &err))
         return cl_usage(j->self, "%s", err.text);
@@ -339,6 +337,7 @@ static int check_usage(job *j, const kind *k)
 
 static void clear(job *j)
 {
+    cl_labels_clear(&j->choices);
     cl_texts_clear(&j->words);
     cl_texts_clear(&j->given);
     cl_texts_clear(&j->languages);
@@ -369,7 +368,7 @@ static int run(const cl_command *self, int argc, char **argv)
         {"train", "FILE", CL_TEXT, &j.train_path, "neighbour, caption --baseline: the pictures to learn from", 0, 0},
         {"out", "FILE", CL_TEXT, &j.out, "caption: writes the captions as lines of {\"image\",\"text\"}", 0, 0},
         {"prompt", "S", CL_TEXT, &j.prompt, "caption --model: what a caption goes on with, as BLIP's 'a picture of '", 0, 0},
-        {"choices", "FILE|a,b,c", CL_TEXT, &j.choices, "vqa --model: the likeliest of these is the answer", 0, 0},
+        {"choices", "FILE|a,b,c", CL_TEXT, &j.choices_from, "vqa --model: the likeliest of these is the answer", 0, 0},
         CL_TELLING_OPTIONS(j.how),
         {"rerank", NULL, CL_FLAG, &j.rerank,
          "retrieval: the model's matching head (ITM) orders the first hits anew, with the cosine (ITC) added", 0, 0},

@@ -122,9 +122,9 @@ static int all_fit(const cl_captioning *c, const oc_generator *g, const ev_quest
 }
 
 /* With the longest question in mind, and the longest answer to choose from. */
-static oc_generator *open_answering(const cl_captioning *c, oc_engine *e, const ev_questions *q, const cl_texts *choices,
-                                    oc_err *err)
+static oc_generator *open_answering(const cl_captioning *c, oc_engine *e, const ev_questions *q, oc_err *err)
 {
+    const cl_texts *choices = c->choices;
     oc_generation how = *c->how;
     const char **texts = bs_alloc((size_t)q->n * sizeof *texts, "questions", err);
     oc_generator *g = NULL;
@@ -141,23 +141,15 @@ static oc_generator *open_answering(const cl_captioning *c, oc_engine *e, const 
 static int answer_all(const cl_captioning *c, ev_questions *q, cl_talk *talk, oc_err *err)
 {
     int result = -1;
-    cl_labels choices = {0};
-    oc_engine *e = NULL;
-    ev_teller t = {.how = c->how, .talk = &talk->talk};
-    if (c->choices && cl_labels_read(&choices, "choices", "answer", c->choices, err))
-        goto done;
-    t.choices = choices.texts.p;
-    t.choices_n = choices.texts.n;
-    e = cl_open(c->common, err);
+    oc_engine *e = cl_open(c->common, err);
+    ev_teller t = {.how = c->how, .talk = &talk->talk, .choices = c->choices->p, .choices_n = c->choices->n};
     if (e && !cl_check_teller(e, true, true, err))
-        t.generator = open_answering(c, e, q, &choices.texts, err);
+        t.generator = open_answering(c, e, q, err);
     if (t.generator && !all_fit(c, t.generator, q, err))
         result = ev_teller_answer(&t, q->asked, q->n, batch_of(c), err);
     cl_talk_pause(talk);
-done:
     oc_generator_close(t.generator);
     oc_engine_close(e);
-    cl_labels_clear(&choices);
     return result;
 }
 

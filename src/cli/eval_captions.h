@@ -12,7 +12,8 @@ typedef struct cl_captioning {
     const char *predictions; /* a file, or NULL: */
     const char *baseline, *train; /* neighbour or embedding, and the pictures that it knows; or NULL: the common switches' model says them */
     const char *out;              /* where captions or answers go; may be NULL */
-    const char *prompt, *choices; /* of that model: a caption's beginning, answers to choose from; may be NULL */
+    const char *prompt;           /* of that model: a caption's beginning; may be NULL */
+    const cl_texts *choices;      /* eval vqa: answers to choose from; none: any */
     const oc_generation *how;
 } cl_captioning;
 
