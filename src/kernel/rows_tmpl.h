@@ -4,20 +4,31 @@
 
 /* ---- functions of one vector -------------------------------------------------------------------------- */
 
-/* As kn_exp in scalar.h. What comes out as 0 is not computed: numbers too small to be normal cost a hundred times more.
- * NaN stays: min gives its second operand then, and NaN is not less. */
-KN_INLINE vf v_exp(vf x)
+/* The exponent of 2 nearest to that of exp x, and exp of what is left, 0.7 to 1.42. NaN stays in the second. */
+KN_INLINE vf v_exp_parts(vf x, vf *n_of)
 {
-    vmask none = v_less(x, v_set(KN_EXP_LOW));
-    x = v_min(v_set(KN_EXP_HIGH), v_choose(none, v_zero(), x));
-    vf n = v_round(v_mul(x, v_set(KN_LOG2E)));
+    vf n = *n_of = v_round(v_mul(x, v_set(KN_LOG2E)));
     vf r = v_fnma(n, v_set(KN_LN2_LOW), v_fnma(n, v_set(KN_LN2_HIGH), x));
     vf p = v_fma(v_set(KN_EXP_P4), r, v_set(KN_EXP_P3));
     p = v_fma(p, r, v_set(KN_EXP_P2));
     p = v_fma(p, r, v_set(KN_EXP_P1));
     p = v_fma(p, r, v_set(KN_EXP_P0));
-    p = v_fma(v_mul(r, r), p, r);
-    return v_choose(none, v_zero(), v_scale(v_add(p, v_set(1)), n));
+    return v_add(v_fma(v_mul(r, r), p, r), v_set(1));
+}
+
+/* As kn_exp in scalar.h. What comes out as 0 is not computed: numbers too small to be normal cost a hundred times more.
+ * NaN stays: max and min give their second operand then, and NaN is not less. */
+KN_INLINE vf v_exp(vf x)
+{
+    vf n, p = v_exp_parts(v_min(v_set(KN_EXP_HIGH), v_max(v_set(KN_EXP_LOW), x)), &n);
+    return v_choose(v_less(x, v_set(KN_EXP_LOW)), v_zero(), v_scale(p, n));
+}
+
+/* The same bits of numbers that are not above 0. */
+KN_INLINE vf v_exp_below(vf x)
+{
+    vf n, p = v_exp_parts(v_max(v_set(KN_EXP_LOW), x), &n);
+    return v_choose(v_less(x, v_set(KN_EXP_LOW)), v_zero(), v_scale_normal(p, n));
 }
 
 /* What exp is shifted by: -inf is the largest of nothing but -inf, and -inf - -inf would be NaN. */
@@ -393,7 +404,7 @@ static void exp_columns(long rows, long n, float *x, long ld, const float *most,
         vf shift = v_shift(v_load_part(most + i, m)), s = v_load_part(sums + i, m);
         for (long r = 0; r < rows; r++) {
             float *at = x + r * ld + i;
-            vf e = v_exp(v_sub(v_load_part(at, m), shift));
+            vf e = v_exp_below(v_sub(whole ? v_load(at) : v_load_part(at, m), shift));
             if (whole)
                 v_store(at, e);
             else

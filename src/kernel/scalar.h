@@ -9,7 +9,7 @@
 
 /* exp(x) = 2^n (1 + r + r^2 P(r)), n = round(x / ln 2), r = x - n ln 2 in two steps (Cody, Waite 1980).
  * P is our own minimax fit on |r| <= ln(2)/2, relative error 2e-9 before rounding. */
-#define KN_EXP_LOW (-104.0f) /* exp rounds to 0 below this */
+#define KN_EXP_LOW (-87.0f) /* below this exp is 0: what it would be is hardly a normal number, or none */
 #define KN_EXP_HIGH 89.0f    /* and to inf from here up */
 #define KN_LOG2E 0x1.715476p+0f
 #define KN_LN2_HIGH 0x1.62e400p-1f /* few bits: n times it is exact */

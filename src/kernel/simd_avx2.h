@@ -50,6 +50,12 @@ static inline bool v_any(vmask m) { return _mm256_movemask_ps(m) != 0; }
 
 static inline vf v_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
+/* a 2^n where that is a normal number. */
+static inline vf v_scale_normal(vf a, vf n)
+{
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+}
+
 /* In two steps, as 2^n itself may be no normal number; the first is exact. */
 static inline vf v_scale(vf a, vf n)
 {

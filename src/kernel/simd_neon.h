@@ -84,6 +84,12 @@ static inline vf v_fma_at(const float *a, int i, int n, vf b, vf c)
 
 static inline vf v_round(vf a) { return vrndnq_f32(a); }
 
+/* a 2^n where that is a normal number. */
+static inline vf v_scale_normal(vf a, vf n)
+{
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), vshlq_n_s32(vcvtq_s32_f32(n), 23)));
+}
+
 /* In two steps, as 2^n itself may be no normal number; the first is exact. */
 static inline vf v_scale(vf a, vf n)
 {
