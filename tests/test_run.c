@@ -16,7 +16,7 @@
 static const char *const folders[] = {"tests/reference/mistral/model", "tests/reference/gpt2/model",
                                       "tests/reference/llama_gqa/model", "tests/reference/opt/model",
                                       "tests/reference/phi3/model"};
-enum { MODELS = sizeof folders / sizeof *folders, TEXT = 48, WIDEST = 512 };
+enum { MODELS = sizeof folders / sizeof *folders, TEXT = 48, WIDEST = 1024 };
 
 static oc_engine *open_engine(const char *folder, int threads)
 {
