@@ -221,7 +221,7 @@ static long tile_height(const kn_micro *u, long m)
     if (m <= u->mr)
         return m;
     long best = u->mr, least = m / best * best + (m % best ? kn_max(m % best, LEAST) : 0);
-    for (long h = u->mr - 1; h > LEAST; h--) {
+    for (long h = u->mr - 1; h >= LEAST; h--) {
         long cost = m / h * h + (m % h ? kn_max(m % h, LEAST) : 0);
         if (cost < least)
             best = h, least = cost;
