@@ -142,7 +142,7 @@ typedef struct oc_answer {
 } oc_answer;
 OC_API void oc_answer_clear(oc_answer *answer);
 
-/* How keys and values of what was read are held: fewer bits, longer texts in the same memory. */
+/* How keys and values of what was read are held: fewer bits, longer texts in the same memory (but short texts about a picture need none of the picture in fp32). */
 typedef enum oc_kv_type { OC_KV_FP32, OC_KV_FP16, OC_KV_BF16, OC_KV_INT8 /* a scale for each head's row */ } oc_kv_type;
 
 /* Zero means the default of each field. */

@@ -8,7 +8,7 @@
 typedef struct facts {
     const md_model *m;
     md_sizes sizes;
-    size_t arena, cache; /* cache: of keys and values, full */
+    size_t arena, cache; /* cache: of keys and values, and of what is remembered; full */
     oc_generator_options speaks;
     size_t per_position; /* bytes that fp32 keys and values of a position take; 0: none are kept */
     long by_dtype[CK_DTYPES];

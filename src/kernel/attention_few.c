@@ -207,16 +207,19 @@ static void shared_head(few *f)
     finish(f, &first, f->b, f->kv);
 }
 
+/* How many query heads the busiest thread takes when they are in n shares. */
+static long busiest(const kn_attn *a, long n, int threads) { return (n * a->batch + threads - 1) / threads * (a->heads / n); }
+
 /* As if a lone key head were several, all at its place, each read by a share of the query heads. */
 static kn_attn in_shares(const kn_attn *a, int threads)
 {
     kn_attn shared = *a;
     long shares = 1;
-    for (long n = 2; n <= a->heads && shares * a->batch < 2 * threads; n++)
-        if (a->heads % n == 0 && a->heads / n * a->tq >= LEAST_SHARE)
-            shares = n;
     if (a->kv_heads > 1 || a->tk >= (long)WORTH_SHARING * KN_KEYS)
         return shared;
+    for (long n = 2; a->heads / n * a->tq >= LEAST_SHARE; n++)
+        if (a->heads % n == 0 && busiest(a, n, threads) < busiest(a, shares, threads))
+            shares = n;
     shared.kv_heads = shares;
     shared.k_head = shared.v_head = shared.scale_head = 0;
     return shared;

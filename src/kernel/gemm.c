@@ -217,11 +217,12 @@ static void run_items(void *arg, long begin, long end, int worker)
 /* How tall tiles are best for m rows: the last should not be left with few, which take as long as many. */
 static long tile_height(const kn_micro *u, long m)
 {
-    enum { LEAST = 4 }; /* rows that take as long as fewer */
+    enum { LEAST = 4 }; /* rows that take as long as fewer; tiles of no more have too few sums for many of them to be at full speed */
+    long lowest = m <= 2L * u->mr ? LEAST : LEAST + 1;
     if (m <= u->mr)
         return m;
     long best = u->mr, least = m / best * best + (m % best ? kn_max(m % best, LEAST) : 0);
-    for (long h = u->mr - 1; h >= LEAST; h--) {
+    for (long h = u->mr - 1; h >= lowest; h--) {
         long cost = m / h * h + (m % h ? kn_max(m % h, LEAST) : 0);
         if (cost < least)
             best = h, least = cost;

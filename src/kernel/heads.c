@@ -52,7 +52,7 @@ static void items(void *arg, long begin, long end, int worker)
     kn_worker *me = &j->w->worker[worker];
     for (long item = begin; item < end; item++) {
         long h = item / j->parts, column = item % j->parts * j->wide;
-        for (long i = 0; i < g->m && column < g->n; i += j->rows) {
+        for (long i = 0; i < g->m; i += j->rows) {
             long m = kn_min(j->rows, g->m - i);
             kn_operand a = kn_pack_strips(j->w->t, g->k, m, j->tall, g->a + i * g->lda + h * g->k, g->lda, true, me->a);
             one_block(j, me, h, i, m, a, column, kn_min(column + j->wide, g->n));
@@ -62,10 +62,10 @@ static void items(void *arg, long begin, long end, int worker)
 
 void kn_heads_run(kn_work *w, const kn_heads *g)
 {
+    if (g->heads <= 0 || g->m <= 0 || g->n <= 0 || g->k <= 0)
+        return;
     job j = {.w = w, .g = g, .tall = kn_tile_height(w->t->mr, g->m)};
     long strips = (g->n + w->t->nr - 1) / w->t->nr, parts = kn_min(strips, ((long)EACH * w->threads + g->heads - 1) / g->heads);
-    if (g->m <= 0 || strips <= 0)
-        return;
     j.rows = kn_max(1, KN_A_FLOATS / g->k / j.tall) * j.tall;
     j.wide = (strips + parts - 1) / parts * w->t->nr;
     j.parts = (g->n + j.wide - 1) / j.wide;

@@ -191,7 +191,7 @@ void kn_gemm_run(kn_work *w, const kn_gemm *g);
 
 /* Every head's own product, C_h [m, n] = A_h [m, k] B_h (+ bias_h [n]): A_h lies at a + h * k, its rows lda apart, C_h at c + h * n, its rows ldc apart. B_h are
  * rows [h * k, (h + 1) * k) of b [heads * k, n]; or `turned`, the transpose of rows [h * n, (h + 1) * n) of b [heads * n, k], which may have been packed before as
- * fp32 (b is read as well, where a head is no whole number of strips). k is at most KN_HEAD_MOST. Sums have kn_gemm's order. */
+ * fp32 (b is read as well, where a head is no whole number of strips). k is 1 to KN_HEAD_MOST. Sums have kn_gemm's order. */
 enum { KN_HEAD_MOST = 1 << 14 };
 typedef struct kn_heads {
     long heads, m, n, k;

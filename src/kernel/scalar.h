@@ -70,7 +70,7 @@ static inline float kn_exp(float x)
     p = KN_EXP_P1 + r * p;
     p = KN_EXP_P0 + r * p;
     p = 1.0f + (r + r * r * p);
-    int k = (int)n, half = k / 2; /* in two steps: the result may be subnormal */
+    int k = (int)n, half = k / 2; /* in two steps: 2^128 is no number */
     return p * kn_pow2(half) * kn_pow2(k - half);
 }
 

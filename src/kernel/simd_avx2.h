@@ -56,7 +56,7 @@ static inline vf v_scale_normal(vf a, vf n)
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
 }
 
-/* In two steps, as 2^n itself may be no normal number; the first is exact. */
+/* In two steps, as 2^n itself may be too large; the first is exact. */
 static inline vf v_scale(vf a, vf n)
 {
     __m256i k = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(k, 1), rest = _mm256_sub_epi32(k, half);

@@ -62,7 +62,7 @@ static inline vf v_choose(vmask m, vf yes, vf no) { return _mm512_mask_blend_ps(
 static inline bool v_any(vmask m) { return m != 0; }
 
 static inline vf v_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-/* a 2^n for an integral n in [-150, 128]; rounds once when the result is subnormal. */
+/* a 2^n for an integral n in [-126, 128]. */
 static inline vf v_scale(vf a, vf n) { return _mm512_scalef_ps(a, n); }
 static inline vf v_scale_normal(vf a, vf n) { return v_scale(a, n); }
 

@@ -90,7 +90,7 @@ static inline vf v_scale_normal(vf a, vf n)
     return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), vshlq_n_s32(vcvtq_s32_f32(n), 23)));
 }
 
-/* In two steps, as 2^n itself may be no normal number; the first is exact. */
+/* In two steps, as 2^n itself may be too large; the first is exact. */
 static inline vf v_scale(vf a, vf n)
 {
     int32x4_t k = vcvtq_s32_f32(n), half = vshrq_n_s32(k, 1), rest = vsubq_s32(k, half), bias = vdupq_n_s32(127);

@@ -176,7 +176,7 @@ typedef struct md_family {
     tn_t (*logits)(tn_ctx *cx, const void *m, const md_batch *b);
     void (*cache)(const void *m, tn_cache_shape *s);
     /* An encoder-decoder's: input_ids are encoded, row by row, and what the decoder attends to goes into the memory of the context's steps, whose shape is the
-     * cache's. logits' own ids are the decoder's. NULL: a decoder alone. */
+     * cache's, or look_at_rows'. logits' own ids are the decoder's. NULL: a decoder alone. */
     void (*remember)(tn_ctx *cx, const void *m, const md_batch *b);
     /* The shape of a memory of the rows that its decoder looks at themselves, for few queries (tn_attention_to_rows); false: not with these weights, or this
      * adapter. NULL: never. */

@@ -119,12 +119,17 @@ static int take_batch(rn_speaker *s, oc_err *err)
     return b->input_ids && b->positions && b->wanted && s->asked && s->step ? 0 : bs_err(err, "out of memory: a batch");
 }
 
-/* One sequence alone, many with a row each, both, and reading: nothing else needs more. */
+/* One sequence alone, many with a row each, both, and reading. */
 static void plan_all(rn_speaker *s)
 {
     size_t needs[] = {plan(s, 1, s->rows), plan(s, s->sequences, 1), plan(s, s->sequences, s->rows - s->sequences + 1), plan_memory(s)};
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
         s->arena_bytes = s->arena_bytes > needs[i] ? s->arena_bytes : needs[i];
+    /* Scratch of attention to rows stops growing with a text's rows, lists of pages grow with every text: any number of them may need the most. */
+    for (int n = 2; s->memory && n < s->sequences; n++) {
+        size_t some = plan(s, n, s->rows - n + 1);
+        s->arena_bytes = s->arena_bytes > some ? s->arena_bytes : some;
+    }
 }
 
 static int check_options(const oc_engine *e, const oc_generator_options *o, oc_err *err)
@@ -149,14 +154,16 @@ typedef struct shapes {
     tn_cache_shape cache, memory; /* a memory's only where the model has one */
 } shapes;
 
-/* What it remembers of a picture: its rows themselves where no more tokens than a head is wide can come, as keys and values of all layers then cost more to make
- * than to do without. Else those; so of questions too, which are short, and may have any number of answers. */
+/* What it remembers of a picture: its rows themselves where no text can have more tokens than a head is wide, as keys and values of all layers then cost more to make
+ * than to do without (of several texts about one picture, as beams are, each would read them). Else those; so of questions too, which are short, and may have any
+ * number of answers. */
 static tn_cache_shape shape_memory(const rn_speaker *s, const tn_cache_shape *cache)
 {
     const oc_engine *e = s->engine;
     const md_family *f = e->model->family;
     tn_cache_shape memory = *cache;
-    bool plain = cache->type == KN_KV_F32 && (e->options.dtype == OC_FP32 || e->options.dtype == OC_AUTO);
+    bool floats = e->options.dtype == OC_FP32 || (e->options.dtype == OC_AUTO && md_file_dtype(e->model) == KN_F32);
+    bool plain = cache->type == KN_KV_F32 && floats;
     if (s->reads || !plain || s->context > cache->key || !f->look_at_rows || !f->look_at_rows(e->model->m, e->lora.by_id, &memory))
         memory = *cache;
     memory.positions = positions_for(s, s->remembered);

@@ -9,7 +9,7 @@ typedef struct tn_cache_shape {
     long layers;     /* self-attentions whose keys are kept */
     long kv_heads;   /* of each */
     long key, value; /* widths of a head */
-    bool rows;       /* values are the keys, which are held once: rows that are looked at as they are, of one layer and one head */
+    bool rows;       /* values are the keys, which are held once: rows that are looked at as they are, of one layer and one head, in fp32 */
     long positions;  /* that all sequences may hold together; memory is taken as it is used */
     kn_kv_type type;
 } tn_cache_shape;

@@ -270,7 +270,7 @@ void tn_remember(tn_ctx *cx, tn_t k, tn_t v, int layer)
 bool tn_can_attend_to_rows(const tn_lora *lora, const tn_linear_w *k_proj, const tn_linear_w *v_proj)
 {
     const tn_param *k = &k_proj->weight, *v = &v_proj->weight;
-    bool lie = k->rank == 2 && v->rank == 2 && k->v && v->v && !k_proj->in_first && !v_proj->in_first && k->shape[1] <= KN_HEAD_MOST;
+    bool lie = k->rank == 2 && v->rank == 2 && k->v && v->v && !k_proj->in_first && !v_proj->in_first && k->shape[0] <= KN_HEAD_MOST && k->shape[1] <= KN_HEAD_MOST;
     return lie && !(lora && (lora[k->id].r || lora[v->id].r));
 }
 
@@ -291,8 +291,9 @@ tn_t tn_attention_to_rows(tn_ctx *cx, tn_t q, const tn_linear_w *k_proj, const t
         kn_heads_run(cx->work, &ask);
     tn_attention_args args = {.heads = heads, .kv_heads = 1, .memory = 1, .scale = s->scale != 0 ? s->scale : (float)(1 / sqrt((double)ask.k))};
     tn_t seen = attend_on(cx, asked, (tn_t){0}, (tn_t){0}, &args);
+    const kn_packed *packed = tn_packed_of(cx, &v_proj->weight);
     kn_heads answer = {.heads = heads, .m = rows, .n = out / heads, .k = width, .a = seen.v, .lda = heads * width, .b = v_proj->weight.v,
-                       .turned = true, .packed = tn_packed_of(cx, &v_proj->weight), .bias = tn_has(&v_proj->bias) ? v_proj->bias.v : NULL,
+                       .turned = true, .packed = packed && packed->dtype == KN_F32 ? packed : NULL, .bias = tn_has(&v_proj->bias) ? v_proj->bias.v : NULL,
                        .c = (float *)y.v, .ldc = out};
     if (tn_live(cx))
         kn_heads_run(cx->work, &answer);

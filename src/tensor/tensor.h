@@ -129,7 +129,7 @@ typedef struct tn_step {
 } tn_step;
 
 /* Sequences that are continued, one after the other in x [1, rows, D]. In PLAN no sequence is looked at, and position + count may be the most
- * that is expected. An encoder-decoder's cross-attention reads keys and values that were computed once, from the memory. */
+ * that is expected. An encoder-decoder's cross-attention reads keys and values that were computed once, or the rows they would be made of, from the memory. */
 typedef struct tn_steps {
     tn_cache *cache, *memory;
     tn_step *step;
