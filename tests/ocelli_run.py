@@ -14,7 +14,7 @@ CASES = HERE / "reference"
 sys.path.insert(0, str(CASES))
 from check import load  # noqa: E402  (one reader of safetensors is enough)
 
-NAMES = {"float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "uint8": "U8"}
+NAMES = {"float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int8": "I8", "uint8": "U8"}
 
 
 def save(tensors, path):
