@@ -1727,11 +1727,11 @@ static void products_by_heads_are_right(void **state)
                     kn_pack_weight(w[0], &weight, g.b, k);
                     g.packed = &weight;
                 }
-                float *first = g.c = floats(m * g.ldc);
+                float *first = g.c = zeros(m * g.ldc);
                 kn_heads_run(w[0], &g);
                 check_heads(t->name, &g);
                 for (int j = 1; j < 4; j++) {
-                    g.c = copy_of(first, m * g.ldc);
+                    g.c = zeros(m * g.ldc);
                     kn_heads_run(w[j], &g);
                     same_bits(t->name, "products by heads, by threads", g.c, first, m * g.ldc);
                 }

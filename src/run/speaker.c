@@ -119,17 +119,17 @@ static int take_batch(rn_speaker *s, oc_err *err)
     return b->input_ids && b->positions && b->wanted && s->asked && s->step ? 0 : bs_err(err, "out of memory: a batch");
 }
 
+static void need(rn_speaker *s, size_t bytes) { s->arena_bytes = s->arena_bytes > bytes ? s->arena_bytes : bytes; }
+
 /* One sequence alone, many with a row each, both, and reading. */
 static void plan_all(rn_speaker *s)
 {
     size_t needs[] = {plan(s, 1, s->rows), plan(s, s->sequences, 1), plan(s, s->sequences, s->rows - s->sequences + 1), plan_memory(s)};
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
-        s->arena_bytes = s->arena_bytes > needs[i] ? s->arena_bytes : needs[i];
+        need(s, needs[i]);
     /* Scratch of attention to rows stops growing with a text's rows, lists of pages grow with every text: any number of them may need the most. */
-    for (int n = 2; s->memory && n < s->sequences; n++) {
-        size_t some = plan(s, n, s->rows - n + 1);
-        s->arena_bytes = s->arena_bytes > some ? s->arena_bytes : some;
-    }
+    for (int n = 2; s->memory && n < s->sequences; n++)
+        need(s, plan(s, n, s->rows - n + 1));
 }
 
 static int check_options(const oc_engine *e, const oc_generator_options *o, oc_err *err)
