@@ -70,7 +70,7 @@ size_t kn_attn_scratch(const kn_table *t, const kn_attn *a)
     static float nowhere[1];
     room r;
     kn_attn one = as_one_head(a);
-    size_t few = kn_attn_few_scratch(a), n = lay(t, &one, &r, nowhere);
+    size_t few = kn_attn_few_scratch(t, a), n = lay(t, &one, &r, nowhere);
     return few > n ? few : n; /* for few queries and for many: it never shrinks as tq grows */
 }
 

@@ -67,7 +67,7 @@ void kn_partial_finish(const kn_table *t, const kn_attn *a, kn_head h, long i, k
 /* Few queries, as in decoding: every key is read once for all heads that share it, and never packed. The bits are those of the
  * blocks in attention.c. */
 bool kn_attn_is_few(const kn_attn *a);
-size_t kn_attn_few_scratch(const kn_attn *a);
+size_t kn_attn_few_scratch(const kn_table *t, const kn_attn *a);
 void kn_attn_few(kn_work *w, const kn_attn *a, void *scratch);
 
 #endif

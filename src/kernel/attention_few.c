@@ -10,7 +10,7 @@
 #include "attention.h"
 
 /* Queries; keys of a stretch; softmaxes that a worker's scratch has room for; blocks of keys worth sharing; rows of a share at least. */
-enum { FEW = 4, STRETCH = 16, SLOTS = 4, WORTH_SHARING = 4, LEAST_SHARE = 4 };
+enum { FEW = 4, STRETCH = 32, SLOTS = 4, WORTH_SHARING = 4, LEAST_SHARE = 4 };
 
 typedef struct few {
     kn_work *w;
@@ -22,9 +22,9 @@ typedef struct few {
     long keys;   /* of this batch */
 } few;
 
-/* One worker's scratch. A row is a query of a head: row g * tq + i is query i of the g-th head that reads these keys. */
+/* One worker's scratch. A row is a query of a head: row g * tq + i is query i of the g-th head that reads these keys. Strips of nr rows lie turned in q. */
 typedef struct room {
-    float *q, *rows, *s;
+    float *gathered, *q, *rows, *s;
     kn_partial all, slot[SLOTS];
 } room;
 
@@ -36,11 +36,12 @@ static size_t lay_partial(kn_partial *p, float *base, long rows, long dv)
     return (size_t)(rows * (dv + 2));
 }
 
-static size_t lay(const kn_attn *a, room *r, float *base)
+static size_t lay(const kn_table *t, const kn_attn *a, room *r, float *base)
 {
     long rows = a->heads / a->kv_heads * kn_min(a->tq, FEW);
     size_t n = 0;
-    r->q = base + n, n += (size_t)(rows * a->dk);
+    r->gathered = base + n, n += (size_t)(rows * a->dk);
+    r->q = base + n, n += (size_t)(kn_round_up(rows, t->nr) * a->dk);
     r->rows = base + n, n += a->pages ? (size_t)(STRETCH * (a->dk > a->dv ? a->dk : a->dv)) : 0;
     r->s = base + n, n += (size_t)(rows * KN_KEYS);
     n += lay_partial(&r->all, base + n, rows, a->dv);
@@ -52,27 +53,33 @@ static size_t lay(const kn_attn *a, room *r, float *base)
 static room room_of(const few *f, long worker)
 {
     room r;
-    lay(f->a, &r, (float *)(void *)(f->scratch + (size_t)worker * f->each));
+    lay(f->w->t, f->a, &r, (float *)(void *)(f->scratch + (size_t)worker * f->each));
     return r;
 }
 
 bool kn_attn_is_few(const kn_attn *a) { return a->tq <= FEW; }
 
-size_t kn_attn_few_scratch(const kn_attn *a)
+size_t kn_attn_few_scratch(const kn_table *t, const kn_attn *a)
 {
     static float nowhere[1];
     room r;
-    return lay(a, &r, nowhere);
+    return lay(t, a, &r, nowhere);
 }
 
 /* ---- a block of keys ---------------------------------------------------------------------------------- */
 
-static void gather_queries(const kn_attn *a, long b, long kv, float *q)
+static void gather_queries(const kn_table *t, const kn_attn *a, long b, long kv, const room *to)
 {
     long rows = rows_of(a);
     for (long r = 0; r < rows; r++) {
         long h = kv * (rows / a->tq) + r / a->tq, i = r % a->tq;
-        memcpy(q + r * a->dk, a->q + b * a->q_batch + i * a->q_row + h * a->q_head, (size_t)a->dk * sizeof *q);
+        memcpy(to->gathered + r * a->dk, a->q + b * a->q_batch + i * a->q_row + h * a->q_head,
+               (size_t)a->dk * sizeof *to->gathered);
+    }
+    for (long r = 0; r < rows; r += t->nr) {
+        long n = kn_min(t->nr, rows - r), width = kn_few_width(t->nr, n);
+        memset(to->q + r * a->dk, 0, (size_t)(width * a->dk) * sizeof *to->q);
+        t->pack(a->dk, n, width, to->gathered + r * a->dk, a->dk, true, to->q + r * a->dk);
     }
 }
 
@@ -90,14 +97,22 @@ static void mask_row(const kn_table *t, const kn_attn *a, long b, long h, long i
             s[p] = -INFINITY;
 }
 
-/* The sum is added in order, as down a column. */
-static void softmax_row(const kn_table *t, long n, float *s, float *most, float *sum)
+/* exp of n scores of each row less its largest, and their sums: each is added in order, as down a column, so several at a time. */
+static void softmax_rows(const kn_table *t, long rows, long n, float *s, kn_partial to)
 {
-    *most = t->max(n, s);
-    t->exp_shift(n, s, *most, s);
-    *sum = 0;
-    for (long j = 0; j < n; j++)
-        *sum += s[j];
+    enum { TOGETHER = 4 };
+    for (long r = 0; r < rows; r++) {
+        to.max[r] = t->max(n, s + r * KN_KEYS);
+        t->exp_shift(n, s + r * KN_KEYS, to.max[r], s + r * KN_KEYS);
+    }
+    for (long r = 0, now; r < rows; r += now, s += now * KN_KEYS) {
+        float sum[TOGETHER] = {0};
+        now = kn_min(TOGETHER, rows - r);
+        for (long j = 0; j < n; j++)
+            for (long i = 0; i < TOGETHER; i++)
+                sum[i] += s[(i < now ? i : 0) * KN_KEYS + j];
+        memcpy(to.sum + r, sum, (size_t)now * sizeof *sum);
+    }
 }
 
 /* While a stretch is computed the next one is fetched: of keys, then of values, then of the next block's keys. */
@@ -109,7 +124,9 @@ static void block_scores(const few *f, const room *r, kn_head h, long j, long n)
         long now = kn_min(STRETCH, n - p), then = kn_min(STRETCH, n - p - now);
         kn_rows k = kn_key_rows(t, a, h, j + p, now, r->rows);
         kn_rows next = then ? kn_keys_ahead(a, h, j + p + now, then, k) : kn_values_ahead(a, h, j, kn_min(STRETCH, n), k);
-        t->few_scores(rows_of(a), now, a->dk, r->q, k, next, a->scale, r->s + p, KN_KEYS);
+        for (long row = 0; row < rows_of(a); row += t->nr)
+            t->few_scores(kn_min(t->nr, rows_of(a) - row), now, a->dk, r->q + row * a->dk, k, next, a->scale,
+                          r->s + row * KN_KEYS + p, KN_KEYS);
     }
 }
 
@@ -134,11 +151,9 @@ static void one_block(const few *f, const room *r, long b, long kv, long j, long
     long rows = rows_of(a), group = rows / a->tq;
     kn_head h = {b, kv * group, kv};
     block_scores(f, r, h, j, n);
-    for (long row = 0; row < rows; row++) {
-        float *s = r->s + row * KN_KEYS;
-        mask_row(f->w->t, a, b, kv * group + row / a->tq, row % a->tq, j, n, s);
-        softmax_row(f->w->t, n, s, &to.max[row], &to.sum[row]);
-    }
+    for (long row = 0; row < rows; row++)
+        mask_row(f->w->t, a, b, kv * group + row / a->tq, row % a->tq, j, n, r->s + row * KN_KEYS);
+    softmax_rows(f->w->t, rows, n, r->s, to);
     block_values(f, r, h, j, n, to.y);
 }
 
@@ -167,7 +182,7 @@ static void head_items(void *arg, long begin, long end, int worker)
     room r = room_of(f, worker);
     for (long item = begin; item < end; item++) {
         long b = item / a->kv_heads, kv = item % a->kv_heads, keys = keys_of_batch(a, b);
-        gather_queries(a, b, kv, r.q);
+        gather_queries(f->w->t, a, b, kv, &r);
         kn_partial_clear(r.all, rows_of(a), a->dv);
         for (long j = first_block(a, b) * KN_KEYS; j < keys; j += KN_KEYS) {
             one_block(f, &r, b, kv, j, kn_min(KN_KEYS, keys - j), r.slot[0]);
@@ -185,7 +200,7 @@ static void slot_items(void *arg, long begin, long end, int worker)
 {
     const few *f = arg;
     room r = room_of(f, worker);
-    gather_queries(f->a, f->b, f->kv, r.q);
+    gather_queries(f->w->t, f->a, f->b, f->kv, &r);
     for (long i = begin; i < end; i++) {
         long j = (f->block + i) * KN_KEYS;
         one_block(f, &r, f->b, f->kv, j, kn_min(KN_KEYS, f->keys - j), slot_of(f, i));

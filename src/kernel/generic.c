@@ -340,12 +340,13 @@ static void from_i8(long n, const int8_t *x, float scale, float *y)
 
 static void few_scores(long rows, long keys, long d, const float *q, kn_rows k, kn_rows next, float alpha, float *s, long lds)
 {
+    long width = kn_few_width(NR, rows);
     (void)next;
     for (long r = 0; r < rows; r++)
         for (long j = 0; j < keys; j++) {
             float sum = 0;
             for (long e = 0; e < d; e++)
-                sum += q[r * d + e] * k.at[j * k.ld + e];
+                sum += q[e * width + r] * k.at[j * k.ld + e];
             s[r * lds + j] = 0 + alpha * sum;
         }
 }

@@ -101,9 +101,10 @@ typedef struct kn_table {
     void (*to_bf16)(long n, const float *x, uint16_t *y);            /* likewise */
     void (*from_i8)(long n, const int8_t *x, float scale, float *y); /* y = scale x */
 
-    /* Attention of a few rows of queries, q[rows, d] and p[rows, ldp] against rows of keys or values. Sums have gemm_tile's order:
-     * s[r*lds + j] = alpha * sum over e of q[r*d + e] * k[j*ld + e], for j < keys; and
-     * y[r*d + e] += p[r*ldp + j] * v[j*ld + e], key by key. As many rows that will be read `next` are asked for meanwhile, never read. */
+    /* Attention of a few rows of queries against rows of keys or values, which are read where they lie. Sums have gemm_tile's order:
+     * s[r*lds + j] = alpha * sum over e of q[e*width + r] * k[j*ld + e], for r < rows <= nr and j < keys, where the queries lie turned, kn_few_width(nr, rows)
+     * apart, with numbers in place of those that lack; and y[r*d + e] += p[r*ldp + j] * v[j*ld + e], key by key, for r < rows. As many rows that will be
+     * read `next` are asked for meanwhile, never read. */
     void (*few_scores)(long rows, long keys, long d, const float *q, kn_rows k, kn_rows next, float alpha, float *s, long lds);
     void (*few_values)(long rows, long keys, long d, const float *p, long ldp, kn_rows v, kn_rows next, float *y);
 
@@ -124,6 +125,10 @@ typedef struct kn_table {
 const kn_table *kn_best(oc_err *err);
 /* Every tier that this CPU can run, generic first; *count of them. */
 const kn_table *const *kn_all(int *count);
+
+/* How far apart the elements of `rows` queries lie for few_scores. */
+enum { KN_SQUARES = 4 };
+static inline long kn_few_width(long nr, long rows) { return rows > KN_SQUARES ? nr : rows; }
 
 typedef struct kn_work kn_work; /* below */
 
