@@ -247,7 +247,10 @@ def answers_that_were_not_learned():
     assert json.loads((tmp / "learned/config.json").read_text()) == {**config, "answers": True}
     assert asked("--image", some[0], "is it red?", model=tmp / "learned")
     program.good("finetune", "--model", mute, "--out", tmp / "adapter", *how)
-    assert asked("--image", some[0], "--lora", tmp / "adapter", "is it red?", model=mute)
+    said = asked("--image", some[0], "--lora", tmp / "adapter", "is it red?", model=mute)[0]
+    program.good("merge", "--model", mute, "--lora", tmp / "adapter", "--out", tmp / "merged")
+    now = asked("--image", some[0], "is it red?", model=tmp / "merged")[0]
+    assert now["ids"][0] == said["ids"][0], (said, now)
 
 
 def question_faults():

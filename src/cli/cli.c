@@ -424,6 +424,19 @@ int cl_copy_model_files(const char *from, const char *to, oc_err *err)
     return result;
 }
 
+int cl_say_it_answers(const md_model *m, const char *to, oc_err *err)
+{
+    md_sizes s;
+    m->family->sizes(m->m, &s);
+    if (!s.never_answered)
+        return 0;
+    char *in = bs_join(m->folder, "config.json"), *out = bs_join(to, "config.json");
+    int result = in && out ? ck_config_copy_with(in, out, "answers", "true", err) : bs_err(err, "out of memory: a path");
+    free(in);
+    free(out);
+    return result;
+}
+
 /* ---- progress ------------------------------------------------------------------------------------------------------ */
 
 void cl_progress_start(cl_progress *p, const cl_common *common, const char *what)

@@ -83,6 +83,8 @@ void cl_texts_free(cl_texts *t); /* strings too */
 
 /* Copies what a model's folder holds beside its weights: configuration, tokenizer, processor, notices. */
 int cl_copy_model_files(const char *from, const char *to, oc_err *err);
+/* Where the model is said never to have learned to answer, its copy in `to` is said to have. */
+int cl_say_it_answers(const md_model *m, const char *to, oc_err *err);
 
 /* A line on a terminal that tells how far long work is, and the time left. */
 typedef struct cl_progress {

@@ -26,7 +26,10 @@ static int merge(const char *folder, const char *adapter, float scale, const cha
         if (!values[i] || md_lora_merged(&lora, m, i, values[i], err))
             goto done;
     }
-    result = cl_copy_model_files(folder, out, err) || md_save(m, path, dtype, (const float *const *)values, err) ? -1 : 0;
+    /* With its adapter the model is asked; so is what both become. */
+    bool failed = cl_copy_model_files(folder, out, err) || cl_say_it_answers(m, out, err) ||
+                  md_save(m, path, dtype, (const float *const *)values, err);
+    result = failed ? -1 : 0;
 done:
     for (int i = 0; values && i < m->n; i++)
         bs_free(values[i]);

@@ -175,20 +175,6 @@ static int open_model(job *j, oc_err *err)
     return !j->tokenizer ? -1 : looks(j) ? im_processor_read(&j->processor, j->folder, err) : 0;
 }
 
-/* A model that was said never to have learned to answer may learn it now. */
-static int say_it_answers(const job *j, oc_err *err)
-{
-    md_sizes s;
-    j->model->family->sizes(j->model->m, &s);
-    if (!j->answers || !s.never_answered)
-        return 0;
-    char *from = bs_join(j->folder, "config.json"), *to = bs_join(j->out, "config.json");
-    int result = from && to ? ck_config_copy_with(from, to, "answers", "true", err) : bs_err(err, "out of memory: a path");
-    free(from);
-    free(to);
-    return result;
-}
-
 /* The last of what is opened, so that a run that cannot start leaves nothing. */
 static int open_out(job *j, oc_err *err)
 {
@@ -197,7 +183,9 @@ static int open_out(job *j, oc_err *err)
     j->log = j->metrics ? cl_metrics_open(j->metrics, err) : stdout;
     if (!j->log)
         return -1;
-    return j->finetune && !j->full ? 0 : cl_copy_model_files(j->folder, j->out, err) ? -1 : say_it_answers(j, err);
+    if (j->finetune && !j->full)
+        return 0;
+    return cl_copy_model_files(j->folder, j->out, err) || (j->answers && cl_say_it_answers(j->model, j->out, err)) ? -1 : 0;
 }
 
 static int on_resume(void *arg, long step, oc_err *err)
