@@ -92,9 +92,10 @@ static void mask_row(const kn_table *t, const kn_attn *a, long b, long h, long i
         if (kn_key_hidden(a, b, j + p))
             s[p] = -INFINITY;
     long from = kn_from(a, b, i) - j, end = kn_visible(a, b, i) - j;
-    for (long p = 0; p < n; p++)
-        if (p < from || p >= end)
-            s[p] = -INFINITY;
+    for (long p = 0; p < kn_min(from, n); p++)
+        s[p] = -INFINITY;
+    for (long p = kn_max(end, 0); p < n; p++)
+        s[p] = -INFINITY;
 }
 
 /* exp of n scores of each row less its largest, and their sums: each is added in order, as down a column, so several at a time. */

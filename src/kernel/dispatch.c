@@ -94,19 +94,19 @@ static void find_tiers_from_avx512(void)
 #endif
 
 #if defined(__x86_64__)
-/* AMD's Zen 5 (family 26) reads a single row's weights faster when nobody asks for them ahead, and more rows' slower; on Intel's cores and Zen 3 asking helps
- * all (measured; docs/speed.md, "Zen 5"). */
-long kn_rows_unasked(void)
+/* AMD's cores read the weights of so few rows faster when nobody asks for them ahead: Zen 3 (family 25) of three and only as floats, Zen 5 (26) of one; more
+ * rows and Intel's cores are helped by asking (measured; docs/speed.md, "Few rows" and "Zen 5"). */
+long kn_rows_unasked(bool floats)
 {
-    enum { ZEN5 = 26 };
+    enum { ZEN3 = 25, ZEN5 = 26 };
     unsigned a, b, c, d;
     if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d))
         return 0;
     unsigned family = (a >> 8 & 15) + (a >> 20 & 255);
-    return family == ZEN5 ? 1 : 0;
+    return family == ZEN3 && floats ? 3 : family == ZEN5 ? 1 : 0;
 }
 #else
-long kn_rows_unasked(void) { return 0; }
+long kn_rows_unasked(bool floats) { return (void)floats, 0; }
 #endif
 
 /* Every tier of this build, slowest first, and whether the CPU and the system (which must save the registers) have it. */

@@ -469,7 +469,7 @@ static long bytes_of(const form *f, long p, long step)
 static kn_soon piece(const job *j, long column, long p, long step)
 {
     const form *f = &j->f;
-    if (j->g->m <= j->w->unasked)
+    if (j->g->m <= j->w->low_unasked)
         return (kn_soon){j->g->packed->data, 0};
     const uint8_t *strip = (const uint8_t *)j->g->packed->data + (size_t)(column / f->nr) * f->strip;
     return (kn_soon){strip + (p ? (size_t)bytes_of(f, 0, p) : 0), bytes_of(f, p, step)};

@@ -121,7 +121,7 @@ void kn_low_run(kn_work *w, const kn_gemm *g);
 /* The micro-kernel for products of bf16 numbers beside the tier t; NULL: it has none. */
 const kn_micro *kn_bf16_micro(const kn_table *t);
 
-/* Rows up to which this CPU reads weights faster when nobody asks for them ahead. */
-long kn_rows_unasked(void);
+/* Rows up to which this CPU reads weights, floats or others, faster when nobody asks for them ahead. */
+long kn_rows_unasked(bool floats);
 
 #endif

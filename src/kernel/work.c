@@ -13,7 +13,8 @@ kn_work *kn_work_open(const kn_table *t, bs_pool *pool, oc_err *err)
     w->thirds = thirds && thirds->nr == t->nr ? thirds : NULL; /* packed weights are cut by the table's nr */
     w->pool = pool;
     w->threads = bs_pool_threads(pool);
-    w->unasked = kn_rows_unasked();
+    w->unasked = kn_rows_unasked(true);
+    w->low_unasked = kn_rows_unasked(false);
     int widest = w->bf16 && w->bf16->nr > t->nr ? w->bf16->nr : t->nr;
     size_t strip = (size_t)KN_KC * KN_GROUP * (size_t)widest, each = KN_A_FLOATS + strip;
     size_t floats = KN_B_FLOATS + each * (size_t)w->threads;
