@@ -6,6 +6,7 @@
  * A thread packs its block of A on the way, once, and keeps it for the next chunk of the same block. With a single block
  * of rows nobody shares B, so its strips are packed where they are used. A weight that was packed before is read where it lies, whatever the blocks.
  * An element's sum runs over k in order, cut at multiples of KN_KC, whatever the blocks around it are. */
+#include <limits.h>
 #include <string.h>
 
 #include "work.h"
@@ -214,16 +215,22 @@ static void run_items(void *arg, long begin, long end, int worker)
 
 /* ---- how it is cut --------------------------------------------------------------------------------------------------- */
 
-/* How tall tiles are best for m rows: the last should not be left with few, which take as long as many. */
+/* What a tile of h rows takes, in rows: few take as long as some more, and each tile a row's time besides, for what it reads of B. */
+static long cost_of_tile(long h)
+{
+    enum { LEAST = 4 };
+    return h > 0 ? kn_max(h, LEAST) + 1 : 0;
+}
+
+/* How tall tiles are best for m rows: the last should not be left with few. */
 static long tile_height(const kn_micro *u, long m)
 {
-    enum { LEAST = 4 }; /* rows that take as long as fewer; tiles of no more have too few sums for many of them to be at full speed */
-    long lowest = m <= 2L * u->mr ? LEAST : LEAST + 1;
+    enum { LOWEST = 5, OF_TWO = 4 }; /* tiles of four have too few sums for many of them to be at full speed */
     if (m <= u->mr)
         return m;
-    long best = u->mr, least = m / best * best + (m % best ? kn_max(m % best, LEAST) : 0);
-    for (long h = u->mr - 1; h >= lowest; h--) {
-        long cost = m / h * h + (m % h ? kn_max(m % h, LEAST) : 0);
+    long best = u->mr, least = LONG_MAX;
+    for (long h = u->mr; h >= (m <= 2L * u->mr ? OF_TWO : LOWEST); h--) {
+        long cost = m / h * cost_of_tile(h) + cost_of_tile(m % h);
         if (cost < least)
             best = h, least = cost;
     }
