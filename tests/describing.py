@@ -249,6 +249,7 @@ def answers_that_were_not_learned():
     program.good("finetune", "--model", mute, "--out", tmp / "adapter", *how)
     said = asked("--image", some[0], "--lora", tmp / "adapter", "is it red?", model=mute)[0]
     program.good("merge", "--model", mute, "--lora", tmp / "adapter", "--out", tmp / "merged")
+    assert json.loads((tmp / "merged/config.json").read_text()) == {**config, "answers": True}
     now = asked("--image", some[0], "is it red?", model=tmp / "merged")[0]
     assert now["ids"][0] == said["ids"][0], (said, now)
 

@@ -1,5 +1,5 @@
 /* attention_few.c - attention of few queries, as when text is generated: bound by reading keys and values, so each is read once for
- * all query heads that share it, a stretch that the first cache holds at a time.
+ * all query heads that share it, a stretch that the nearest caches hold at a time.
  *
  * Items are key heads; where those are fewer than the threads want, a round of blocks of KN_KEYS keys, whose softmaxes are kept
  * in slots of scratch and merged in order, or, with a lone key head of few blocks, shares of the query heads that read it. All ways, and

@@ -1,7 +1,7 @@
 /* attention_tmpl.h - attention of few queries, for any vector of simd_*.h: keys and values are read where they lie, and every sum has the order that
  * gemm_tile gives it. Rows of queries, keys and vectors are constants where this is inlined, so that the sums are registers. */
 
-/* Row for row, what is read `next` is asked for, a line each time, so that reading memory and computing go on together. */
+/* Row for row, what is read `next` is asked for, a whole line each time, so that reading memory and computing go on together. */
 enum { LINE_FLOATS = 16 };
 
 KN_INLINE kn_rows rows_from(kn_rows x, long row, long element) { return (kn_rows){x.at + row * x.ld + element, x.ld}; }
@@ -137,7 +137,7 @@ KN_INLINE void scores_in_place(const int keys, const int nv, long rows, long d, 
             s[i] = lanes[i][r];
 }
 
-/* How many of n keys are taken next, at most `most` at a time: so many that the last are not left with few. */
+/* How many of n keys are taken next, at most `most` at a time: so many that the last are seldom left with few. */
 static inline int keys_at_once(long n, int most)
 {
     static const int heights[] = {4, 5, 6, 8, 12};

@@ -94,8 +94,8 @@ static void find_tiers_from_avx512(void)
 #endif
 
 #if defined(__x86_64__)
-/* AMD's cores read the weights of so few rows faster when nobody asks for them ahead: Zen 3 (family 25) of three and only as floats, Zen 5 (26) of one; more
- * rows and Intel's cores are helped by asking (measured; docs/speed.md, "Few rows" and "Zen 5"). */
+/* AMD's cores read the weights of so few rows faster when nobody asks for them ahead: Zen 3 (family 25, without AVX-512) of three and only as floats, Zen 5 (26)
+ * of one; more rows and Intel's cores are helped by asking (measured; docs/speed.md, "Few rows" and "Zen 5"; Zen 4 never was). */
 long kn_rows_unasked(bool floats)
 {
     enum { ZEN3 = 25, ZEN5 = 26 };
@@ -103,7 +103,7 @@ long kn_rows_unasked(bool floats)
     if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d))
         return 0;
     unsigned family = (a >> 8 & 15) + (a >> 20 & 255);
-    return family == ZEN3 && floats ? 3 : family == ZEN5 ? 1 : 0;
+    return family == ZEN3 && floats && !__builtin_cpu_supports("avx512f") ? 3 : family == ZEN5 ? 1 : 0;
 }
 #else
 long kn_rows_unasked(bool floats) { return (void)floats, 0; }
