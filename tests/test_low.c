@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "kernel/low.h"
+#include "kernel/work.h"
 
 #if defined(EMULATED) /* a hundred times slower: what only the portable loops would notice is left out */
 enum { SLOW_MACHINE = 1 };
@@ -353,6 +353,43 @@ static void bits_are_kept(void **state)
     }
 }
 
+/* Few rows by several strips at once, as only some CPUs read weights, have the bits that they have by one after another. */
+static void check_strips(kn_work *w, kn_dtype dtype, long m, long n, long k, long group)
+{
+    kn_packed p = pack(w, dtype, n, k, group, random_floats(n * (k + 1), 0.3f));
+    kn_gemm g = {.m = m, .n = n, .k = k, .lda = k, .ldc = n + 1, .alpha = -0.5f, .packed = &p};
+    g.a = random_floats(m * k, 2);
+    g.bias = random_floats(n, 1);
+    float *old = random_floats(m * g.ldc, 1), *c[2];
+    long of_this_cpu = w->by_strips;
+    for (int i = 0; i < 2; i++) {
+        w->by_strips = i ? KN_FEW : 0;
+        c[i] = g.c = copy_of(old, m * g.ldc);
+        kn_gemm_run(w, &g);
+    }
+    w->by_strips = of_this_cpu;
+    same_bits(w->t->name, names[dtype], c[1], c[0], m * g.ldc);
+    unfence();
+}
+
+static void strips_at_once_keep_their_bits(void **state)
+{
+    (void)state;
+    static const long n[] = {1, 33, 64, 117, 260, 1100}, k[] = {1, 31, 256, 530, 1100}, groups[] = {32, 64, 128};
+    bs_pool *pool = bs_pool_open(2, NULL);
+    assert_non_null(pool);
+    for (int t = 0; t < tier_count; t++) {
+        kn_work *w = kn_work_open(tiers[t], pool, NULL);
+        assert_non_null(w);
+        for (kn_dtype d = KN_F32; d <= KN_I4; d++)
+            for (int i = 0; i < (int)(sizeof n / sizeof *n) - SLOW_MACHINE; i++)
+                for (int m = 1; m <= KN_FEW; m++)
+                    check_strips(w, d, m, n[i], k[bs_rng_below(&rng, 5)], groups[bs_rng_below(&rng, 3)]);
+        kn_work_close(w);
+    }
+    bs_pool_close(pool);
+}
+
 /* The largest products of bytes there are, where 16 bits would saturate. */
 static void nothing_saturates(void **state)
 {
@@ -578,7 +615,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(products_are_right),       cmocka_unit_test(integers_are_the_same_on_every_tier),
         cmocka_unit_test(widened_weights_are_fp32), cmocka_unit_test(bits_are_kept),
         cmocka_unit_test(nothing_saturates),        cmocka_unit_test(strange_rows),
-        cmocka_unit_test(quantising_is_to_nearest),
+        cmocka_unit_test(quantising_is_to_nearest), cmocka_unit_test(strips_at_once_keep_their_bits),
     };
     return cmocka_run_group_tests_name("low", tests, NULL, NULL);
 }

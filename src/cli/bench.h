@@ -49,7 +49,7 @@ double cl_median(double *x, int n); /* sorts x */
 typedef struct cl_spinner cl_spinner;
 cl_spinner *cl_spinner_open(const kn_table *t, bs_pool *pool, oc_err *err);
 double cl_spinner_rate(void *spinner, double seconds);
-/* Reading memory far beyond the caches from end to end: bytes a second. */
+/* Reading memory far beyond the caches, from end to end or in several streams at once, whichever is faster: bytes a second. */
 typedef struct cl_reader cl_reader;
 cl_reader *cl_reader_open(const kn_table *t, bs_pool *pool, oc_err *err);
 void cl_reader_close(cl_reader *r);

@@ -147,7 +147,7 @@ double cl_spinner_rate(void *spinner, double seconds)
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
-enum { PIECES = 256, EACH = 1 << 18 }; /* 256 MB */
+enum { PIECES = 256, EACH = 1 << 18, STREAMS = 4, LINE = 16 }; /* 256 MB, in floats */
 
 struct cl_reader {
     const kn_table *t;
@@ -170,6 +170,30 @@ static void sum_up(void *arg, long begin, long end, int worker)
     cl_reader *r = arg;
     for (long i = begin; i < end; i++)
         r->sink[worker % 1024] += r->t->sum(EACH, r->x + (r->at + i) % PIECES * EACH);
+}
+
+/* A number of every line, from so many places in turns: some CPUs fetch several streams faster than one. */
+static void read_streams(void *arg, long begin, long end, int worker)
+{
+    cl_reader *r = arg;
+    for (long i = begin; i < end; i++) {
+        const float *x = r->x + (r->at + i) % PIECES * EACH;
+        float s[STREAMS] = {0};
+        for (long at = 0; at < EACH / STREAMS; at += LINE)
+            for (int v = 0; v < STREAMS; v++)
+                s[v] += x[v * (EACH / STREAMS) + at];
+        for (int v = 0; v < STREAMS; v++)
+            r->sink[worker % 1024] += s[v];
+    }
+}
+
+static double rate_of(cl_reader *r, bs_work *read, double seconds)
+{
+    long least = 4 * bs_pool_threads(r->pool), n = (long)fmin(PIECES, fmax((double)least, seconds * 2e4)); /* at 20 GB/s */
+    double start = bs_now();
+    bs_pool_for(r->pool, n, 1, read, r);
+    r->at = (r->at + n) % PIECES;
+    return (double)n * EACH * sizeof(float) / (bs_now() - start);
 }
 
 cl_reader *cl_reader_open(const kn_table *t, bs_pool *pool, oc_err *err)
@@ -196,12 +220,7 @@ void cl_reader_close(cl_reader *r)
 
 double cl_reader_rate(void *reader, double seconds)
 {
-    cl_reader *r = reader;
-    long least = 4 * bs_pool_threads(r->pool), n = (long)fmin(PIECES, fmax((double)least, seconds * 2e4)); /* at 20 GB/s */
-    double start = bs_now();
-    bs_pool_for(r->pool, n, 1, sum_up, r);
-    r->at = (r->at + n) % PIECES;
-    return (double)n * EACH * sizeof(float) / (bs_now() - start);
+    return fmax(rate_of(reader, sum_up, seconds / 2), rate_of(reader, read_streams, seconds / 2));
 }
 
 /* ---- the best of either -------------------------------------------------------------------------------------------- */

@@ -94,19 +94,22 @@ static void find_tiers_from_avx512(void)
 #endif
 
 #if defined(__x86_64__)
-/* AMD's cores read the weights of so few rows faster when nobody asks for them ahead: Zen 3 (family 25, without AVX-512) of three and only as floats, Zen 5 (26)
- * of one; more rows and Intel's cores are helped by asking (measured; docs/speed.md, "Few rows" and "Zen 5"; Zen 4 never was). */
-long kn_rows_unasked(bool floats)
+/* Of AMD's cores; 0: another's. */
+static unsigned amd_family(void)
 {
-    enum { ZEN3 = 25, ZEN5 = 26 };
     unsigned a, b, c, d;
-    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d))
-        return 0;
-    unsigned family = (a >> 8 & 15) + (a >> 20 & 255);
-    return family == ZEN3 && floats && !__builtin_cpu_supports("avx512f") ? 3 : family == ZEN5 ? 1 : 0;
+    return __builtin_cpu_is("amd") && __get_cpuid(1, &a, &b, &c, &d) ? (a >> 8 & 15) + (a >> 20 & 255) : 0;
 }
+
+/* Zen 5 reads the weights of one row faster when nobody asks for them ahead; more rows and Intel's cores are helped by asking (measured; docs/speed.md, "Few rows" and
+ * "Zen 5"). */
+long kn_rows_unasked(void) { return amd_family() == 26 ? 1 : 0; }
+
+/* Zen 3 (without AVX-512, which Zen 4 has, that was never measured) fetches several streams faster than one ("Few rows"). */
+long kn_rows_by_strips(void) { return amd_family() == 25 && !__builtin_cpu_supports("avx512f") ? KN_FEW : 0; }
 #else
-long kn_rows_unasked(bool floats) { return (void)floats, 0; }
+long kn_rows_unasked(void) { return 0; }
+long kn_rows_by_strips(void) { return 0; }
 #endif
 
 /* Every tier of this build, slowest first, and whether the CPU and the system (which must save the registers) have it. */

@@ -142,13 +142,16 @@ static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long
     return me->strip + in_group * k;
 }
 
+/* How many strips of B are read at once. */
+static int strips_at_once(const job *j) { return j->g->packed && j->g->m <= j->w->by_strips ? kn_strips(j->g->m) : 1; }
+
 /* What a thread reads of packed B after the strip at `column`: the next of the same piece of k, the first of the next, or of the next item. NULL: not packed,
  * or the CPU fetches it faster unasked. */
 static const float *next_strip(const job *j, long p, long k, long column, long begin, long end, long *floats)
 {
     const float *next = NULL;
     *floats = 0;
-    if (j->g->m <= j->w->unasked)
+    if (j->g->m <= j->w->unasked || strips_at_once(j) > 1)
         return NULL;
     if (column + j->u->nr < end)
         next = packed_strip(j, p, k, column + j->u->nr);
@@ -166,14 +169,21 @@ static void one_piece(const job *j, kn_worker *me, long i0, long m, long p, long
     const kn_micro *u = j->u;
     const kn_gemm *g = j->g;
     long k = kn_min(KN_KC, j->k - p);
+    int strips = strips_at_once(j);
     kn_operand a = {me->a + p * j->rows, j->tall, k * j->tall};
     if (!packed)
         u->pack_a(k, m, j->tall, a_at(g, i0, j->k0 + p), g->lda, !g->ta, me->a + p * j->rows);
-    for (long column = begin, ahead, ldo; column < end; column += u->nr) {
+    for (long column = begin, wide, ahead, ldo; column < end; column += wide) {
         long at = j->n0 + column;
         const float *old;
         sums_begin(g, i0, at, j->k0 + p > 0, &old, &ldo);
         const float *b = strip_of_b(j, me, p, k, column, begin, end);
+        bool together = strips > 1 && column + strips * u->nr <= end;
+        wide = together ? strips * u->nr : u->nr;
+        if (together) {
+            u->strips(k, a.at, b, g->k * u->nr, g->c + i0 * g->ldc + at, g->ldc, (int)m, g->alpha, old, ldo);
+            continue;
+        }
         const float *next = next_strip(j, p, k, column, begin, end, &ahead);
         strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, j->tall, b, u->nr, g->c + i0 * g->ldc + at, g->ldc, g->alpha,
                     old, ldo, next, ahead);
@@ -191,7 +201,7 @@ static void one_item(const job *all, kn_worker *me, kn_item of)
     bool packed = me->job == j->id && me->block == of.block;
     /* Where one tile of rows, all of it in the first cache, reads packed strips once, each is read from end to end: weights come from memory fastest in a row. */
     bool in_a_row = j->g->packed && m <= j->tall && m * j->k <= FIRST_CACHE;
-    long width = in_a_row ? j->u->nr : end - begin;
+    long width = in_a_row ? strips_at_once(j) * j->u->nr : end - begin;
     for (long column = begin; column < end; column += width, packed = true)
         for (long p = 0; p < j->k; p += KN_KC)
             one_piece(j, me, i0, m, p, column, kn_min(column + width, end), packed);
@@ -254,7 +264,7 @@ static void cut(job *j, long columns)
     long products = kn_products(j->g), parts = blocks * products;
     long least = threads > 1 ? (ITEMS * threads + parts - 1) / parts : 1;
     long chunks = kn_max((columns + CHUNK - 1) / CHUNK, least);
-    j->chunk = kn_round_up((columns + chunks - 1) / chunks, u->nr);
+    j->chunk = kn_round_up((columns + chunks - 1) / chunks, strips_at_once(j) * u->nr);
     j->each = (columns + j->chunk - 1) / j->chunk;
     j->items = kn_cut((j->g->m + j->rows - 1) / j->rows, products * j->each, threads);
 }

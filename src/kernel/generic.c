@@ -38,6 +38,13 @@ static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, 
             c[i * ldc + j] = (old ? old[i * ldo + j] : 0) + alpha * sum[i][j];
 }
 
+static void gemm_strips(long k, const float *a, const float *b, long far, float *c, long ldc, int m, float alpha,
+                        const float *old, long ldo)
+{
+    for (int i = 0; i < kn_strips(m); i++, b += far, c += NR, old = old ? old + NR : NULL)
+        gemm_tile(k, a, m, b, NR, c, ldc, m, NR, alpha, old, ldo, NULL, 0);
+}
+
 static void pack(long k, long w, long width, const float *x, long ld, bool transpose, float *p)
 {
     for (long j = 0; j < w; j++)

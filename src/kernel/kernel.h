@@ -27,6 +27,10 @@ typedef struct kn_rows {
     long ld;
 } kn_rows;
 
+/* Strips that a tile of m <= KN_FEW rows reads at once: as many as its sums fit registers. */
+enum { KN_FEW = 3, KN_STRIPS = 4 };
+static inline int kn_strips(long m) { return m == 1 ? KN_STRIPS : 2; }
+
 /* One row kernel each; `n`, `d` count floats. Rows are contiguous: row r starts at r * d. */
 typedef struct kn_table {
     const char *name; /* generic, avx2, avx512, amx, neon */
@@ -39,6 +43,10 @@ typedef struct kn_table {
     int mr, nr, mc;
     void (*gemm_tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
                       const float *old, long ldo, const float *ahead, long floats);
+    /* The same of m <= KN_FEW rows by kn_strips(m) whole strips of packed operands at once, each `far` floats behind the one before. Some CPUs fetch
+     * several streams faster than one. The bits are gemm_tile's. */
+    void (*gemm_strips)(long k, const float *a, const float *b, long far, float *c, long ldc, int m, float alpha,
+                        const float *old, long ldo);
     /* Packs an operand w wide into strips of `width` (nr, or at most mr) that follow each other, k * width floats each:
      * p[(j / width) * k * width + q * width + j % width] = transpose ? x[j*ld + q] : x[q*ld + j] for q < k, j < w.
      * What is left of the last strip's rows may be overwritten with anything. */

@@ -392,23 +392,48 @@ static void prepare(void *arg, long begin, long end, int worker)
     }
 }
 
-/* One tile of A by the strip of W that begins with a column, k from p on. */
-static void one_tile(const job *j, char *a, int m, long column, long p, long step, float *sum, long ld, kn_soon next)
+/* How many strips of W are read at once. */
+static int strips_at_once(const job *j)
+{
+    const form *f = &j->f;
+    long few = 0;
+    switch (f->dtype) {
+    case KN_BF16: few = f->h->strips ? KN_FEW : 0; break;
+    case KN_I8: few = f->u->strips8 ? KN_FEW_I8 : 0; break;
+    default: few = f->u->strips4 ? 1 : 0; break;
+    }
+    return j->g->m <= kn_min(few, j->w->by_strips) ? kn_strips(j->g->m) : 1;
+}
+
+/* One tile of A by the strip of W that begins with a column, or by `together` that are read at once, k from p on. */
+static void one_tile(const job *j, char *a, int m, long column, bool together, long p, long step, float *sum, long ld,
+                     kn_soon next)
 {
     const form *f = &j->f;
     const uint8_t *strip = (const uint8_t *)j->g->packed->data + (size_t)(column / f->nr) * f->strip;
+    long far = (long)f->strip;
     if (f->dtype == KN_BF16) {
         const float *at = (const float *)(void *)a + p / 2 * f->places * f->h->pair;
-        f->h->tile(kn_min(step, f->k - p), at, f->places, (const uint16_t *)(const void *)strip + p * f->nr, sum, ld, m, p > 0,
-                   next);
+        const uint16_t *b = (const uint16_t *)(const void *)strip + p * f->nr;
+        long k = kn_min(step, f->k - p);
+        if (together)
+            f->h->strips(k, at, f->places, b, far / (long)sizeof *b, sum, ld, m, p > 0);
+        else
+            f->h->tile(k, at, f->places, b, sum, ld, m, p > 0, next);
     } else if (f->dtype == KN_I8) {
         long depth = f->u->depth, units = (kn_min(step, f->k - p) + depth - 1) / depth;
-        const int32_t *at = (const int32_t *)(void *)a + p / depth * f->places;
-        f->u->tile8(units, at, f->places, strip + p * f->nr, p ? NULL : starts_of(f, a), (int32_t *)(void *)sum, ld, m, next);
+        const int32_t *at = (const int32_t *)(void *)a + p / depth * f->places, *start = p ? NULL : starts_of(f, a);
+        if (together)
+            f->u->strips8(units, at, f->places, strip + p * f->nr, far, start, (int32_t *)(void *)sum, ld, m);
+        else
+            f->u->tile8(units, at, f->places, strip + p * f->nr, start, (int32_t *)(void *)sum, ld, m, next);
     } else {
         long k = kn_round_up(f->k, BLOCK);
-        f->u->tile4(k, f->group, (const int32_t *)(void *)a, f->places, strip, scales_of(f, a), starts_of(f, a), sum, ld, m,
-                    next);
+        const int32_t *at = (const int32_t *)(void *)a;
+        if (together)
+            f->u->strips4(k, f->group, at, strip, far, scales_of(f, a), starts_of(f, a), sum);
+        else
+            f->u->tile4(k, f->group, at, f->places, strip, scales_of(f, a), starts_of(f, a), sum, ld, m, next);
     }
 }
 
@@ -469,20 +494,29 @@ static long bytes_of(const form *f, long p, long step)
 static kn_soon piece(const job *j, long column, long p, long step)
 {
     const form *f = &j->f;
-    if (j->g->m <= j->w->low_unasked)
+    if (j->g->m <= j->w->unasked || strips_at_once(j) > 1)
         return (kn_soon){j->g->packed->data, 0};
     const uint8_t *strip = (const uint8_t *)j->g->packed->data + (size_t)(column / f->nr) * f->strip;
     return (kn_soon){strip + (p ? (size_t)bytes_of(f, 0, p) : 0), bytes_of(f, p, step)};
 }
 
-/* All rows of an item by one strip. */
-static void one_strip(const job *j, float *sums, long row0, long rows, long column, long p, long step, kn_soon next)
+/* All rows of an item by the strips that are read together, or what there is of them. */
+static void strips_by_tiles(const job *j, float *sums, long row0, long rows, long column, long p, long step, kn_soon next)
 {
     const form *f = &j->f;
+    int strips = strips_at_once(j);
+    if (strips > 1) {
+        long left = (j->g->n - column + f->nr - 1) / f->nr;
+        bool together = left >= strips;
+        for (long i = 0; i < (together ? 1 : left); i++)
+            one_tile(j, tile_at(j, row0), (int)rows, column + i * f->nr, together, p, step, sums + i * f->nr, j->chunk, next);
+        return;
+    }
     long tiles = (rows + f->tall - 1) / f->tall, each = kn_round_up((next.bytes + tiles - 1) / tiles, LINE);
     for (long i = 0, at = 0; i < rows; i += f->tall, at += each) {
         kn_soon part = {next.at + at, kn_min(each, next.bytes - at)};
-        one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->tall, rows - i), column, p, step, sums + i * j->chunk, j->chunk, part);
+        one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->tall, rows - i), column, false, p, step, sums + i * j->chunk, j->chunk,
+                 part);
     }
 }
 
@@ -497,12 +531,12 @@ static void one_item(const job *all, float *sums, kn_item of)
     long row0 = of.block * j->block, rows = kn_min(j->block, j->rows - row0);
     long j0 = of.chunk * j->chunk, n = kn_min(j->chunk, j->g->n - j0);
     long step = f->dtype == KN_BF16 ? KN_KC : f->dtype == KN_I8 ? stretch(j, rows) : f->k + 1;
-    long strips = (n + f->nr - 1) / f->nr, steps = f->k ? (f->k + step - 1) / step : 1;
+    long wide = strips_at_once(j) * f->nr, strips = (n + wide - 1) / wide, steps = f->k ? (f->k + step - 1) / step : 1;
     bool few = rows <= f->tall;
     kn_soon behind = j0 + n < j->g->n ? piece(j, j0 + n, 0, step) : (kn_soon){j->g->packed->data, 0};
     for (long i = 0, c = 0, p = 0; i < strips * steps; i++) {
-        long next = i + 1, then = (few ? next / steps : next % strips) * f->nr, k = (few ? next % steps : next / strips) * step;
-        one_strip(j, sums + c, row0, rows, j0 + c, p, step, next < strips * steps ? piece(j, j0 + then, k, step) : behind);
+        long next = i + 1, then = (few ? next / steps : next % strips) * wide, k = (few ? next % steps : next / strips) * step;
+        strips_by_tiles(j, sums + c, row0, rows, j0 + c, p, step, next < strips * steps ? piece(j, j0 + then, k, step) : behind);
         c = then;
         p = k;
     }
@@ -546,6 +580,7 @@ static void cut(job *j)
     blocks = (j->rows + j->block - 1) / j->block;
     long products = kn_products(j->g);
     j->chunk = nr * kn_halved_chunk(blocks * products, (j->g->n + nr - 1) / nr, sums / j->block / nr, j->w->threads);
+    j->chunk = kn_round_up(j->chunk, strips_at_once(j) * nr);
     j->each = (j->g->n + j->chunk - 1) / j->chunk;
     j->items = kn_cut(blocks, products * j->each, j->w->threads);
 }

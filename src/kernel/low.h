@@ -11,6 +11,8 @@ typedef struct kn_micro {
     int mr, nr, mc;
     void (*tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
                  const float *old, long ldo, const float *ahead, long floats);
+    void (*strips)(long k, const float *a, const float *b, long far, float *c, long ldc, int m, float alpha, const float *old,
+                   long ldo); /* as gemm_strips; NULL where no packed weight is multiplied */
     void (*pack_a)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
     void (*pack_b)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
     void (*begin)(void);
@@ -64,6 +66,7 @@ typedef struct kn_low_rescale {
 
 /* From a row's least to its largest, rounded apart by one at most; the largest magnitude. */
 enum { KN_STEPS_I8 = 126, KN_TOP_I4 = 127 };
+enum { KN_FEW_I8 = 2 };
 typedef struct kn_low_int {
     int nr, mr8, mr4, depth, bias;
     bool lift;    /* not beside a bias */
@@ -79,6 +82,11 @@ typedef struct kn_low_int {
      * a multiple of 32, with zeros in A behind the true one. m <= mr4. */
     void (*tile4)(long k, long group, const int32_t *a, long sa, const uint8_t *b, const float *scale, const int32_t *start,
                   float *sum, long ld, int m, kn_soon next);
+    /* The same of m <= KN_FEW_I8 rows, or of one row packed alone, by kn_strips(m) strips, each `far` bytes behind the one before. NULL: there is none. */
+    void (*strips8)(long units, const int32_t *a, long sa, const uint8_t *b, long far, const int32_t *start, int32_t *sum,
+                    long ld, int m);
+    void (*strips4)(long k, long group, const int32_t *a, const uint8_t *b, long far, const float *scale, const int32_t *start,
+                    float *sum);
     void (*rescale)(long n, const int32_t *sum, const kn_low_rescale *r, float *y);
     void (*begin)(void); /* one thread asks for tiles between these; NULL: nothing to prepare */
     void (*end)(void);
@@ -92,6 +100,8 @@ typedef struct kn_low_bf16 {
     bool squares; /* tiles of A lie as AMX takes them, k filled up to 32 in A and W */
     void (*pack)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
     void (*tile)(long k, const float *a, long sa, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next);
+    /* The same of m <= KN_FEW rows by kn_strips(m) strips, each `far` numbers behind the one before. NULL: there is none. */
+    void (*strips)(long k, const float *a, long sa, const uint16_t *b, long far, float *sum, long ld, int m, bool accumulate);
     void (*begin)(void); /* as kn_low_int's */
     void (*end)(void);
 } kn_low_bf16;
@@ -121,7 +131,8 @@ void kn_low_run(kn_work *w, const kn_gemm *g);
 /* The micro-kernel for products of bf16 numbers beside the tier t; NULL: it has none. */
 const kn_micro *kn_bf16_micro(const kn_table *t);
 
-/* Rows up to which this CPU reads weights, floats or others, faster when nobody asks for them ahead. */
-long kn_rows_unasked(bool floats);
+/* Rows up to which this CPU reads weights faster when nobody asks for them ahead; and several strips at once (at most KN_FEW), unasked too. */
+long kn_rows_unasked(void);
+long kn_rows_by_strips(void);
 
 #endif

@@ -120,6 +120,7 @@ void kn_low_int_by_amx(kn_low_int *u)
     u->mr8 = MR;
     u->squares = true;
     u->tile8 = tile8;
+    u->strips8 = NULL;
     u->begin = kn_amx_begin;
     u->end = kn_amx_end;
 }

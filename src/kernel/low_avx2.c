@@ -64,4 +64,4 @@ static void pack(long k, long w, long width, const float *x, long ld, bool trans
 }
 
 KN_LOW_INT(kn_low_int_avx2);
-const kn_low_bf16 kn_low_bf16_avx2 = {.nr = NR, .mr = MR16, .pair = 2, .pack = pack, .tile = tile16};
+const kn_low_bf16 kn_low_bf16_avx2 = {.nr = NR, .mr = MR16, .pair = 2, .pack = pack, .tile = tile16, .strips = strips16};

@@ -9,7 +9,7 @@ KN_INLINE const uint16_t *anew(const uint16_t *p)
     return p;
 }
 
-KN_INLINE void multiply16(const int m, const float *a, vf b0, vf b1, vf s[MR16][2])
+KN_INLINE void multiply16(const int m, const float *a, vf b0, vf b1, vf s[][2])
 {
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
@@ -17,6 +17,26 @@ KN_INLINE void multiply16(const int m, const float *a, vf b0, vf b1, vf s[MR16][
         s[i][0] = v_fma(x, b0, s[i][0]);
         s[i][1] = v_fma(x, b1, s[i][1]);
     }
+}
+
+/* One pair along k, or its first number where the second is missing. */
+KN_INLINE void pair16(const int m, bool whole, const float *a, long sa, const uint16_t *b, vf s[][2])
+{
+    multiply16(m, a, vi_first(vi_load(b)), vi_first(vi_load(b + 2 * VW)), s);
+    const uint16_t *again = anew(b); /* loaded twice: there is no register to keep it in */
+    if (whole)
+        multiply16(m, a + sa, vi_second(vi_load(again)), vi_second(vi_load(again + 2 * VW)), s);
+}
+
+KN_INLINE void last16(const int m, vf s[][2], float *sum, long ld, bool accumulate)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            float *to = sum + i * ld + v * VW;
+            v_store(to, v_add(s[i][v], accumulate ? v_load(to) : v_zero()));
+        }
 }
 
 KN_INLINE void tile16_of(const int m, long k, const float *a, long sa, const uint16_t *b, float *sum, long ld, bool accumulate,
@@ -29,18 +49,36 @@ KN_INLINE void tile16_of(const int m, long k, const float *a, long sa, const uin
         s[i][0] = s[i][1] = v_zero();
     for (long p = 0; p < k; p += 2, a += 2 * sa, b += 2 * NR) {
         kn_ask(&next, lines);
-        multiply16(m, a, vi_first(vi_load(b)), vi_first(vi_load(b + 2 * VW)), s);
-        const uint16_t *again = anew(b); /* loaded twice: there is no register to keep it in */
-        if (p + 1 < k)
-            multiply16(m, a + sa, vi_second(vi_load(again)), vi_second(vi_load(again + 2 * VW)), s);
+        pair16(m, p + 1 < k, a, sa, b, s);
     }
+    last16(m, s, sum, ld, accumulate);
+}
+
+KN_INLINE void strips16_of(const int m, long k, const float *a, long sa, const uint16_t *b, long far, float *sum, long ld,
+                           bool accumulate)
+{
+    const int strips = kn_strips(m);
+    vf s[MR16][2];
 #pragma GCC unroll 16
-    for (int i = 0; i < m; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; v++) {
-            float *to = sum + i * ld + v * VW;
-            v_store(to, v_add(s[i][v], accumulate ? v_load(to) : v_zero()));
-        }
+    for (int i = 0; i < strips * m; i++)
+        s[i][0] = s[i][1] = v_zero();
+    for (long p = 0; p < k; p += 2, a += 2 * sa, b += 2 * NR)
+#pragma GCC unroll 4
+        for (int i = 0; i < strips; i++)
+            pair16(m, p + 1 < k, a, sa, b + i * far, s + i * m);
+#pragma GCC unroll 4
+    for (int i = 0; i < strips; i++)
+        last16(m, s + i * m, sum + i * NR, ld, accumulate);
+}
+
+static void strips16(long k, const float *a, long sa, const uint16_t *b, long far, float *sum, long ld, int m, bool accumulate)
+{
+    switch (m) {
+    case 1: strips16_of(1, k, a, sa, b, far, sum, ld, accumulate); break;
+    case 2: strips16_of(2, k, a, sa, b, far, sum, ld, accumulate); break;
+    case 3: strips16_of(3, k, a, sa, b, far, sum, ld, accumulate); break;
+    default: break;
+    }
 }
 
 static void tile16(long k, const float *a, long sa, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next)

@@ -32,4 +32,4 @@ static void pack(long k, long w, long width, const float *x, long ld, bool trans
 }
 
 KN_LOW_INT(kn_low_int_neon);
-const kn_low_bf16 kn_low_bf16_neon = {.nr = NR, .mr = MR16, .pair = 2, .pack = pack, .tile = tile16};
+const kn_low_bf16 kn_low_bf16_neon = {.nr = NR, .mr = MR16, .pair = 2, .pack = pack, .tile = tile16, .strips = strips16};

@@ -8,7 +8,7 @@
 
 enum { NR = 2 * VW, NIBBLES = 4 * VW, BLOCK = 32, STEPS = 4 };
 
-KN_INLINE void step8(const int m, const int32_t *a, const uint8_t *b, vi s[MR8][2])
+KN_INLINE void step8(const int m, const int32_t *a, const uint8_t *b, vi s[][2])
 {
     vi b0 = load8(b), b1 = load8(b + UNIT8);
 #pragma GCC unroll 16
@@ -19,13 +19,22 @@ KN_INLINE void step8(const int m, const int32_t *a, const uint8_t *b, vi s[MR8][
     }
 }
 
-KN_INLINE void first8(const int m, const int32_t *start, const int32_t *sum, long ld, vi s[MR8][2])
+KN_INLINE void first8(const int m, const int32_t *start, const int32_t *sum, long ld, vi s[][2])
 {
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < 2; v++)
             s[i][v] = !start ? vi_load(sum + i * ld + v * VW) : vi_set(LIFT ? 0 : start[i]);
+}
+
+KN_INLINE void last8(const int m, vi s[][2], int32_t *sum, long ld)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+            vi_store(sum + i * ld + v * VW, s[i][v]);
 }
 
 KN_INLINE void tile8_of(const int m, long units, const int32_t *a, long sa, const uint8_t *b, const int32_t *start, int32_t *sum,
@@ -44,11 +53,7 @@ KN_INLINE void tile8_of(const int m, long units, const int32_t *a, long sa, cons
     }
     for (; u < units; u++, a += sa, b += 2 * UNIT8)
         step8(m, a, b, s);
-#pragma GCC unroll 16
-    for (int i = 0; i < m; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; v++)
-            vi_store(sum + i * ld + v * VW, s[i][v]);
+    last8(m, s, sum, ld);
 }
 
 #define KN_TILE8(m) \
@@ -78,8 +83,34 @@ static void tile8(long units, const int32_t *a, long sa, const uint8_t *b, const
     }
 }
 
+KN_INLINE void strips8_of(const int m, long units, const int32_t *a, long sa, const uint8_t *b, long far, const int32_t *start,
+                          int32_t *sum, long ld)
+{
+    const int strips = kn_strips(m);
+    vi s[MR8][2];
+#pragma GCC unroll 4
+    for (int i = 0; i < strips; i++)
+        first8(m, start, sum + i * NR, ld, s + i * m);
+    for (long u = 0; u < units; u++, a += sa, b += 2 * UNIT8)
+#pragma GCC unroll 4
+        for (int i = 0; i < strips; i++)
+            step8(m, a, b + i * far, s + i * m);
+#pragma GCC unroll 4
+    for (int i = 0; i < strips; i++)
+        last8(m, s + i * m, sum + i * NR, ld);
+}
+
+static void strips8(long units, const int32_t *a, long sa, const uint8_t *b, long far, const int32_t *start, int32_t *sum,
+                    long ld, int m)
+{
+    if (m == 1)
+        strips8_of(1, units, a, sa, b, far, start, sum, ld);
+    else
+        strips8_of(2, units, a, sa, b, far, start, sum, ld);
+}
+
 /* 32 of k: s += products. */
-KN_INLINE void block4(const int m, const int32_t *a, long sa, const uint8_t *b, vi s[MR4][2])
+KN_INLINE void block4(const int m, const int32_t *a, long sa, const uint8_t *b, vi s[][2])
 {
     vi h[MR4][2];
     const vi mask = vi_set(0x0f0f0f0f);
@@ -107,6 +138,26 @@ KN_INLINE void block4(const int m, const int32_t *a, long sa, const uint8_t *b, 
             s[i][v] = vi_add(s[i][v], sums4(h[i][v]));
 }
 
+/* A group's sums s become floats by the scales that lie behind it. */
+KN_INLINE void scale4(const int m, vi s[][2], const uint8_t *b, const float *scale, vf total[][2])
+{
+    const float *of_weight = (const float *)(const void *)b;
+#pragma GCC unroll 8
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+            total[i][v] = v_add(total[i][v], v_mul(vi_float(s[i][v]), v_mul(v_load(of_weight + v * VW), v_set(scale[i]))));
+}
+
+KN_INLINE void last4(const int m, vf total[][2], float *sum, long ld)
+{
+#pragma GCC unroll 8
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++)
+            v_store(sum + i * ld + v * VW, total[i][v]);
+}
+
 KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, long sa, const uint8_t *b, const float *scale,
                         const int32_t *start, float *sum, long ld, kn_soon next)
 {
@@ -124,18 +175,9 @@ KN_INLINE void tile4_of(const int m, long k, long group, const int32_t *a, long 
             kn_ask(&next, lines);
             block4(m, a, sa, b, s);
         }
-        const float *of_weight = (const float *)(const void *)b;
-#pragma GCC unroll 8
-        for (int i = 0; i < m; i++)
-#pragma GCC unroll 2
-            for (int v = 0; v < 2; v++)
-                total[i][v] = v_add(total[i][v], v_mul(vi_float(s[i][v]), v_mul(v_load(of_weight + v * VW), v_set(scale[i]))));
+        scale4(m, s, b, scale, total);
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < m; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; v++)
-            v_store(sum + i * ld + v * VW, total[i][v]);
+    last4(m, total, sum, ld);
 }
 
 static void tile4(long k, long group, const int32_t *a, long sa, const uint8_t *b, const float *scale, const int32_t *start,
@@ -154,6 +196,31 @@ static void tile4(long k, long group, const int32_t *a, long sa, const uint8_t *
 #endif
     default: break;
     }
+}
+
+static void strips4(long k, long group, const int32_t *a, const uint8_t *b, long far, const float *scale, const int32_t *start,
+                    float *sum)
+{
+    vf total[KN_STRIPS][2];
+#pragma GCC unroll 4
+    for (int i = 0; i < KN_STRIPS; i++)
+        total[i][0] = total[i][1] = v_zero();
+    for (long p = 0; p < k; scale++, start++, b += NR * sizeof(float)) {
+        vi s[KN_STRIPS][2];
+#pragma GCC unroll 4
+        for (int i = 0; i < KN_STRIPS; i++)
+            s[i][0] = s[i][1] = vi_set(*start);
+        for (long end = p + group < k ? p + group : k; p < end; p += BLOCK, a += BLOCK / 4, b += BLOCK / 2 * NR)
+#pragma GCC unroll 4
+            for (int i = 0; i < KN_STRIPS; i++)
+                block4(1, a, 1, b + i * far, s + i);
+#pragma GCC unroll 4
+        for (int i = 0; i < KN_STRIPS; i++)
+            scale4(1, s + i, b + i * far, scale, total + i);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < KN_STRIPS; i++)
+        last4(1, total + i, sum + i * NR, 0);
 }
 
 /* Without their signs floats are ordered as integers are, infinity and then NaN on top. */
@@ -261,4 +328,6 @@ static void rescale(long n, const int32_t *sum, const kn_low_rescale *r, float *
                              .round = round_all, \
                              .tile8 = tile8, \
                              .tile4 = tile4, \
+                             .strips8 = strips8, \
+                             .strips4 = strips4, \
                              .rescale = rescale}

@@ -2,6 +2,7 @@
  * One a line, so that two who add to it do not meet. */
 /* clang-format off */
 .gemm_tile = gemm_tile,
+.gemm_strips = gemm_strips,
 .pack = pack,
 .act = act,
 .act_backward = act_backward,
@@ -38,4 +39,4 @@
 .from_i8 = from_i8,
 .few_scores = few_scores,
 .few_values = few_values,
-/* clang-format on */
+    /* clang-format on */

@@ -33,6 +33,27 @@ KN_INLINE void steps(const int m, const int nv, const bool part, const float **a
     }
 }
 
+/* The sums of m rows become c. */
+KN_INLINE void finish(const int m, const int nv, const bool part, vf s[][2], float *c, long ldc, vpart last, float alpha,
+                      const float *old, long ldo)
+{
+    vf scale = v_set(alpha);
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++, c += ldc, old = old ? old + ldo : NULL)
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) {
+            bool cut = part && v == nv - 1;
+            vf before = v_zero();
+            if (old)
+                before = cut ? v_load_part(old + v * VW, last) : v_load(old + v * VW);
+            vf sum = v_fma(scale, s[i][v], before);
+            if (cut)
+                v_store_part(c + v * VW, last, sum);
+            else
+                v_store(c + v * VW, sum);
+        }
+}
+
 /* m and nv (rows and vectors) are constants where this is inlined, so that the sums are registers. The last vector
  * is a part when `part` says so. With `dense` both operands lie packed without a gap, so that their places are constants too.
  * Every element has its own sum, in the order of p. */
@@ -60,21 +81,7 @@ KN_INLINE void tile(const int m, const int nv, const bool part, const bool dense
         steps(m, nv, part, &a, sa, &b, sb, s, last);
     for (long p = groups * STEPS; p < k; p++, a += sa, b += sb)
         step(m, nv, part, a, b, s, last);
-    vf scale = v_set(alpha);
-#pragma GCC unroll 16
-    for (int i = 0; i < m; i++, c += ldc, old = old ? old + ldo : NULL)
-#pragma GCC unroll 2
-        for (int v = 0; v < nv; v++) {
-            bool cut = part && v == nv - 1;
-            vf before = v_zero();
-            if (old)
-                before = cut ? v_load_part(old + v * VW, last) : v_load(old + v * VW);
-            vf sum = v_fma(scale, s[i][v], before);
-            if (cut)
-                v_store_part(c + v * VW, last, sum);
-            else
-                v_store(c + v * VW, sum);
-        }
+    finish(m, nv, part, s, c, ldc, last, alpha, old, ldo);
 }
 
 KN_INLINE void tile_of(int m, const int nv, const bool part, const bool dense, long k, const float *a, long sa, const float *b,
@@ -115,6 +122,34 @@ static void gemm_tile(long k, const float *a, long sa, const float *b, long sb, 
         tile_of(m, 2, true, false, k, a, sa, b, sb, c, ldc, v_part(n - VW), alpha, old, ldo, ahead, floats);
     else
         tile_of(m, 1, true, false, k, a, sa, b, sb, c, ldc, v_part(n), alpha, old, ldo, ahead, floats);
+}
+
+KN_INLINE void strips_of(const int m, long k, const float *a, const float *b, long far, float *c, long ldc, float alpha,
+                         const float *old, long ldo)
+{
+    const int strips = kn_strips(m);
+    vf s[MR][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < strips * m; i++)
+        s[i][0] = s[i][1] = v_zero();
+    for (long p = 0; p < k; p++, a += m, b += NR)
+#pragma GCC unroll 4
+        for (int i = 0; i < strips; i++)
+            step(m, 2, false, a, b + i * far, s + i * m, v_part(VW));
+#pragma GCC unroll 4
+    for (int i = 0; i < strips; i++)
+        finish(m, 2, false, s + i * m, c + i * NR, ldc, v_part(VW), alpha, old ? old + i * NR : NULL, ldo);
+}
+
+static void gemm_strips(long k, const float *a, const float *b, long far, float *c, long ldc, int m, float alpha,
+                        const float *old, long ldo)
+{
+    switch (m) {
+    case 1: strips_of(1, k, a, b, far, c, ldc, alpha, old, ldo); break;
+    case 2: strips_of(2, k, a, b, far, c, ldc, alpha, old, ldo); break;
+    case 3: strips_of(3, k, a, b, far, c, ldc, alpha, old, ldo); break;
+    default: break;
+    }
 }
 
 /* ---- packing ------------------------------------------------------------------------------------------ */

@@ -7,14 +7,20 @@ kn_work *kn_work_open(const kn_table *t, bs_pool *pool, oc_err *err)
     if (!w)
         return NULL;
     w->t = t;
-    w->fp32 = (kn_micro){.mr = t->mr, .nr = t->nr, .mc = t->mc, .tile = t->gemm_tile, .pack_a = t->pack, .pack_b = t->pack};
+    w->fp32 = (kn_micro){.mr = t->mr,
+                         .nr = t->nr,
+                         .mc = t->mc,
+                         .tile = t->gemm_tile,
+                         .strips = t->gemm_strips,
+                         .pack_a = t->pack,
+                         .pack_b = t->pack};
     w->bf16 = kn_bf16_micro(t);
     const kn_thirds *thirds = kn_thirds_of(t);
     w->thirds = thirds && thirds->nr == t->nr ? thirds : NULL; /* packed weights are cut by the table's nr */
     w->pool = pool;
     w->threads = bs_pool_threads(pool);
-    w->unasked = kn_rows_unasked(true);
-    w->low_unasked = kn_rows_unasked(false);
+    w->unasked = kn_rows_unasked();
+    w->by_strips = kn_rows_by_strips();
     int widest = w->bf16 && w->bf16->nr > t->nr ? w->bf16->nr : t->nr;
     size_t strip = (size_t)KN_KC * KN_GROUP * (size_t)widest, each = KN_A_FLOATS + strip;
     size_t floats = KN_B_FLOATS + each * (size_t)w->threads;
