@@ -106,7 +106,7 @@ static unsigned amd_family(void)
 long kn_rows_unasked(void) { return amd_family() == 26 ? 1 : 0; }
 
 /* Zen 3 (without AVX-512, which Zen 4 has, that was never measured) fetches several streams faster than one ("Few rows"). */
-long kn_rows_by_strips(void) { return amd_family() == 25 && !__builtin_cpu_supports("avx512f") ? KN_FEW : 0; }
+long kn_rows_by_strips(void) { return amd_family() == 25 && !__builtin_cpu_supports("avx512f") ? KN_SOME : 0; }
 #else
 long kn_rows_unasked(void) { return 0; }
 long kn_rows_by_strips(void) { return 0; }

@@ -143,7 +143,10 @@ static const float *strip_of_b(const job *j, kn_worker *me, long p, long k, long
 }
 
 /* How many strips of B are read at once. */
-static int strips_at_once(const job *j) { return j->g->packed && j->g->m <= j->w->by_strips ? kn_strips(j->g->m) : 1; }
+static int strips_at_once(const job *j)
+{
+    return j->g->packed && j->g->m <= kn_min(j->w->by_strips, j->u->mr) ? kn_strips(j->g->m) : 1;
+}
 
 /* What a thread reads of packed B after the strip at `column`: the next of the same piece of k, the first of the next, or of the next item. NULL: not packed,
  * or the CPU fetches it faster unasked. */

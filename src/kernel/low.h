@@ -131,7 +131,7 @@ void kn_low_run(kn_work *w, const kn_gemm *g);
 /* The micro-kernel for products of bf16 numbers beside the tier t; NULL: it has none. */
 const kn_micro *kn_bf16_micro(const kn_table *t);
 
-/* Rows up to which this CPU reads weights faster when nobody asks for them ahead; and several strips at once (at most KN_FEW), unasked too. */
+/* Rows up to which this CPU reads weights faster when nobody asks for them ahead; and several strips at once. */
 long kn_rows_unasked(void);
 long kn_rows_by_strips(void);
 

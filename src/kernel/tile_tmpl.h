@@ -141,6 +141,40 @@ KN_INLINE void strips_of(const int m, long k, const float *a, const float *b, lo
         finish(m, 2, false, s + i * m, c + i * NR, ldc, v_part(VW), alpha, old ? old + i * NR : NULL, ldo);
 }
 
+/* Some steps of one strip's sums, which are `kept` before and afterwards. */
+KN_INLINE void turn_of(const int m, long k, const float *a, const float *b, vf kept[MR][2])
+{
+    enum { SOON = 8 }; /* lines */
+    vf s[MR][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+        s[i][0] = kept[i][0], s[i][1] = kept[i][1];
+    for (long p = 0; p < k; p++, a += m, b += NR) {
+        for (int line = 0; line < NR; line += LINE)
+            __builtin_prefetch(b + SOON * LINE + line, 0, 2);
+        step(m, 2, false, a, b, s, v_part(VW));
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+        kept[i][0] = s[i][0], kept[i][1] = s[i][1];
+}
+
+/* Two strips take turns, so that both are fetched at once. */
+KN_INLINE void strips_in_turns(const int m, long k, const float *a, const float *b, long far, float *c, long ldc, float alpha,
+                               const float *old, long ldo)
+{
+    enum { STRIPS = 2, TURN = 16 };
+    vf kept[STRIPS][MR][2];
+    for (int i = 0; i < STRIPS; i++)
+        for (int row = 0; row < m; row++)
+            kept[i][row][0] = kept[i][row][1] = v_zero();
+    for (long p = 0; p < k; p += TURN)
+        for (int i = 0; i < STRIPS; i++)
+            turn_of(m, least(TURN, k - p), a + p * m, b + i * far + p * NR, kept[i]);
+    for (int i = 0; i < STRIPS; i++)
+        finish(m, 2, false, kept[i], c + i * NR, ldc, v_part(VW), alpha, old ? old + i * NR : NULL, ldo);
+}
+
 static void gemm_strips(long k, const float *a, const float *b, long far, float *c, long ldc, int m, float alpha,
                         const float *old, long ldo)
 {
@@ -148,6 +182,9 @@ static void gemm_strips(long k, const float *a, const float *b, long far, float 
     case 1: strips_of(1, k, a, b, far, c, ldc, alpha, old, ldo); break;
     case 2: strips_of(2, k, a, b, far, c, ldc, alpha, old, ldo); break;
     case 3: strips_of(3, k, a, b, far, c, ldc, alpha, old, ldo); break;
+    case 4: strips_in_turns(4, k, a, b, far, c, ldc, alpha, old, ldo); break;
+    case 5: strips_in_turns(5, k, a, b, far, c, ldc, alpha, old, ldo); break;
+    case 6: strips_in_turns(6, k, a, b, far, c, ldc, alpha, old, ldo); break;
     default: break;
     }
 }
