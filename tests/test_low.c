@@ -353,6 +353,16 @@ static void bits_are_kept(void **state)
     }
 }
 
+static const kn_table *counted;
+static atomic_int times;
+
+static void count_strips(long k, const float *a, const float *b, long far, float *c, long ldc, int m, float alpha,
+                         const float *old, long ldo)
+{
+    times++;
+    counted->gemm_strips(k, a, b, far, c, ldc, m, alpha, old, ldo);
+}
+
 /* Few rows by several strips at once, as only some CPUs read weights, have the bits that they have by one after another. */
 static void check_strips(kn_work *w, kn_dtype dtype, long m, long n, long k, long group)
 {
@@ -363,7 +373,7 @@ static void check_strips(kn_work *w, kn_dtype dtype, long m, long n, long k, lon
     float *old = random_floats(m * g.ldc, 1), *c[2];
     long of_this_cpu = w->by_strips;
     for (int i = 0; i < 2; i++) {
-        w->by_strips = i ? KN_SOME : 0;
+        w->by_strips = i ? KN_IN_TURNS : 0;
         c[i] = g.c = copy_of(old, m * g.ldc);
         kn_gemm_run(w, &g);
     }
@@ -381,10 +391,14 @@ static void strips_at_once_keep_their_bits(void **state)
     for (int t = 0; t < tier_count; t++) {
         kn_work *w = kn_work_open(tiers[t], pool, NULL);
         assert_non_null(w);
+        counted = tiers[t];
+        times = 0;
+        w->fp32.strips = count_strips;
         for (kn_dtype d = KN_F32; d <= KN_I4; d++)
             for (int i = 0; i < (int)(sizeof n / sizeof *n) - SLOW_MACHINE; i++)
-                for (int m = 1; m <= KN_SOME; m++)
+                for (int m = 1; m <= KN_IN_TURNS; m++)
                     check_strips(w, d, m, n[i], k[bs_rng_below(&rng, 5)], groups[bs_rng_below(&rng, 3)]);
+        assert_true(times > 0 || w->thirds); /* which take fp32 products before */
         kn_work_close(w);
     }
     bs_pool_close(pool);

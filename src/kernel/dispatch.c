@@ -94,6 +94,8 @@ static void find_tiers_from_avx512(void)
 #endif
 
 #if defined(__x86_64__)
+enum { ZEN3 = 25, ZEN5 = 26 };
+
 /* Of AMD's cores; 0: another's. */
 static unsigned amd_family(void)
 {
@@ -103,10 +105,10 @@ static unsigned amd_family(void)
 
 /* Zen 5 reads the weights of one row faster when nobody asks for them ahead; more rows and Intel's cores are helped by asking (measured; docs/speed.md, "Few rows" and
  * "Zen 5"). */
-long kn_rows_unasked(void) { return amd_family() == 26 ? 1 : 0; }
+long kn_rows_unasked(void) { return amd_family() == ZEN5 ? 1 : 0; }
 
-/* Zen 3 (without AVX-512, which Zen 4 has, that was never measured) fetches several streams faster than one ("Few rows"). */
-long kn_rows_by_strips(void) { return amd_family() == 25 && !__builtin_cpu_supports("avx512f") ? KN_SOME : 0; }
+/* Zen 3 fetches several streams faster than one ("Few rows"). Zen 4 has its number and AVX-512, and was never measured. */
+long kn_rows_by_strips(void) { return amd_family() == ZEN3 && !__builtin_cpu_supports("avx512f") ? KN_IN_TURNS : 0; }
 #else
 long kn_rows_unasked(void) { return 0; }
 long kn_rows_by_strips(void) { return 0; }

@@ -27,8 +27,8 @@ typedef struct kn_rows {
     long ld;
 } kn_rows;
 
-/* Strips that m rows read at once. All sums of KN_FEW rows fit registers; those of more, up to KN_SOME, wait for their turn in the first cache. */
-enum { KN_FEW = 3, KN_SOME = 6, KN_STRIPS = 4 };
+/* How many strips of a weight m rows read at once. Their sums are held in registers, up to KN_HELD rows, or take turns there, up to KN_IN_TURNS. */
+enum { KN_HELD = 3, KN_IN_TURNS = 6, KN_STRIPS = 4 };
 static inline int kn_strips(long m) { return m == 1 ? KN_STRIPS : 2; }
 
 /* One row kernel each; `n`, `d` count floats. Rows are contiguous: row r starts at r * d. */
@@ -43,7 +43,7 @@ typedef struct kn_table {
     int mr, nr, mc;
     void (*gemm_tile)(long k, const float *a, long sa, const float *b, long sb, float *c, long ldc, int m, int n, float alpha,
                       const float *old, long ldo, const float *ahead, long floats);
-    /* The same of m <= mr rows, KN_SOME at most, by kn_strips(m) whole strips of packed operands at once, each `far` floats behind the one before. Some CPUs
+    /* The same of m <= mr rows, KN_IN_TURNS at most, by kn_strips(m) whole strips of packed operands at once, each `far` floats behind the one before. Some CPUs
      * fetch several streams faster than one. The bits are gemm_tile's. */
     void (*gemm_strips)(long k, const float *a, const float *b, long far, float *c, long ldc, int m, float alpha,
                         const float *old, long ldo);

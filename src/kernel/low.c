@@ -398,8 +398,8 @@ static int strips_at_once(const job *j)
     const form *f = &j->f;
     long few = 0;
     switch (f->dtype) {
-    case KN_BF16: few = f->h->strips ? KN_FEW : 0; break;
-    case KN_I8: few = f->u->strips8 ? KN_FEW_I8 : 0; break;
+    case KN_BF16: few = f->h->strips ? KN_HELD : 0; break;
+    case KN_I8: few = f->u->strips8 ? KN_HELD_I8 : 0; break;
     default: few = f->u->strips4 ? 1 : 0; break;
     }
     return j->g->m <= kn_min(few, j->w->by_strips) ? kn_strips(j->g->m) : 1;
@@ -500,24 +500,19 @@ static kn_soon piece(const job *j, long column, long p, long step)
     return (kn_soon){strip + (p ? (size_t)bytes_of(f, 0, p) : 0), bytes_of(f, p, step)};
 }
 
-/* All rows of an item by the strips that are read together, or what there is of them. */
+/* All rows of an item by the strips that are read together, or by what there is of them one after another. */
 static void strips_by_tiles(const job *j, float *sums, long row0, long rows, long column, long p, long step, kn_soon next)
 {
     const form *f = &j->f;
-    int strips = strips_at_once(j);
-    if (strips > 1) {
-        long left = (j->g->n - column + f->nr - 1) / f->nr;
-        bool together = left >= strips;
-        for (long i = 0; i < (together ? 1 : left); i++)
-            one_tile(j, tile_at(j, row0), (int)rows, column + i * f->nr, together, p, step, sums + i * f->nr, j->chunk, next);
-        return;
-    }
+    long strips = strips_at_once(j), stop = kn_min(column + strips * f->nr, j->g->n);
+    bool together = strips > 1 && stop > column + (strips - 1) * f->nr;
     long tiles = (rows + f->tall - 1) / f->tall, each = kn_round_up((next.bytes + tiles - 1) / tiles, LINE);
-    for (long i = 0, at = 0; i < rows; i += f->tall, at += each) {
-        kn_soon part = {next.at + at, kn_min(each, next.bytes - at)};
-        one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->tall, rows - i), column, false, p, step, sums + i * j->chunk, j->chunk,
-                 part);
-    }
+    for (long wide = together ? strips * f->nr : f->nr; column < stop; column += wide, sums += wide)
+        for (long i = 0, at = 0; i < rows; i += f->tall, at += each) {
+            kn_soon part = {next.at + at, kn_min(each, next.bytes - at)};
+            one_tile(j, tile_at(j, row0 + i), (int)kn_min(f->tall, rows - i), column, together, p, step, sums + i * j->chunk,
+                     j->chunk, part);
+        }
 }
 
 /* Where few rows read a strip of W once, it is read from end to end, as it lies; else a stretch of k of all strips, which many rows share. */

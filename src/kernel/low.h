@@ -66,7 +66,7 @@ typedef struct kn_low_rescale {
 
 /* From a row's least to its largest, rounded apart by one at most; the largest magnitude. */
 enum { KN_STEPS_I8 = 126, KN_TOP_I4 = 127 };
-enum { KN_FEW_I8 = 2 };
+enum { KN_HELD_I8 = 2 };
 typedef struct kn_low_int {
     int nr, mr8, mr4, depth, bias;
     bool lift;    /* not beside a bias */
@@ -82,7 +82,7 @@ typedef struct kn_low_int {
      * a multiple of 32, with zeros in A behind the true one. m <= mr4. */
     void (*tile4)(long k, long group, const int32_t *a, long sa, const uint8_t *b, const float *scale, const int32_t *start,
                   float *sum, long ld, int m, kn_soon next);
-    /* The same of m <= KN_FEW_I8 rows, or of one row packed alone, by kn_strips(m) strips, each `far` bytes behind the one before. NULL: there is none. */
+    /* The same of m <= KN_HELD_I8 rows, or of one row packed alone, by kn_strips(m) strips, each `far` bytes behind the one before. NULL: there is none. */
     void (*strips8)(long units, const int32_t *a, long sa, const uint8_t *b, long far, const int32_t *start, int32_t *sum,
                     long ld, int m);
     void (*strips4)(long k, long group, const int32_t *a, const uint8_t *b, long far, const float *scale, const int32_t *start,
@@ -100,7 +100,7 @@ typedef struct kn_low_bf16 {
     bool squares; /* tiles of A lie as AMX takes them, k filled up to 32 in A and W */
     void (*pack)(long k, long w, long width, const float *x, long ld, bool transpose, float *p);
     void (*tile)(long k, const float *a, long sa, const uint16_t *b, float *sum, long ld, int m, bool accumulate, kn_soon next);
-    /* The same of m <= KN_FEW rows by kn_strips(m) strips, each `far` numbers behind the one before. NULL: there is none. */
+    /* The same of m <= KN_HELD rows by kn_strips(m) strips, each `far` numbers behind the one before. NULL: there is none. */
     void (*strips)(long k, const float *a, long sa, const uint16_t *b, long far, float *sum, long ld, int m, bool accumulate);
     void (*begin)(void); /* as kn_low_int's */
     void (*end)(void);

@@ -30,8 +30,8 @@ struct kn_work {
     const kn_thirds *thirds; /* likewise */
     bs_pool *pool;
     int threads;
-    long unasked,
-        by_strips; /* rows up to which weights are not asked for ahead, as the CPU reads in order faster by itself; and several strips are read at once */
+    long unasked;          /* rows up to which weights are not asked for ahead: the CPU reads in order faster by itself */
+    long by_strips;        /* rows up to which several strips of a weight are read at once */
     atomic_long next_span; /* of the running job: the first that nobody has begun */
     unsigned long jobs;    /* so many parallel loops were started; names the packed A of one */
     kn_worker *worker;
