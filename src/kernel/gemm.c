@@ -1,9 +1,9 @@
 /* gemm.c - the loops around the micro-kernel, as Goto and van de Geijn (2008) and BLIS (Van Zee, van de Geijn 2015) cut them:
  *
  *   columns of B, as many as the shared panel holds  >  a stretch of k  >  pack B together, wait
- *     items: (block of rows) x (chunk of columns), each taken by one thread  >  KN_KC of k  >  strips of B  >  tiles
+ *     items: (block of rows) x (chunk of columns), each taken by one thread  >  rows at once  >  KN_KC of k  >  strips of B  >  tiles
  *
- * A thread packs its block of A on the way, once, and keeps it for the next chunk of the same block. With a single block
+ * A thread packs its block of A first, once, and keeps it for the next chunk of the same block. With a single block
  * of rows nobody shares B, so its strips are packed where they are used. A weight that was packed before is read where it lies, whatever the blocks.
  * An element's sum runs over k in order, cut at multiples of KN_KC, whatever the blocks around it are. */
 #include <limits.h>
@@ -15,6 +15,7 @@ enum { CHUNK = 512 };           /* columns: with a block of rows, what of C stay
 enum { LINE = 16 };             /* floats */
 enum { FEW = 512 };             /* rows: they all lie packed in the second cache */
 enum { FEW_NUMBERS = 1 << 19 }; /* of A, which every thread of several packs for itself when all rows are one block */
+enum { TURNED = 2 }; /* blocks of A that are packed as one where each row of it comes from another page, as in dW = dY^T X */
 enum { FIRST_CACHE = 1 << 13 }; /* floats of A that stay there beside a strip of B on its way */
 enum { ITEMS = 16 };            /* for each thread, at least: they end together, also when a neighbour slows one of them */
 
@@ -24,6 +25,7 @@ typedef struct job {
     const kn_micro *u; /* the micro-kernel for this product */
     unsigned long id;
     long tall, rows; /* of a tile and of a block of A */
+    long at_once;    /* rows of a block: a piece of k of them stays in the second cache */
     long n0, n;      /* the columns at hand */
     long chunk;      /* columns of an item */
     long each;       /* chunks of a product */
@@ -166,29 +168,34 @@ static const float *next_strip(const job *j, long p, long k, long column, long b
     return next;
 }
 
-/* A piece of k of an item: its rows, packed now or before, times the columns [begin, end). */
-static void one_piece(const job *j, kn_worker *me, long i0, long m, long p, long begin, long end, bool packed)
+/* Packs a block of A, a piece of k after the other. */
+static void pack_block(const job *j, kn_worker *me, long i0, long m)
+{
+    for (long p = 0; p < j->k; p += KN_KC)
+        j->u->pack_a(kn_min(KN_KC, j->k - p), m, j->tall, a_at(j->g, i0, j->k0 + p), j->g->lda, !j->g->ta, me->a + p * j->rows);
+}
+
+/* A piece of k of some rows of an item: they begin `into` its block, which begins with row i0. */
+static void one_piece(const job *j, kn_worker *me, long i0, long into, long m, long p, long begin, long end)
 {
     const kn_micro *u = j->u;
     const kn_gemm *g = j->g;
-    long k = kn_min(KN_KC, j->k - p);
+    long k = kn_min(KN_KC, j->k - p), i = i0 + into;
     int strips = strips_at_once(j);
-    kn_operand a = {me->a + p * j->rows, j->tall, k * j->tall};
-    if (!packed)
-        u->pack_a(k, m, j->tall, a_at(g, i0, j->k0 + p), g->lda, !g->ta, me->a + p * j->rows);
+    kn_operand a = {me->a + p * j->rows + into * k, j->tall, k * j->tall};
     for (long column = begin, wide, ahead, ldo; column < end; column += wide) {
         long at = j->n0 + column;
         const float *old;
-        sums_begin(g, i0, at, j->k0 + p > 0, &old, &ldo);
+        sums_begin(g, i, at, j->k0 + p > 0, &old, &ldo);
         const float *b = strip_of_b(j, me, p, k, column, begin, end);
         bool together = strips > 1 && column + strips * u->nr <= end;
         wide = together ? strips * u->nr : u->nr;
         if (together) {
-            u->strips(k, a.at, b, g->k * u->nr, g->c + i0 * g->ldc + at, g->ldc, (int)m, g->alpha, old, ldo);
+            u->strips(k, a.at, b, g->k * u->nr, g->c + i * g->ldc + at, g->ldc, (int)m, g->alpha, old, ldo);
             continue;
         }
         const float *next = next_strip(j, p, k, column, begin, end, &ahead);
-        strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, j->tall, b, u->nr, g->c + i0 * g->ldc + at, g->ldc, g->alpha,
+        strip_tiles(u, m, (int)kn_min(u->nr, end - column), k, a, j->tall, b, u->nr, g->c + i * g->ldc + at, g->ldc, g->alpha,
                     old, ldo, next, ahead);
     }
 }
@@ -205,9 +212,12 @@ static void one_item(const job *all, kn_worker *me, kn_item of)
     /* Where one tile of rows, all of it in the first cache, reads packed strips once, each is read from end to end: weights come from memory fastest in a row. */
     bool in_a_row = j->g->packed && m <= j->tall && m * j->k <= FIRST_CACHE;
     long width = in_a_row ? strips_at_once(j) * j->u->nr : end - begin;
-    for (long column = begin; column < end; column += width, packed = true)
-        for (long p = 0; p < j->k; p += KN_KC)
-            one_piece(j, me, i0, m, p, column, kn_min(column + width, end), packed);
+    if (!packed)
+        pack_block(j, me, i0, m);
+    for (long into = 0; into < m; into += j->at_once)
+        for (long column = begin; column < end; column += width)
+            for (long p = 0; p < j->k; p += KN_KC)
+                one_piece(j, me, i0, into, kn_min(j->at_once, m - into), p, column, kn_min(column + width, end));
     me->job = j->id;
     me->block = of.block;
     if (j->last)
@@ -259,10 +269,11 @@ static void cut(job *j, long columns)
     j->tall = u->pack_a == u->pack_b ? tile_height(u, j->g->m) : u->mr;
     /* B costs as much to pack as 32 rows to compute: with few rows it is packed once, by the thread that then reads it from its own cache. */
     bool one = !j->g->packed && j->g->m <= FEW && (threads == 1 || j->g->m * j->g->k <= FEW_NUMBERS);
-    long most = one ? FEW : u->mc;
+    long most = one ? FEW : j->g->ta ? TURNED * u->mc : u->mc;
     long blocks = (j->g->m + most - 1) / most;
     long tiles = (j->g->m + j->tall - 1) / j->tall;
     j->rows = (tiles + blocks - 1) / blocks * j->tall;
+    j->at_once = one ? j->rows : u->mc / j->tall * j->tall;
     j->n = columns;
     long products = kn_products(j->g), parts = blocks * products;
     long least = threads > 1 ? (ITEMS * threads + parts - 1) / parts : 1;
@@ -272,11 +283,11 @@ static void cut(job *j, long columns)
     j->items = kn_cut((j->g->m + j->rows - 1) / j->rows, products * j->each, threads);
 }
 
-/* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. */
+/* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. All columns if two pieces of them fit: A is packed once for them. */
 static long stretch(const job *j)
 {
-    long by_a = KN_A_FLOATS / j->rows / KN_KC * KN_KC;
-    return by_a > KN_KC ? by_a : KN_KC;
+    long by_a = KN_A_FLOATS / j->rows / KN_KC * KN_KC, by_b = KN_B_FLOATS / j->g->n / KN_KC * KN_KC;
+    return kn_max(KN_KC, j->shared && by_b >= 2 * KN_KC ? kn_min(by_a, by_b) : by_a);
 }
 
 /* How many columns of a stretch of B the shared panel holds; as many each time. */
