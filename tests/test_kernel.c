@@ -598,7 +598,10 @@ static void gemm_keeps_its_bits(void **state)
             check_packed(t, w, 4, 1, 64, 6176, 16);
             check_packed(t, w, 4, 1345, 64, 3072, 4 + 8); /* more rows than come together */
             check_gemm_bits(t, w, 4, 33, 520, 95, 1);
-            check_gemm_bits(t, w, 4, 600, 2100, 1100, 2); /* more than one panel of B and more than one stretch of k */
+            check_gemm_bits(t, w, 4, 600, 2100, 1100, 2); /* more than one stretch of k */
+            check_gemm_bits(t, w, 4, 520, 4200, 300, 2);  /* more than one panel of B */
+            check_gemm_bits(t, w, 4, 1210, 133, 1296, 1 + 16 + 32);
+            check_gemm_bits(t, w, 4, 1210, 133, 1296, 128 + 1 + 16 + 32); /* blocks of A that are packed as one */
             check_gemm_bits(t, w, 4, 300, 600, 5000, 1);
             check_gemm_bits(t, w, 4, 40L * t->mc + 3, 70, 9, 2); /* many blocks of rows */
         }

@@ -354,12 +354,12 @@ static void bits_are_kept(void **state)
 }
 
 static const kn_table *counted;
-static atomic_int times;
+static atomic_int times[KN_IN_TURNS + 1];
 
 static void count_strips(long k, const float *a, const float *b, long far, float *c, long ldc, int m, float alpha,
                          const float *old, long ldo)
 {
-    times++;
+    times[m]++;
     counted->gemm_strips(k, a, b, far, c, ldc, m, alpha, old, ldo);
 }
 
@@ -385,20 +385,22 @@ static void check_strips(kn_work *w, kn_dtype dtype, long m, long n, long k, lon
 static void strips_at_once_keep_their_bits(void **state)
 {
     (void)state;
-    static const long n[] = {1, 33, 64, 117, 260, 1100}, k[] = {1, 31, 256, 530, 1100}, groups[] = {32, 64, 128};
+    static const long n[] = {1, 33, 64, 117, 530, 1100}, k[] = {1, 31, 256, 530, 3100}, groups[] = {32, 64, 128};
     bs_pool *pool = bs_pool_open(2, NULL);
     assert_non_null(pool);
     for (int t = 0; t < tier_count; t++) {
         kn_work *w = kn_work_open(tiers[t], pool, NULL);
         assert_non_null(w);
         counted = tiers[t];
-        times = 0;
+        for (int m = 1; m <= KN_IN_TURNS; m++)
+            times[m] = 0;
         w->fp32.strips = count_strips;
         for (kn_dtype d = KN_F32; d <= KN_I4; d++)
             for (int i = 0; i < (int)(sizeof n / sizeof *n) - SLOW_MACHINE; i++)
                 for (int m = 1; m <= KN_IN_TURNS; m++)
                     check_strips(w, d, m, n[i], k[bs_rng_below(&rng, 5)], groups[bs_rng_below(&rng, 3)]);
-        assert_true(times > 0 || w->thirds); /* which take fp32 products before */
+        for (int m = 1; m <= KN_IN_TURNS && m <= tiers[t]->mr; m++)
+            assert_true(times[m] > 0 || w->thirds); /* which take fp32 products before */
         kn_work_close(w);
     }
     bs_pool_close(pool);

@@ -260,8 +260,15 @@ static long tile_height(const kn_micro *u, long m)
     return best;
 }
 
-/* Rows in equal blocks of at most mc, or one of few; columns in chunks small enough that every thread finds work to the end. With one block every
- * thread has a span of its own: weights that few rows meet come from memory, which is read fastest in a row. */
+/* The largest of as few equal parts of n as are at most `most`. */
+static long equal_parts(long n, long most)
+{
+    long parts = (n + most - 1) / most;
+    return (n + parts - 1) / parts;
+}
+
+/* Rows in equal blocks of at most mc, or one of few, or of more where A is turned and every thread has one; columns in chunks small enough that every thread
+ * finds work to the end. With one block every thread has a span of its own: weights that few rows meet come from memory, which is read fastest in a row. */
 static void cut(job *j, long columns)
 {
     const kn_micro *u = j->u;
@@ -269,16 +276,18 @@ static void cut(job *j, long columns)
     j->tall = u->pack_a == u->pack_b ? tile_height(u, j->g->m) : u->mr;
     /* B costs as much to pack as 32 rows to compute: with few rows it is packed once, by the thread that then reads it from its own cache. */
     bool one = !j->g->packed && j->g->m <= FEW && (threads == 1 || j->g->m * j->g->k <= FEW_NUMBERS);
-    long most = one ? FEW : j->g->ta ? TURNED * u->mc : u->mc;
+    bool turned = j->g->ta && j->g->m >= threads * TURNED * (long)u->mc;
+    long most = one ? FEW : turned ? TURNED * u->mc : u->mc;
     long blocks = (j->g->m + most - 1) / most;
     long tiles = (j->g->m + j->tall - 1) / j->tall;
     j->rows = (tiles + blocks - 1) / blocks * j->tall;
-    j->at_once = one ? j->rows : u->mc / j->tall * j->tall;
+    j->at_once = one ? j->rows : equal_parts(j->rows / j->tall, u->mc / j->tall) * j->tall;
     j->n = columns;
     long products = kn_products(j->g), parts = blocks * products;
     long least = threads > 1 ? (ITEMS * threads + parts - 1) / parts : 1;
     long chunks = kn_max((columns + CHUNK - 1) / CHUNK, least);
-    j->chunk = kn_round_up((columns + chunks - 1) / chunks, strips_at_once(j) * u->nr);
+    j->chunk = kn_round_up((columns + chunks - 1) / chunks,
+                           kn_strips_of_chunk(strips_at_once(j), (columns + u->nr - 1) / u->nr, threads) * u->nr);
     j->each = (columns + j->chunk - 1) / j->chunk;
     j->items = kn_cut((j->g->m + j->rows - 1) / j->rows, products * j->each, threads);
 }
@@ -286,7 +295,7 @@ static void cut(job *j, long columns)
 /* How much of k fits a worker's A and, with the columns, the shared B; a multiple of KN_KC. All columns if two pieces of them fit: A is packed once for them. */
 static long stretch(const job *j)
 {
-    long by_a = KN_A_FLOATS / j->rows / KN_KC * KN_KC, by_b = KN_B_FLOATS / j->g->n / KN_KC * KN_KC;
+    long by_a = KN_A_FLOATS / j->rows / KN_KC * KN_KC, by_b = KN_B_FLOATS / kn_round_up(j->g->n, j->u->nr) / KN_KC * KN_KC;
     return kn_max(KN_KC, j->shared && by_b >= 2 * KN_KC ? kn_min(by_a, by_b) : by_a);
 }
 

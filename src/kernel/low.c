@@ -575,7 +575,7 @@ static void cut(job *j)
     blocks = (j->rows + j->block - 1) / j->block;
     long products = kn_products(j->g);
     j->chunk = nr * kn_halved_chunk(blocks * products, (j->g->n + nr - 1) / nr, sums / j->block / nr, j->w->threads);
-    j->chunk = kn_round_up(j->chunk, strips_at_once(j) * nr);
+    j->chunk = kn_round_up(j->chunk, kn_strips_of_chunk(strips_at_once(j), (j->g->n + nr - 1) / nr, j->w->threads) * nr);
     j->each = (j->g->n + j->chunk - 1) / j->chunk;
     j->items = kn_cut(blocks, products * j->each, j->w->threads);
 }

@@ -19,6 +19,12 @@ long kn_halved_chunk(long blocks, long strips, long most, int threads)
     return c;
 }
 
+long kn_strips_of_chunk(long at_once, long strips, int threads)
+{
+    enum { LEAST = 2 }; /* chunks for each thread */
+    return strips >= LEAST * at_once * threads ? at_once : 1;
+}
+
 void kn_prepare(kn_work *w, long numbers, long tiles, bs_work *prepare, void *arg)
 {
     if (numbers <= FEW)

@@ -151,7 +151,7 @@ KN_INLINE void turn_of(const int m, long k, const float *a, const float *b, vf k
         s[i][0] = kept[i][0], s[i][1] = kept[i][1];
     for (long p = 0; p < k; p++, a += m, b += NR) {
         for (int line = 0; line < NR; line += LINE)
-            __builtin_prefetch(b + SOON * LINE + line, 0, 2);
+            __builtin_prefetch((const void *)((uintptr_t)b + (size_t)(SOON * LINE + line) * sizeof *b), 0, 2);
         step(m, 2, false, a, b, s, v_part(VW));
     }
 #pragma GCC unroll 16
@@ -163,15 +163,16 @@ KN_INLINE void turn_of(const int m, long k, const float *a, const float *b, vf k
 KN_INLINE void strips_in_turns(const int m, long k, const float *a, const float *b, long far, float *c, long ldc, float alpha,
                                const float *old, long ldo)
 {
-    enum { STRIPS = 2, TURN = 16 };
-    vf kept[STRIPS][MR][2];
-    for (int i = 0; i < STRIPS; i++)
+    enum { TURN = 16 };
+    const int strips = kn_strips(m);
+    vf kept[KN_STRIPS][MR][2];
+    for (int i = 0; i < strips; i++)
         for (int row = 0; row < m; row++)
             kept[i][row][0] = kept[i][row][1] = v_zero();
     for (long p = 0; p < k; p += TURN)
-        for (int i = 0; i < STRIPS; i++)
+        for (int i = 0; i < strips; i++)
             turn_of(m, least(TURN, k - p), a + p * m, b + i * far + p * NR, kept[i]);
-    for (int i = 0; i < STRIPS; i++)
+    for (int i = 0; i < strips; i++)
         finish(m, 2, false, kept[i], c + i * NR, ldc, v_part(VW), alpha, old ? old + i * NR : NULL, ldo);
 }
 
