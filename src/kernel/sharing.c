@@ -19,11 +19,7 @@ long kn_halved_chunk(long blocks, long strips, long most, int threads)
     return c;
 }
 
-long kn_strips_of_chunk(long at_once, long strips, int threads)
-{
-    enum { LEAST = 2 }; /* chunks for each thread */
-    return strips >= LEAST * at_once * threads ? at_once : 1;
-}
+long kn_strips_of_chunk(long at_once, long strips, int threads) { return kn_min(at_once, (strips + threads - 1) / threads); }
 
 void kn_prepare(kn_work *w, long numbers, long tiles, bs_work *prepare, void *arg)
 {

@@ -66,7 +66,7 @@ typedef struct kn_item {
 kn_items kn_cut(long blocks, long chunks, int threads);
 /* So many of `strips` are a chunk, at most `most`, halved until all threads find work to the end. */
 long kn_halved_chunk(long blocks, long strips, long most, int threads);
-/* A chunk of few rows is a multiple of so many strips: of those that are read at once, unless some threads would be left with far more of them than others. */
+/* A chunk is a multiple of so many strips: of those that are read at once, or of a thread's share where that is less. */
 long kn_strips_of_chunk(long at_once, long strips, int threads);
 /* Calls prepare(arg, begin, end, worker) for all tiles of the rows at hand, on all threads if their numbers are worth it, and waits. */
 void kn_prepare(kn_work *w, long numbers, long tiles, bs_work *prepare, void *arg);
