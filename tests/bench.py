@@ -16,7 +16,7 @@ from ocelli_run import CASES, Program, load, save
 MODEL = CASES / "clip" / "model"
 program = Program(sys.argv[1])
 tmp = Path(tempfile.mkdtemp(prefix="ocelli-bench-"))
-PARTS = {"attention", "rows", "convert"}
+PARTS = {"tile", "attention", "rows", "convert"}
 
 
 def lines(*args, **more):
@@ -29,7 +29,7 @@ def positive(line, *names):
 
 
 def kernels():
-    machine, *rows = lines("kernels", "attention", "rows", "convert")
+    machine, *rows = lines("kernels", "tile", "attention", "rows", "convert")
     positive(machine, "fma_gflop_s", "read_gb_s", "threads")
     assert {r["kernel"] for r in rows} == PARTS, rows
     for r in rows:

@@ -163,6 +163,45 @@ static void bench_gemm(job *j)
         }
 }
 
+/* Each thread's own tiles: a strip of B that stays in the first cache, by a block of A in the second. */
+enum { TILE_K = 256, TURNS = 50 };
+
+static void tiles_of_thread(void *arg, long begin, long end, int worker)
+{
+    (void)worker;
+    const job *j = arg;
+    const kn_table *t = j->kn;
+    for (long i = begin; i < end; i++) {
+        const float *a = j->x + i * t->mc * TILE_K, *b = j->y + i * t->nr * TILE_K;
+        float *c = j->z + i * t->mc * t->nr;
+        for (int turn = 0; turn < TURNS; turn++)
+            for (long row = 0; row < t->mc; row += t->mr)
+                t->gemm_tile(TILE_K, a + row * TILE_K, t->mr, b, t->nr, c + row * t->nr, t->nr, t->mr, t->nr, 1, NULL, 0, NULL,
+                             0);
+    }
+}
+
+static void run_tiles(void *arg)
+{
+    job *j = arg;
+    bs_pool_for(j->pool, j->threads, 1, tiles_of_thread, j);
+}
+
+/* What products could reach if nothing had to be packed or fetched: beside a busy hyper-thread less than the multiply-adds alone. */
+static void bench_tile(job *j)
+{
+    char what[80];
+    long m = j->kn->mc, n = j->kn->nr;
+    j->x = floats(j, j->threads * m * TILE_K);
+    j->y = floats(j, j->threads * n * TILE_K);
+    j->z = floats(j, j->threads * m * n);
+    snprintf(what, sizeof what, "%d x %ld, K %d, in the caches", j->kn->mr, n, TILE_K);
+    if (j->x && j->y && j->z)
+        report(j, "tile", what, cl_time((double)j->b->seconds, run_tiles, j, &j->adds),
+               2.0 * j->threads * TURNS * (double)m * (double)n * TILE_K, 0);
+    release(j);
+}
+
 static void bench_low(job *j)
 {
     for (int l = 0; l < LAYERS; l++)
@@ -392,8 +431,15 @@ static const struct {
     const char *name;
     void (*run)(job *);
 } sections[] = {
-    {"machine", NULL},        {"gemm", bench_gemm},           {"low", bench_low},   {"backward", bench_backward},
-    {"matvec", bench_matvec}, {"attention", bench_attention}, {"rows", bench_rows}, {"convert", bench_convert},
+    {"machine", NULL},
+    {"gemm", bench_gemm},
+    {"tile", bench_tile},
+    {"low", bench_low},
+    {"backward", bench_backward},
+    {"matvec", bench_matvec},
+    {"attention", bench_attention},
+    {"rows", bench_rows},
+    {"convert", bench_convert},
 };
 enum { SECTIONS = sizeof sections / sizeof *sections };
 
@@ -404,7 +450,7 @@ static int check_words(const cl_bench *b, oc_err *err)
         while (k < SECTIONS && strcmp(sections[k].name, b->words.p[i]) != 0)
             k++;
         if (k == SECTIONS)
-            return bs_err(err, "there is no part '%s': machine, gemm, low, backward, matvec, attention, rows, convert",
+            return bs_err(err, "there is no part '%s': machine, gemm, tile, low, backward, matvec, attention, rows, convert",
                           b->words.p[i]);
     }
     return 0;

@@ -51,7 +51,7 @@ static int run(const cl_command *self, int argc, char **argv)
 const cl_command cmd_bench = {"bench", "how fast this machine is, and how much of that is reached",
                               "(kernels [PART...] | model | speak | train) [SWITCHES]",
                               "  ocelli bench kernels                        # with 1 thread and with all; parts: machine gemm "
-                              "low backward matvec attention rows convert\n"
+                              "tile low backward matvec attention rows convert\n"
                               "  ocelli bench kernels gemm backward --threads 1 --cpu generic\n"
                               "  ocelli bench model --model clip-vit-base-patch32 --batch 1,8,32\n"
                               "  ocelli bench model --model M --texts --dtype int8 --json\n"
