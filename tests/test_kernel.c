@@ -600,8 +600,8 @@ static void gemm_keeps_its_bits(void **state)
             check_gemm_bits(t, w, 4, 33, 520, 95, 1);
             check_gemm_bits(t, w, 4, 600, 2100, 1100, 2); /* more than one stretch of k */
             check_gemm_bits(t, w, 4, 520, 4200, 300, 2);  /* more than one panel of B */
-            check_gemm_bits(t, w, 4, 1210, 133, 1296, 1 + 16 + 32);
-            check_gemm_bits(t, w, 4, 1210, 133, 1296, 128 + 1 + 16 + 32); /* blocks of A that are packed as one */
+            for (int form = 1 + 16 + 32; form < 256; form += 128) /* blocks of A that are packed as one; in bf16 too */
+                check_gemm_bits(t, w, 4, 1210, 133, 1296, form);
             check_gemm_bits(t, w, 4, 300, 600, 5000, 1);
             check_gemm_bits(t, w, 4, 40L * t->mc + 3, 70, 9, 2); /* many blocks of rows */
         }

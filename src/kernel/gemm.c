@@ -260,13 +260,6 @@ static long tile_height(const kn_micro *u, long m)
     return best;
 }
 
-/* The largest of as few equal parts of n as are at most `most`. */
-static long equal_parts(long n, long most)
-{
-    long parts = (n + most - 1) / most;
-    return (n + parts - 1) / parts;
-}
-
 /* Rows in equal blocks of at most mc, or one of few, or of more where A is turned and every thread has one; columns in chunks small enough that every thread
  * finds work to the end. With one block every thread has a span of its own: weights that few rows meet come from memory, which is read fastest in a row. */
 static void cut(job *j, long columns)
@@ -276,12 +269,12 @@ static void cut(job *j, long columns)
     j->tall = u->pack_a == u->pack_b ? tile_height(u, j->g->m) : u->mr;
     /* B costs as much to pack as 32 rows to compute: with few rows it is packed once, by the thread that then reads it from its own cache. */
     bool one = !j->g->packed && j->g->m <= FEW && (threads == 1 || j->g->m * j->g->k <= FEW_NUMBERS);
-    bool turned = j->g->ta && j->g->m >= threads * TURNED * (long)u->mc;
+    bool turned = !one && j->g->ta && j->g->m >= threads * TURNED * (long)u->mc;
     long most = one ? FEW : turned ? TURNED * u->mc : u->mc;
     long blocks = (j->g->m + most - 1) / most;
     long tiles = (j->g->m + j->tall - 1) / j->tall;
     j->rows = (tiles + blocks - 1) / blocks * j->tall;
-    j->at_once = one ? j->rows : equal_parts(j->rows / j->tall, u->mc / j->tall) * j->tall;
+    j->at_once = turned ? kn_round_up(j->rows / TURNED, j->tall) : j->rows;
     j->n = columns;
     long products = kn_products(j->g), parts = blocks * products;
     long least = threads > 1 ? (ITEMS * threads + parts - 1) / parts : 1;
