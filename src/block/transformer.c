@@ -96,9 +96,11 @@ tn_t bl_layers(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const bl_layer
     return x;
 }
 
-/* Row pool[b] of x [B, T, width] as a sequence of one: [B, 1, width]. */
+/* Row pool[b] of x [B, T, width] as a sequence of one: [B, 1, width]; of all rows where sequences share some, as [1, B, width]. */
 static tn_t one_row(tn_ctx *cx, tn_t x, const int *pool)
 {
+    if (cx->branches)
+        return tn_reshape(cx, tn_pick(cx, x, pool, cx->branches->n), 3, (long[]){1, cx->branches->n, tn_last(x)});
     return tn_reshape(cx, tn_select(cx, x, pool), 3, (long[]){x.shape[0], 1, tn_last(x)});
 }
 
@@ -112,7 +114,7 @@ tn_t bl_layers_pooled(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const b
     tn_scope scope = tn_begin(cx);
     tn_t h = tn_layer_norm(cx, x, &layers[n - 1].layer_norm1, s->eps);
     tn_t y = layer(cx, &layers[n - 1], one_row(cx, x, pool), one_row(cx, h, pool), h, s, &args);
-    return tn_end(cx, scope, x, tn_reshape(cx, y, 2, (long[]){x.shape[0], tn_last(x)}));
+    return tn_end(cx, scope, x, tn_reshape(cx, y, 2, (long[]){tn_rows(y), tn_last(x)}));
 }
 
 bool bl_activation(const char *name, kn_act *f)

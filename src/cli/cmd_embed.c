@@ -74,7 +74,7 @@ static int embed_pictures(job *j, const cl_texts *paths, float *rows, oc_err *er
 
 static int embed_texts(job *j, float *rows, oc_err *err)
 {
-    int batch = j->session->engine->options.max_batch, width = oc_embedding_width(j->session->engine);
+    int batch = rn_texts_at_once(j->session->engine), width = oc_embedding_width(j->session->engine);
     for (int i = 0; i < j->texts.n; i += batch) {
         int n = j->texts.n - i < batch ? j->texts.n - i : batch;
         if (oc_embed_texts(j->session, j->texts.p + i, n, rows, err))
@@ -108,7 +108,7 @@ static int npy_header(job *j, long rows, oc_err *err)
 static int embed_all(job *j, const cl_texts *paths, oc_err *err)
 {
     size_t width = (size_t)oc_embedding_width(j->session->engine);
-    float *rows = bs_alloc((size_t)j->session->engine->options.max_batch * width * sizeof *rows, "embeddings", err);
+    float *rows = bs_alloc((size_t)rn_texts_at_once(j->session->engine) * width * sizeof *rows, "embeddings", err);
     int result = -1;
     if (!rows || (j->npy && (bs_out_open(&j->out, j->npy, err) || npy_header(j, 0, err))))
         goto done;

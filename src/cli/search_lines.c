@@ -31,7 +31,7 @@ static int read_lines(cl_lines *l, const char *path, oc_err *err)
 
 static int embed_lines(cl_lines *l, oc_session *s, const cl_common *common, oc_err *err)
 {
-    int batch = s->engine->options.max_batch, width = oc_embedding_width(s->engine), result = 0, cut = 0;
+    int batch = rn_texts_at_once(s->engine), width = oc_embedding_width(s->engine), result = 0, cut = 0;
     cl_progress progress;
     cl_progress_start(&progress, common, "embedding");
     for (int at = 0; !result && at < l->texts.n; at += batch) {

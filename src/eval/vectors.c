@@ -61,7 +61,7 @@ int ev_embed_pairs(oc_session *s, const dt_pairs *pairs, float *rows, bool *ok, 
 
 int ev_embed_texts(oc_session *s, const char *const *texts, long n, float *rows, ev_talk *talk, oc_err *err)
 {
-    long batch = s->engine->options.max_batch, width = oc_embedding_width(s->engine);
+    long batch = rn_texts_at_once(s->engine), width = oc_embedding_width(s->engine);
     for (long at = 0; at < n; at += batch) {
         int part = (int)(n - at < batch ? n - at : batch);
         if (oc_embed_texts(s, texts + at, part, rows + at * width, err))
@@ -98,7 +98,7 @@ static int some_classes(oc_session *s, const char *const *names, long n, const c
 int ev_class_vectors(oc_session *s, const char *const *names, long n, const char *const *templates, int count, float *rows,
                      ev_talk *talk, oc_err *err)
 {
-    long width = oc_embedding_width(s->engine), batch = s->engine->options.max_batch, some = count < batch ? batch / count : 1;
+    long width = oc_embedding_width(s->engine), batch = rn_texts_at_once(s->engine), some = count < batch ? batch / count : 1;
     int result = -1;
     char **text = bs_calloc((size_t)(some * count), sizeof *text, "filled templates", err);
     float *each = text ? bs_alloc((size_t)(some * count * width) * sizeof *each, "filled templates", err) : NULL;

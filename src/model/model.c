@@ -416,19 +416,6 @@ void md_batch_clear(md_batch *b)
     memset(b, 0, sizeof *b);
 }
 
-void md_batch_crop(md_batch *b)
-{
-    long length = 1;
-    for (long i = 0; i < b->texts; i++)
-        length = b->pool[i] >= length ? b->pool[i] + 1L : length;
-    for (long i = 1; i < b->texts && length < b->length; i++) {
-        memmove(b->input_ids + i * length, b->input_ids + i * b->length, (size_t)length * sizeof *b->input_ids);
-        if (b->attention_mask)
-            memmove(b->attention_mask + i * length, b->attention_mask + i * b->length, (size_t)length);
-    }
-    b->length = length;
-}
-
 void md_emit(tn_ctx *cx, md_outputs *out, tn_t value, const char *format, ...)
 {
     if (cx->failed)

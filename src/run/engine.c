@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "../model/reading.h"
+#include "texts.h"
 
 #ifndef OCELLI_DATA_DIR
 #define OCELLI_DATA_DIR "/usr/local/share/ocelli"
@@ -253,6 +254,7 @@ static size_t plan(const md_model *m, const md_lora *l, const kn_table *kn, int 
     tn_ctx cx;
     tn_plan(&cx, kn, threads, false);
     cx.lora = l ? l->by_id : NULL;
+    cx.branches = b->branches;
     tn_l2_normalize(&cx, tower(&cx, m->m, b));
     return cx.failed ? 0 : tn_plan_bytes(&cx);
 }
@@ -266,9 +268,16 @@ size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, i
 
 size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens, bool whole)
 {
+    tn_branches most;
+    md_sizes sizes;
     md_batch b = md_plan_texts(m, rows);
+    m->family->sizes(m->m, &sizes);
     b.length = tokens;
     b.want_hidden = whole;
+    if (rn_share_beginnings(&sizes, whole)) {
+        rn_most_shared(rows, tokens, &most);
+        b.branches = &most;
+    }
     return md_can(m) & MD_EMBEDS_TEXTS ? plan(m, l, kn, threads, &b, m->family->embed_texts) : 0;
 }
 
@@ -327,6 +336,7 @@ int rn_embed(oc_session *s, const md_batch *b, rn_tower *tower, float *rows, oc_
     size_t n = (size_t)(b->images + b->texts) * (size_t)e->sizes.embedding;
     tn_run(&s->cx, s->work, s->arena, s->arena_bytes, false);
     s->cx.lora = e->lora.by_id;
+    s->cx.branches = b->branches;
     md_packed_attach(e->packed, &s->cx);
     tn_t y = tower(&s->cx, e->model->m, b);
     if (!s->raw)

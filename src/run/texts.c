@@ -1,9 +1,10 @@
-/* texts.c - texts as rows of embeddings: texts of like length go through the model together, as all rows of a pass are as long as its longest. */
+/* texts.c - texts as rows of embeddings. Where a pass fills its texts up to the longest, those of like length go through the model together; where it does not (texts_shared.c),
+ * what they have in common is computed once. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "../model/reading.h"
-#include "engine.h"
+#include "texts.h"
 
 int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, tx_ids *ids, int *cut, oc_err *err)
 {
@@ -24,25 +25,17 @@ int rn_pad(const tx_tokenizer *t) { return t ? tx_roles_of(t)->pad : -1; }
 
 /* ---- which texts go together ------------------------------------------------------------------------------------- */
 
-typedef struct sorted {
-    long length; /* ids that the model sees of it */
-    int text;
-} sorted;
-
-/* What stands behind the last place that is pooled is left out where nobody looks at it. */
-static bool stops_early(const oc_engine *e) { return !e->whole && e->sizes.padding == MD_PADDING_UNSEEN; }
-
 static long seen_length(const oc_engine *e, const tx_ids *ids)
 {
     const md_model *m = e->model;
     if (e->sizes.padding == MD_PADDING_READ) /* filled up, and all of it is seen */
         return e->sizes.max_tokens;
-    return stops_early(e) ? m->family->pool_position(m->m, ids->p, (long)ids->n) + 1L : (long)ids->n;
+    return rn_share_beginnings(&e->sizes, e->whole) ? m->family->pool_position(m->m, ids->p, (long)ids->n) + 1L : (long)ids->n;
 }
 
 static int longest_first(const void *a, const void *b)
 {
-    const sorted *x = a, *y = b;
+    const rn_seen *x = a, *y = b;
     if (x->length != y->length)
         return x->length < y->length ? 1 : -1;
     return (x->text > y->text) - (x->text < y->text);
@@ -50,7 +43,7 @@ static int longest_first(const void *a, const void *b)
 
 /* Texts that are as long as each other end at end[1], end[2], ... end[n]; end[0] is 0. Cuts them so that the fewest tokens are computed: the group that ends
  * at end[i] begins at end[from[i]]. */
-static void group(const sorted *texts, int n, const int *end, int *from, long *cost)
+static void group(const rn_seen *texts, int n, const int *end, int *from, long *cost)
 {
     enum { PASS = 64 }; /* tokens that take as long as reading the weights once more */
     cost[0] = 0;
@@ -65,7 +58,7 @@ static void group(const sorted *texts, int n, const int *end, int *from, long *c
 }
 
 /* Fills end[1] and so on; their number. */
-static int find_ends(const sorted *texts, int n, int *end)
+static int find_ends(const rn_seen *texts, int n, int *end)
 {
     int found = 0;
     for (int i = 1; i <= n; i++)
@@ -74,10 +67,10 @@ static int find_ends(const sorted *texts, int n, int *end)
     return found;
 }
 
+/* Up to max_batch texts. */
 typedef struct text_job {
     oc_session *s;
     const tx_ids *ids;
-    sorted *texts;
     int *end, *from; /* of group() */
     long *cost;
     tx_ids *group; /* only looked at */
@@ -88,7 +81,6 @@ typedef struct text_job {
 static void text_job_close(text_job *j)
 {
     md_batch_clear(&j->batch);
-    free(j->texts);
     free(j->end);
     free(j->from);
     free(j->cost);
@@ -102,7 +94,6 @@ static int text_job_open(text_job *j, oc_session *s, const tx_ids *ids, int n, o
     size_t room = (size_t)n + 1;
     *j = (text_job){.s = s,
                     .ids = ids,
-                    .texts = calloc(room, sizeof *j->texts),
                     .end = calloc(room, sizeof *j->end),
                     .from = calloc(room, sizeof *j->from),
                     .cost = calloc(room, sizeof *j->cost),
@@ -111,45 +102,63 @@ static int text_job_open(text_job *j, oc_session *s, const tx_ids *ids, int n, o
                     .batch = {.want_hidden = e->whole}};
     if (!j->rows)
         return -1;
-    if (!j->texts || !j->end || !j->from || !j->cost || !j->group)
+    if (!j->end || !j->from || !j->cost || !j->group)
         return bs_err(err, "out of memory: a batch of texts");
     return md_texts_open(&j->batch, e->model, n, err);
 }
 
-/* The texts [first, first + n) of those that are sorted, in one pass; their rows go where the texts stood. */
-static int embed_group(text_job *j, int first, int n, float *rows, oc_err *err)
+/* n texts in one pass; their rows go where the texts stood. */
+static int embed_group(text_job *j, const rn_seen *texts, int n, float *rows, oc_err *err)
 {
     const oc_engine *e = j->s->engine;
     size_t width = (size_t)e->sizes.embedding;
     for (int i = 0; i < n; i++)
-        j->group[i] = j->ids[j->texts[first + i].text];
+        j->group[i] = j->ids[texts[i].text];
     j->batch.texts = n;
     md_texts_put(&j->batch, e->model, j->group, n, rn_pad(e->tokenizer));
-    if (stops_early(e))
-        md_batch_crop(&j->batch);
     if (rn_embed(j->s, &j->batch, e->model->family->embed_texts, j->rows, err))
         return -1;
     for (int i = 0; i < n; i++)
-        memcpy(rows + (size_t)j->texts[first + i].text * width, j->rows + (size_t)i * width, width * sizeof *rows);
+        memcpy(rows + (size_t)texts[i].text * width, j->rows + (size_t)i * width, width * sizeof *rows);
     return 0;
+}
+
+/* They are sorted. */
+static int embed_groups(text_job *j, const rn_seen *texts, int n, float *rows, oc_err *err)
+{
+    int result = 0, lengths = find_ends(texts, n, j->end);
+    group(texts, lengths, j->end, j->from, j->cost);
+    for (int i = lengths; i > 0 && !result; i = j->from[i])
+        result = embed_group(j, texts + j->end[j->from[i]], j->end[i] - j->end[j->from[i]], rows, err);
+    return result;
+}
+
+static int embed_in_groups(oc_session *s, const tx_ids *ids, rn_seen *texts, int n, float *rows, oc_err *err)
+{
+    int most = s->engine->options.max_batch;
+    text_job j;
+    int result = text_job_open(&j, s, ids, n < most ? n : most, err);
+    qsort(texts, (size_t)n, sizeof *texts, longest_first);
+    for (int at = 0; at < n && !result; at += most)
+        result = embed_groups(&j, texts + at, n - at < most ? n - at : most, rows, err);
+    text_job_close(&j);
+    return result;
 }
 
 static int embed_ids(oc_session *s, const tx_ids *ids, int n, float *rows, oc_err *err)
 {
-    text_job j;
-    int result = text_job_open(&j, s, ids, n, err), lengths = 0;
-    for (int i = 0; i < n && !result; i++)
-        j.texts[i] = (sorted){seen_length(s->engine, &ids[i]), i};
-    if (!result) {
-        qsort(j.texts, (size_t)n, sizeof *j.texts, longest_first);
-        lengths = find_ends(j.texts, n, j.end);
-        group(j.texts, lengths, j.end, j.from, j.cost);
-    }
-    for (int i = lengths; i > 0 && !result; i = j.from[i])
-        result = embed_group(&j, j.end[j.from[i]], j.end[i] - j.end[j.from[i]], rows, err);
-    text_job_close(&j);
+    rn_seen *texts = calloc((size_t)n + 1, sizeof *texts);
+    if (!texts)
+        return bs_err(err, "out of memory: a batch of texts");
+    for (int i = 0; i < n; i++)
+        texts[i] = (rn_seen){ids[i].p, seen_length(s->engine, &ids[i]), i};
+    bool share = rn_share_beginnings(&s->engine->sizes, s->engine->whole);
+    int result = share ? rn_embed_shared(s, texts, n, rows, err) : embed_in_groups(s, ids, texts, n, rows, err);
+    free(texts);
     return result;
 }
+
+int rn_texts_at_once(const oc_engine *e) { return RN_SHORT * e->options.max_batch; }
 
 /* ---- the two ways in --------------------------------------------------------------------------------------------- */
 
@@ -192,8 +201,8 @@ int oc_embed_texts(oc_session *s, const char *const *texts, int n, float *rows, 
             return bs_err(err, "text %d is NULL", i);
     if (!(md_can(e->model) & MD_EMBEDS_TEXTS))
         return bs_err(err, "the model '%s' (%s) does not embed texts", e->model->folder, oc_family(e));
-    for (int at = 0; at < n; at += e->options.max_batch) {
-        int part = n - at < e->options.max_batch ? n - at : e->options.max_batch;
+    for (int at = 0, most = rn_texts_at_once(e); at < n; at += most) {
+        int part = n - at < most ? n - at : most;
         if (embed_texts(s, texts + at, part, rows + (size_t)at * (size_t)e->sizes.embedding, err))
             return -1;
     }

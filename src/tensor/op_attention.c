@@ -307,6 +307,8 @@ tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s
     kn_attn a = {.causal = s->causal, .key_mask = s->key_mask, .window = s->window, .from = s->from};
     if (!cx->failed && cx->steps && (s->layer || s->memory))
         return attend_on(cx, q, k, v, s);
+    if (!cx->failed && cx->branches)
+        return tn_attention_of_branches(cx, q, k, v, s);
     if (cx->failed || !shapes(cx, s, q, k, v, &a) || !put_bias(cx, &s->bias, &a))
         return (tn_t){0};
     if (s->last_key && a.tq != 1)

@@ -136,6 +136,20 @@ typedef struct tn_steps {
     int n;
 } tn_steps;
 
+/* A sequence that may begin as one before it does. The rows of x [1, R, D] that its positions are: row[0, length); the last `own` of them are its own and follow each
+ * other, those in front were made for another. */
+typedef struct tn_branch {
+    const int *row;
+    long length, own;
+} tn_branch;
+
+/* Sequences whose common beginnings are rows of x but once; all rows are somebody's own, in this order. In PLAN no row is looked at. */
+typedef struct tn_branches {
+    const tn_branch *branch;
+    int n;
+    long longest, rows; /* positions of a sequence at most; R */
+} tn_branches;
+
 typedef struct tn_ctx {
     tn_mode mode;
     bool tape;     /* TRAIN, or PLAN on its behalf: gradients are kept */
@@ -158,6 +172,7 @@ typedef struct tn_ctx {
     tn_table_fn *table;    /* who reads rows of tables that are not in memory; NULL: all are */
     void *packed_arg;      /* of both */
     const tn_steps *steps; /* NULL: every sequence begins here, and nothing is kept */
+    const tn_branches *branches; /* NULL: sequences share nothing */
     tn_tap_fn *tap;        /* NULL: nobody listens */
     void *tap_arg;
 
