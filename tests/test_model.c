@@ -293,6 +293,49 @@ static void texts_that_begin_alike_keep_their_bits(void **state)
     }
 }
 
+/* Texts as training takes them: filled up to the longest, where a mask hides it or nobody looks. */
+static void embed_filled_up(oc_session *s, const char *const *texts, int n, float *rows)
+{
+    oc_engine *e = s->engine;
+    const tx_tokenizer *t = rn_tokenizer(e, NULL);
+    md_batch b = {0};
+    tx_ids ids[16] = {{0}};
+    int cut = 0;
+    assert_true(t && n <= 16 && !md_texts_open(&b, e->model, n, NULL));
+    for (int i = 0; i < n; i++)
+        assert_int_equal(rn_encode_text(t, texts[i], strlen(texts[i]), e->sizes.max_tokens, &ids[i], &cut, NULL), 0);
+    md_texts_put(&b, e->model, ids, n, rn_pad(t));
+    b.texts = n;
+    assert_int_equal(rn_embed(s, &b, e->model->family->embed_texts, rows, NULL), 0);
+    for (int i = 0; i < n; i++)
+        tx_ids_clear(&ids[i]);
+    md_batch_clear(&b);
+}
+
+static void texts_that_are_not_filled_up_keep_their_bits(void **state)
+{
+    (void)state;
+    static const char *const families[] = {"clip", "siglip", "chinese_clip", "blip_retrieval", "minilm", "bert"};
+    static const char *const texts[] = {"a red cat", "a",         "a red cat on a mat",    "",
+                                        "红色的猫",  "a red cat", "two dogs and one more", "a red dog"};
+    enum { N = sizeof texts / sizeof texts[0] };
+    static float filled[N * 1024], own[N * 1024];
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
+        for (int threads = 1; threads <= 2; threads++) {
+            char folder[128];
+            oc_err err = {0};
+            snprintf(folder, sizeof folder, "tests/reference/%s/model", families[i]);
+            oc_engine *e = oc_engine_open(folder, &(oc_options){.threads = threads}, &err);
+            oc_session *s = e ? oc_session_open(e, &err) : NULL;
+            assert_true(s && oc_embedding_width(e) <= 1024);
+            embed_filled_up(s, texts, N, filled);
+            assert_int_equal(oc_embed_texts(s, texts, N, own, &err), 0);
+            assert_memory_equal(filled, own, (size_t)(N * oc_embedding_width(e)) * sizeof *own);
+            oc_session_close(s);
+            oc_engine_close(e);
+        }
+}
+
 /* Multiply-adds of N texts that differ at one place. */
 static double work_of(oc_engine *e, int place)
 {
@@ -556,6 +599,7 @@ int main(void)
         cmocka_unit_test(groups_of_int4_explain_themselves),
         cmocka_unit_test(texts_end_where_they_are_pooled),
         cmocka_unit_test(texts_that_begin_alike_keep_their_bits),
+        cmocka_unit_test(texts_that_are_not_filled_up_keep_their_bits),
         cmocka_unit_test(what_texts_begin_with_is_computed_once),
         cmocka_unit_test(names_of_other_layouts),
         cmocka_unit_test(adapters_come_back),

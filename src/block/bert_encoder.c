@@ -108,9 +108,9 @@ tn_t bl_bert_first(tn_ctx *cx, const bl_bert *m, const int *ids, long b, long t,
     }
     tn_t x = layers(cx, m, m->layers - 1, embed(cx, m, ids, b, t, view), view);
     tn_scope scope = tn_begin(cx);
-    tn_t first = tn_reshape(cx, tn_select(cx, x, NULL), 3, (long[]){b, 1, m->shape.width});
-    tn_t y = layer(cx, m, m->layers - 1, first, x, view);
-    return tn_end(cx, scope, x, tn_reshape(cx, y, 2, (long[]){b, m->shape.width}));
+    tn_t first = tn_select(cx, x, NULL);
+    tn_t y = layer(cx, m, m->layers - 1, tn_reshape(cx, first, 3, (long[]){tn_rows(first), 1, m->shape.width}), x, view);
+    return tn_end(cx, scope, x, tn_reshape(cx, y, 2, (long[]){tn_rows(y), m->shape.width}));
 }
 
 bool bl_bert_can_look_at_rows(const bl_bert *m, const tn_lora *lora)

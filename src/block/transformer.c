@@ -96,12 +96,11 @@ tn_t bl_layers(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const bl_layer
     return x;
 }
 
-/* Row pool[b] of x [B, T, width] as a sequence of one: [B, 1, width]; of all rows where sequences share some, as [1, B, width]. */
+/* Row pool[b] of x [B, T, width] as a sequence of one: [B, 1, width]. */
 static tn_t one_row(tn_ctx *cx, tn_t x, const int *pool)
 {
-    if (cx->branches)
-        return tn_reshape(cx, tn_pick(cx, x, pool, cx->branches->n), 3, (long[]){1, cx->branches->n, tn_last(x)});
-    return tn_reshape(cx, tn_select(cx, x, pool), 3, (long[]){x.shape[0], 1, tn_last(x)});
+    x = tn_select(cx, x, pool);
+    return tn_reshape(cx, x, 3, (long[]){tn_rows(x), 1, tn_last(x)});
 }
 
 tn_t bl_layers_pooled(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const bl_layer_shape *s, bool causal,

@@ -48,7 +48,7 @@ typedef struct bl_layer_shape {
 void bl_visit_layers(tn_visitor *v, bl_layer *layers, int n, const char *name, const bl_layer_shape *s, bool fused);
 /* x [B, T, width] through n layers; x's memory may be reused. */
 tn_t bl_layers(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const bl_layer_shape *s, bool causal, const uint8_t *key_mask);
-/* Row pool[b] of each sequence (NULL, where not causal: row 0) of what bl_layers gives, [B, width], to the bit; of all rows in a context with branches. Behind the last layer's keys and values no other row
+/* Row pool[b] of each sequence (NULL, where not causal: row 0) of what bl_layers gives, [B, width], to the bit: behind the last layer's keys and values no other row
  * is computed. */
 tn_t bl_layers_pooled(tn_ctx *cx, const bl_layer *layers, int n, tn_t x, const bl_layer_shape *s, bool causal,
                       const uint8_t *key_mask, const int *pool);

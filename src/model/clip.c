@@ -317,19 +317,10 @@ static tower vision_model(tn_ctx *cx, const bl_vit *s, const md_batch *b)
     return y;
 }
 
-static tn_t text_embeddings(tn_ctx *cx, const clip_text *t, const md_batch *b)
-{
-    if (!b->branches)
-        return tn_add_positions(cx, tn_embedding(cx, &t->token_embedding, b->input_ids, b->texts, b->length),
-                                &t->position_embedding);
-    long rows = b->branches->rows;
-    return tn_add(cx, tn_embedding(cx, &t->token_embedding, b->input_ids, 1, rows),
-                  tn_embedding(cx, &t->position_embedding, b->positions, 1, rows));
-}
-
 static tower text_model(tn_ctx *cx, const clip_text *t, const md_batch *b)
 {
-    tn_t x = text_embeddings(cx, t, b);
+    tn_t x = tn_embedding(cx, &t->token_embedding, b->input_ids, b->texts, b->length);
+    x = tn_add_positions(cx, x, &t->position_embedding);
     if (!b->want_hidden) { /* the norm works on rows: the pooled ones are enough */
         x = bl_layers_pooled(cx, t->layer, t->layers, x, &t->shape, true, b->attention_mask, b->pool);
         return (tower){.pooled = tn_layer_norm(cx, x, &t->final_layer_norm, t->shape.eps)};

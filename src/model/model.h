@@ -42,9 +42,9 @@ typedef struct md_batch {
     int *input_ids;          /* [B, T] */
     int *token_types;        /* [B, T] of BERT's kinds of segments; NULL: all 0 */
     uint8_t *attention_mask; /* [B, T], 1 keeps; NULL keeps all */
-    int *pool;               /* [B] position of the pooled token; with branches its row */
-    const tn_branches
-        *branches;           /* ids and positions are [1, rows] of texts that share their beginnings; not owned. NULL: [B, T] */
+    int *pool;               /* [B] position of the pooled token */
+    const tn_branches *
+        branches; /* what the context is told of texts of unlike length: B is 1, T all their rows, and pool has one for each; not owned. NULL: no such */
     int *positions;          /* [B, T] where each token stands */
     long furthest;           /* no position is beyond this many */
     int *target;         /* [B] 0, 1, 2, ...: a pair's own partner; of a language model [B, T] the token that follows, or -100 */
@@ -98,7 +98,7 @@ typedef enum md_prompt {
 
 /* Texts of a batch are filled up to one length behind their ends. */
 typedef enum md_padding {
-    MD_PADDING_UNSEEN, /* nothing that counts looks behind an end: a causal model, pooled at its end token. Its embed_texts takes branches */
+    MD_PADDING_UNSEEN, /* nothing that counts looks behind an end: a causal model, pooled at its end token */
     MD_PADDING_HIDDEN, /* a mask hides what stands there */
     MD_PADDING_READ    /* the model reads it: every text is filled up to max_tokens, with the very token it was trained with */
 } md_padding;

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "../model/reading.h"
-#include "texts.h"
 
 #ifndef OCELLI_DATA_DIR
 #define OCELLI_DATA_DIR "/usr/local/share/ocelli"
@@ -268,16 +267,10 @@ size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, i
 
 size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens, bool whole)
 {
+    static int somewhere;
     tn_branches most;
-    md_sizes sizes;
-    md_batch b = md_plan_texts(m, rows);
-    m->family->sizes(m->m, &sizes);
-    b.length = tokens;
-    b.want_hidden = whole;
-    if (rn_share_beginnings(&sizes, whole)) {
-        rn_most_shared(rows, tokens, &most);
-        b.branches = &most;
-    }
+    rn_most_texts(rows, tokens, &most);
+    md_batch b = {.texts = 1, .pool = &somewhere, .length = most.rows, .branches = &most, .want_hidden = whole};
     return md_can(m) & MD_EMBEDS_TEXTS ? plan(m, l, kn, threads, &b, m->family->embed_texts) : 0;
 }
 
@@ -333,7 +326,7 @@ static bool all_finite(const float *x, size_t n)
 int rn_embed(oc_session *s, const md_batch *b, rn_tower *tower, float *rows, oc_err *err)
 {
     oc_engine *e = s->engine;
-    size_t n = (size_t)(b->images + b->texts) * (size_t)e->sizes.embedding;
+    size_t n = (size_t)(b->images + (b->branches ? b->branches->n : b->texts)) * (size_t)e->sizes.embedding;
     tn_run(&s->cx, s->work, s->arena, s->arena_bytes, false);
     s->cx.lora = e->lora.by_id;
     s->cx.branches = b->branches;

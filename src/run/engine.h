@@ -52,6 +52,8 @@ size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, i
 size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens, bool whole);
 /* How many texts are best given at once: more have more in common, or more of like length, and a pass takes what its memory holds; but progress is told between. */
 int rn_texts_at_once(const oc_engine *e);
+/* The largest pass of texts in a session for `batch` of `tokens` ids, to be planned. */
+void rn_most_texts(int batch, long tokens, tn_branches *b);
 /* The ids of one text as the model takes them: cut to `max` with the end token kept; *cut counts those that were. */
 int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, tx_ids *ids, int *cut, oc_err *err);
 /* What its texts are filled up with; -1: it does not say. t may be NULL. */

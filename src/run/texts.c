@@ -1,10 +1,12 @@
-/* texts.c - texts as rows of embeddings. Where a pass fills its texts up to the longest, those of like length go through the model together; where it does not (texts_shared.c),
- * what they have in common is computed once. */
+/* texts.c - texts as rows of embeddings. No text is filled up to the length of another, and what the texts of a causal tower begin with is computed once: its rows
+ * depend on nothing behind them. The bits are those that each text has by itself. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "../model/reading.h"
-#include "texts.h"
+#include "engine.h"
+
+enum { SHORT = 8 }; /* texts of a pass, at most, for each of full length that a session has memory for */
 
 int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, tx_ids *ids, int *cut, oc_err *err)
 {
@@ -23,142 +25,152 @@ int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, 
 
 int rn_pad(const tx_tokenizer *t) { return t ? tx_roles_of(t)->pad : -1; }
 
-/* ---- which texts go together ------------------------------------------------------------------------------------- */
+int rn_texts_at_once(const oc_engine *e) { return SHORT * e->options.max_batch; }
+
+void rn_most_texts(int batch, long tokens, tn_branches *b)
+{
+    long rows = batch * tokens, texts = (long)SHORT * batch;
+    *b = (tn_branches){.n = (int)(rows < texts ? rows : texts), .longest = tokens, .rows = rows};
+}
+
+/* ---- what the model sees of a text -------------------------------------------------------------------------------- */
+
+typedef struct seen {
+    const tx_ids *ids;
+    long length; /* ids that the model sees; behind the text's own it is filled up */
+    int text;    /* which of all */
+} seen;
+
+/* What stands behind the place that is pooled is left out where nobody looks at it, and what stands in front depends on nothing behind. */
+static bool shares_beginnings(const oc_engine *e) { return !e->whole && e->sizes.padding == MD_PADDING_UNSEEN; }
 
 static long seen_length(const oc_engine *e, const tx_ids *ids)
 {
     const md_model *m = e->model;
     if (e->sizes.padding == MD_PADDING_READ) /* filled up, and all of it is seen */
         return e->sizes.max_tokens;
-    return rn_share_beginnings(&e->sizes, e->whole) ? m->family->pool_position(m->m, ids->p, (long)ids->n) + 1L : (long)ids->n;
+    return shares_beginnings(e) ? m->family->pool_position(m->m, ids->p, (long)ids->n) + 1L : (long)ids->n;
 }
 
-static int longest_first(const void *a, const void *b)
+/* How many ids two texts begin with alike; of the second at least one is left. */
+static long alike(const seen *a, const seen *b)
 {
-    const rn_seen *x = a, *y = b;
+    long n = 0, most = a->length < b->length - 1 ? a->length : b->length - 1;
+    while (n < most && a->ids->p[n] == b->ids->p[n])
+        n++;
+    return n;
+}
+
+static int by_ids(const void *a, const void *b)
+{
+    const seen *x = a, *y = b;
+    for (long i = 0; i < x->length && i < y->length; i++)
+        if (x->ids->p[i] != y->ids->p[i])
+            return x->ids->p[i] < y->ids->p[i] ? -1 : 1;
     if (x->length != y->length)
-        return x->length < y->length ? 1 : -1;
+        return x->length < y->length ? -1 : 1;
     return (x->text > y->text) - (x->text < y->text);
 }
 
-/* Texts that are as long as each other end at end[1], end[2], ... end[n]; end[0] is 0. Cuts them so that the fewest tokens are computed: the group that ends
- * at end[i] begins at end[from[i]]. */
-static void group(const rn_seen *texts, int n, const int *end, int *from, long *cost)
-{
-    enum { PASS = 64 }; /* tokens that take as long as reading the weights once more */
-    cost[0] = 0;
-    for (int i = 1; i <= n; i++)
-        for (int first = 0; first < i; first++) {
-            long sum = cost[first] + (end[i] - end[first]) * texts[end[first]].length + PASS;
-            if (first == 0 || sum < cost[i]) {
-                cost[i] = sum;
-                from[i] = first;
-            }
-        }
-}
+/* ---- passes ------------------------------------------------------------------------------------------------------- */
 
-/* Fills end[1] and so on; their number. */
-static int find_ends(const rn_seen *texts, int n, int *end)
-{
-    int found = 0;
-    for (int i = 1; i <= n; i++)
-        if (i == n || texts[i].length != texts[i - 1].length)
-            end[++found] = i;
-    return found;
-}
-
-/* Up to max_batch texts. */
-typedef struct text_job {
-    oc_session *s;
-    const tx_ids *ids;
-    int *end, *from; /* of group() */
-    long *cost;
-    tx_ids *group; /* only looked at */
-    float *rows;   /* of a group */
+/* Rows of texts, one text behind the other. */
+typedef struct pass {
+    const oc_engine *engine;
+    tn_branches most, now;
+    tn_branch *branch; /* [texts] */
+    int *row;          /* [texts, max_tokens] the row of each position */
+    float *out;        /* [texts, embedding] */
+    int filler;        /* the id that stands behind a text's own */
     md_batch batch;
-} text_job;
+} pass;
 
-static void text_job_close(text_job *j)
+static void pass_close(pass *p)
 {
-    md_batch_clear(&j->batch);
-    free(j->end);
-    free(j->from);
-    free(j->cost);
-    free(j->group);
-    bs_free(j->rows);
+    md_batch_clear(&p->batch);
+    free(p->branch);
+    free(p->row);
+    bs_free(p->out);
 }
 
-static int text_job_open(text_job *j, oc_session *s, const tx_ids *ids, int n, oc_err *err)
+/* n: texts that there are. */
+static int pass_open(pass *p, const oc_engine *e, int n, oc_err *err)
 {
-    const oc_engine *e = s->engine;
-    size_t room = (size_t)n + 1;
-    *j = (text_job){.s = s,
-                    .ids = ids,
-                    .end = calloc(room, sizeof *j->end),
-                    .from = calloc(room, sizeof *j->from),
-                    .cost = calloc(room, sizeof *j->cost),
-                    .group = calloc(room, sizeof *j->group),
-                    .rows = bs_alloc((size_t)n * (size_t)e->sizes.embedding * sizeof *j->rows, "a batch of texts", err),
-                    .batch = {.want_hidden = e->whole}};
-    if (!j->rows)
-        return -1;
-    if (!j->end || !j->from || !j->cost || !j->group)
-        return bs_err(err, "out of memory: a batch of texts");
-    return md_texts_open(&j->batch, e->model, n, err);
+    size_t tokens = (size_t)e->sizes.max_tokens;
+    int pad = rn_pad(e->tokenizer);
+    *p = (pass){.engine = e,
+                .filler = pad >= 0 ? pad : e->sizes.pad,
+                .batch = {.texts = 1, .want_hidden = e->whole, .branches = &p->now}};
+    rn_most_texts(e->options.max_batch, (long)tokens, &p->most);
+    p->most.n = n < p->most.n ? n : p->most.n;
+    size_t texts = (size_t)p->most.n, rows = texts * tokens < (size_t)p->most.rows ? texts * tokens : (size_t)p->most.rows;
+    p->branch = calloc(texts, sizeof *p->branch);
+    p->row = calloc(texts * tokens, sizeof *p->row);
+    p->out = bs_alloc(texts * (size_t)e->sizes.embedding * sizeof *p->out, "a batch of texts", err);
+    p->batch.input_ids = calloc(rows, sizeof *p->batch.input_ids);
+    p->batch.pool = calloc(texts, sizeof *p->batch.pool);
+    bool all = p->branch && p->row && p->out && p->batch.input_ids && p->batch.pool;
+    return all ? 0 : bs_err(err, "out of memory: a batch of texts");
 }
 
-/* n texts in one pass; their rows go where the texts stood. */
-static int embed_group(text_job *j, const rn_seen *texts, int n, float *rows, oc_err *err)
+/* Text i of the pass; `shared` positions of it are those of the one before. */
+static void put(pass *p, int i, const seen *text, long shared)
 {
-    const oc_engine *e = j->s->engine;
-    size_t width = (size_t)e->sizes.embedding;
-    for (int i = 0; i < n; i++)
-        j->group[i] = j->ids[texts[i].text];
-    j->batch.texts = n;
-    md_texts_put(&j->batch, e->model, j->group, n, rn_pad(e->tokenizer));
-    if (rn_embed(j->s, &j->batch, e->model->family->embed_texts, j->rows, err))
-        return -1;
-    for (int i = 0; i < n; i++)
-        memcpy(rows + (size_t)texts[i].text * width, j->rows + (size_t)i * width, width * sizeof *rows);
+    const md_model *m = p->engine->model;
+    int *row = p->row + i * p->engine->sizes.max_tokens, *ids = p->batch.input_ids + p->now.rows;
+    if (shared)
+        memcpy(row, row - p->engine->sizes.max_tokens, (size_t)shared * sizeof *row);
+    for (long k = shared; k < text->length; k++) {
+        row[k] = (int)p->now.rows++;
+        p->batch.input_ids[row[k]] = k < (long)text->ids->n ? text->ids->p[k] : p->filler;
+    }
+    p->branch[i] = (tn_branch){row, text->length, text->length - shared};
+    p->batch.pool[i] = shares_beginnings(p->engine) ? (int)text->length - 1 : m->family->pool_position(m->m, ids, text->length);
+    p->now.longest = p->now.longest > text->length ? p->now.longest : text->length;
+    p->now.n++;
+}
+
+/* The first of n texts, as many as go into a pass. */
+static void fill(pass *p, const seen *texts, int n)
+{
+    p->now = (tn_branches){.branch = p->branch};
+    for (int i = 0; i < n && i < p->most.n; i++) {
+        long shared = i && shares_beginnings(p->engine) ? alike(&texts[i - 1], &texts[i]) : 0;
+        if (p->now.rows + texts[i].length - shared > p->most.rows)
+            break;
+        put(p, i, &texts[i], shared);
+    }
+    p->batch.length = p->now.rows;
+}
+
+static int run_passes(pass *p, oc_session *s, const seen *texts, int n, float *rows, oc_err *err)
+{
+    size_t width = (size_t)s->engine->sizes.embedding;
+    for (int at = 0; at < n; at += p->now.n) {
+        fill(p, texts + at, n - at);
+        if (rn_embed(s, &p->batch, s->engine->model->family->embed_texts, p->out, err))
+            return -1;
+        for (int i = 0; i < p->now.n; i++)
+            memcpy(rows + (size_t)texts[at + i].text * width, p->out + (size_t)i * width, width * sizeof *rows);
+    }
     return 0;
-}
-
-/* They are sorted. */
-static int embed_groups(text_job *j, const rn_seen *texts, int n, float *rows, oc_err *err)
-{
-    int result = 0, lengths = find_ends(texts, n, j->end);
-    group(texts, lengths, j->end, j->from, j->cost);
-    for (int i = lengths; i > 0 && !result; i = j->from[i])
-        result = embed_group(j, texts + j->end[j->from[i]], j->end[i] - j->end[j->from[i]], rows, err);
-    return result;
-}
-
-static int embed_in_groups(oc_session *s, const tx_ids *ids, rn_seen *texts, int n, float *rows, oc_err *err)
-{
-    int most = s->engine->options.max_batch;
-    text_job j;
-    int result = text_job_open(&j, s, ids, n < most ? n : most, err);
-    qsort(texts, (size_t)n, sizeof *texts, longest_first);
-    for (int at = 0; at < n && !result; at += most)
-        result = embed_groups(&j, texts + at, n - at < most ? n - at : most, rows, err);
-    text_job_close(&j);
-    return result;
 }
 
 static int embed_ids(oc_session *s, const tx_ids *ids, int n, float *rows, oc_err *err)
 {
-    rn_seen *texts = calloc((size_t)n + 1, sizeof *texts);
+    seen *texts = calloc((size_t)n + 1, sizeof *texts);
     if (!texts)
         return bs_err(err, "out of memory: a batch of texts");
     for (int i = 0; i < n; i++)
-        texts[i] = (rn_seen){ids[i].p, seen_length(s->engine, &ids[i]), i};
-    bool share = rn_share_beginnings(&s->engine->sizes, s->engine->whole);
-    int result = share ? rn_embed_shared(s, texts, n, rows, err) : embed_in_groups(s, ids, texts, n, rows, err);
+        texts[i] = (seen){&ids[i], seen_length(s->engine, &ids[i]), i};
+    if (shares_beginnings(s->engine))
+        qsort(texts, (size_t)n, sizeof *texts, by_ids);
+    pass p;
+    int result = pass_open(&p, s->engine, n, err) || run_passes(&p, s, texts, n, rows, err) ? -1 : 0;
+    pass_close(&p);
     free(texts);
     return result;
 }
-
-int rn_texts_at_once(const oc_engine *e) { return RN_SHORT * e->options.max_batch; }
 
 /* ---- the two ways in --------------------------------------------------------------------------------------------- */
 

@@ -1,7 +1,7 @@
 /* op_attention.c - scaled dot-product attention: of whole sequences, and of sequences that go on. */
 #include <math.h>
 
-#include "ops.h"
+#include "branches.h"
 
 typedef struct attention_record {
     tn_record head;
@@ -308,7 +308,7 @@ tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s
     if (!cx->failed && cx->steps && (s->layer || s->memory))
         return attend_on(cx, q, k, v, s);
     if (!cx->failed && cx->branches)
-        return tn_attention_of_branches(cx, q, k, v, s);
+        return tn_branches_attention(cx, q, k, v, s);
     if (cx->failed || !shapes(cx, s, q, k, v, &a) || !put_bias(cx, &s->bias, &a))
         return (tn_t){0};
     if (s->last_key && a.tq != 1)

@@ -1,24 +1,19 @@
-/* op_branches.c - causal attention of sequences that have their beginnings in common: what they share is a row but once, wherever it stands. */
+/* op_branches.c - what looks at sequences, where they are of unlike length and may have their beginnings in common: what they share is a row but once, wherever it stands. */
 #include <math.h>
+#include <string.h>
 
-#include "ops.h"
+#include "branches.h"
 
-static bool suits(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s, long queries)
+/* x is all rows, and nothing learns. */
+static bool suits(tn_ctx *cx, const char *op, tn_t x)
 {
-    const tn_branches *all = cx->branches;
-    if (cx->tape || s->head_major || s->key_mask || s->window || s->from || s->bias.v.rank || !(s->causal || s->last_key) ||
-        s->kv_heads) {
-        tn_fail(cx, "attention: sequences that share their beginnings are looked at causally, without masks or gradients");
-        return false;
-    }
-    if (q.rank == 3 && k.rank == 3 && v.rank == 3 && tn_rows(q) == queries && tn_rows(k) == all->rows &&
-        tn_rows(v) == all->rows && s->heads > 0 && tn_last(q) == tn_last(k) && tn_last(k) % s->heads == 0 &&
-        tn_last(v) % s->heads == 0)
+    if (!cx->tape && x.rank == 3 && tn_rows(x) == cx->branches->rows)
         return true;
-    tn_fail(cx, "attention: %ld rows of queries, %ld of keys where sequences that share their beginnings have %ld", tn_rows(q),
-            tn_rows(k), all->rows);
+    tn_fail(cx, "%s: %ld rows where the sequences have %ld, which cannot learn so", op, tn_rows(x), cx->branches->rows);
     return false;
 }
+
+/* ---- attention ---------------------------------------------------------------------------------------------- */
 
 /* Its keys lie one behind the other, as where nothing is shared. */
 static bool in_a_row(const tn_branch *b) { return b->row[b->length - 1] - b->row[0] == b->length - 1; }
@@ -30,10 +25,13 @@ static void put_pages(const tn_branch *b, const kn_attn *a, const float *k, cons
         pages[i] = (kn_page){.k = k + b->row[i] * a->k_row, .v = v + b->row[i] * a->v_row};
 }
 
-/* Twice the pairs of a query and a key. */
-static void count(tn_ctx *cx, const kn_attn *a, long pairs) { cx->flops += (double)(a->heads * pairs) * (double)(a->dk + a->dv); }
+static void count(tn_ctx *cx, const kn_attn *a, long queries, long keys)
+{
+    double pairs = (double)queries * ((double)keys - (a->causal ? (double)queries / 2 : 0));
+    cx->flops += 2 * (double)a->heads * pairs * (double)(a->dk + a->dv);
+}
 
-/* The own rows of each, after what it shares. */
+/* The own rows of each, which see what it shares, too. */
 static void attend_each(tn_ctx *cx, const kn_attn *shape, kn_page *pages, void *scratch)
 {
     long first = 0;
@@ -51,38 +49,52 @@ static void attend_each(tn_ctx *cx, const kn_attn *shape, kn_page *pages, void *
         } else
             put_pages(b, &a, shape->k, shape->v, pages);
         kn_attn_forward(cx->work, &a, scratch);
-        count(cx, &a, b->own * (2 * b->length - b->own));
+        count(cx, &a, b->own, b->length);
         first += b->own;
     }
 }
 
-/* The last row of each, all at once. */
-static void attend_last(tn_ctx *cx, const kn_attn *shape, kn_page *pages, int *keys, void *scratch)
+/* One query of each, which sees all of it. */
+static void attend_pooled(tn_ctx *cx, const kn_attn *shape, kn_page *pages, int *keys, void *scratch)
 {
     kn_attn a = *shape;
     for (int i = 0; i < cx->branches->n; i++) {
         put_pages(&cx->branches->branch[i], &a, a.k, a.v, pages + i * a.tk);
         keys[i] = (int)cx->branches->branch[i].length;
-        count(cx, &a, 2L * keys[i]);
+        count(cx, &a, 1, keys[i]);
     }
     a.keys = keys;
     kn_attn_forward(cx->work, &a, scratch);
 }
 
-tn_t tn_attention_of_branches(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s)
+static bool plain(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s)
+{
+    if (s->head_major || s->kv_heads || s->key_mask || s->window || s->from || s->bias.v.rank) {
+        tn_fail(cx, "attention: sequences of unlike length take no mask, window, bias or shared heads");
+        return false;
+    }
+    if (q.rank == 3 && s->heads > 0 && tn_last(q) == tn_last(k) && tn_last(k) % s->heads == 0 && tn_last(v) % s->heads == 0)
+        return true;
+    tn_fail(cx, "attention: widths %ld, %ld, %ld do not split into %ld heads", tn_last(q), tn_last(k), tn_last(v), s->heads);
+    return false;
+}
+
+tn_t tn_branches_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s)
 {
     const tn_branches *all = cx->branches;
-    bool last = s->last_key != NULL;
-    if (!suits(cx, q, k, v, s, last ? all->n : all->rows))
+    bool pooled = tn_rows(q) != all->rows;
+    if (!suits(cx, "attention", k) || !suits(cx, "attention", v) || !plain(cx, q, k, v, s))
         return (tn_t){0};
-    kn_attn a = {.batch = last ? all->n : 1,
+    if (pooled && tn_rows(q) != all->n)
+        return tn_fail(cx, "attention: %ld queries of %d sequences with %ld rows", tn_rows(q), all->n, all->rows);
+    kn_attn a = {.batch = pooled ? all->n : 1,
                  .heads = s->heads,
                  .kv_heads = s->heads,
-                 .tq = last ? 1 : all->longest,
+                 .tq = pooled ? 1 : all->longest,
                  .tk = all->longest,
                  .dk = tn_last(q) / s->heads,
                  .dv = tn_last(v) / s->heads,
-                 .causal = true,
+                 .causal = s->causal && !pooled,
                  .page_keys = 1};
     a.scale = s->scale != 0 ? s->scale : (float)(1 / sqrt((double)a.dk));
     a.q_row = a.k_row = a.q_batch = tn_last(q);
@@ -98,10 +110,61 @@ tn_t tn_attention_of_branches(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_atten
     int *keys = tn_bytes(cx, (size_t)a.batch * sizeof *keys);
     a.pages = pages ? pages : (const kn_page *)&a; /* a plan has none, but will have */
     void *scratch = tn_bytes(cx, kn_attn_scratch(cx->kn, &a) * (size_t)cx->threads);
-    if (tn_live(cx) && last)
-        attend_last(cx, &a, pages, keys, scratch);
+    if (tn_live(cx) && pooled)
+        attend_pooled(cx, &a, pages, keys, scratch);
     else if (tn_live(cx))
         attend_each(cx, &a, pages, scratch);
     cx->used = scope.used;
     return y;
+}
+
+/* ---- positions, and one row of each ------------------------------------------------------------------------- */
+
+tn_t tn_branches_add_positions(tn_ctx *cx, tn_t x, const tn_param *table)
+{
+    if (!suits(cx, "positions", x))
+        return (tn_t){0};
+    if (cx->branches->longest > table->shape[table->rank - 2])
+        return tn_fail(cx, "positions: %ld tokens, the model has %ld positions", cx->branches->longest,
+                       table->shape[table->rank - 2]);
+    long width = tn_last(x), row = 0;
+    const float *positions = table->v;
+    tn_t y = tn_like(cx, x, false);
+    for (int i = 0; i < cx->branches->n && tn_live(cx); i++) {
+        const tn_branch *b = &cx->branches->branch[i];
+        cx->kn->add(b->own * width, x.v + row * width, positions + (b->length - b->own) * width, y.v + row * width);
+        row += b->own;
+    }
+    return y;
+}
+
+tn_t tn_branches_select(tn_ctx *cx, tn_t x, const int *index)
+{
+    if (!suits(cx, "select", x))
+        return (tn_t){0};
+    long width = tn_last(x);
+    tn_t y = tn_new2(cx, false, cx->branches->n, width);
+    for (int i = 0; i < cx->branches->n && tn_live(cx); i++) {
+        const tn_branch *b = &cx->branches->branch[i];
+        int at = index ? index[i] : 0;
+        if (at < 0 || at >= b->length)
+            return tn_fail(cx, "select: row %d of %ld", at, b->length);
+        memcpy(y.v + i * width, x.v + b->row[at] * width, (size_t)width * sizeof *y.v);
+    }
+    return y;
+}
+
+tn_t tn_branches_part(tn_ctx *cx, tn_t x, int i)
+{
+    if (!suits(cx, "sequence", x))
+        return (tn_t){0};
+    x.shape[1] = cx->branches->longest;
+    if (!tn_live(cx))
+        return x;
+    const tn_branch *b = &cx->branches->branch[i];
+    if (!in_a_row(b))
+        return tn_fail(cx, "sequence %d shares its beginning: its rows do not lie together", i);
+    x.shape[1] = b->length;
+    x.v += b->row[0] * tn_last(x);
+    return x;
 }

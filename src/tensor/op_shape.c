@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "ops.h"
+#include "branches.h"
 
 /* ---- embedding -------------------------------------------------------------------------------------------- */
 
@@ -141,6 +141,8 @@ tn_t tn_add_positions(tn_ctx *cx, tn_t x, const tn_param *table)
     long width = table->shape[table->rank - 1], rows = table->shape[table->rank - 2];
     if (x.rank != 3 || tn_last(x) != width)
         return tn_fail(cx, "positions: a token is %ld wide, a position %ld", tn_last(x), width);
+    if (cx->branches && x.shape[1] == cx->branches->rows)
+        return tn_branches_add_positions(cx, x, table);
     if (x.shape[1] > rows)
         return tn_fail(cx, "positions: %ld tokens, the model has %ld positions", x.shape[1], rows);
     return add_repeating(cx, x, table, x.shape[1] * x.shape[2]);
@@ -221,6 +223,8 @@ tn_t tn_select(tn_ctx *cx, tn_t x, const int *index)
         return (tn_t){0};
     if (x.rank != 3)
         return tn_fail(cx, "select: %d dimensions instead of 3", x.rank);
+    if (cx->branches)
+        return tn_branches_select(cx, x, index);
     long b = x.shape[0], t = x.shape[1], d = x.shape[2];
     tn_t y = tn_new2(cx, x.grad, b, d);
     if (tn_live(cx))
@@ -456,9 +460,12 @@ tn_t tn_pool(tn_ctx *cx, tn_t x, const uint8_t *mask, tn_pooling how)
         return (tn_t){0};
     if (x.rank != 3)
         return tn_fail(cx, "pool: %d dimensions instead of 3", x.rank);
-    tn_t y = tn_new2(cx, x.grad, x.shape[0], x.shape[2]);
-    for (long b = 0; b < x.shape[0] && tn_live(cx); b++)
-        pool_rows(cx, x, mask, how, b, y.v + b * x.shape[2]);
+    tn_t y = tn_new2(cx, x.grad, cx->branches ? cx->branches->n : x.shape[0], x.shape[2]);
+    for (long b = 0; b < y.shape[0] && tn_live(cx); b++)
+        if (cx->branches)
+            pool_rows(cx, tn_branches_part(cx, x, (int)b), NULL, how, 0, y.v + b * x.shape[2]);
+        else
+            pool_rows(cx, x, mask, how, b, y.v + b * x.shape[2]);
     pool_record *r = y.grad ? tn_push(cx, sizeof *r, pool_backward) : NULL;
     if (r)
         *r = (pool_record){r->head, x, y, mask, how};
