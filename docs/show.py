@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Shows the answers of questions.md with the engine's own ops: docs/show.py NAME (scale, heads, masks, positions, distance, norms, batch, clip, lora, dora, cache).
+"""Shows the answers of questions.md with the engine's own ops: docs/show.py NAME (scale, heads, masks, beginnings, positions, distance, norms, batch, clip, lora, dora, cache).
 
 Each writes a small model of building blocks (config.json lists them, src/model/blocks.c runs them), calls `ocelli forward` and prints the numbers.
 Needs numpy. OCELLI names another program than build/ocelli."""
@@ -79,6 +79,16 @@ def masks():
     rows(weights_of(q, k, mask=np.array([[1, 1, 0, 0]])))
     print("both, and word 0 is filling: row 0 sees nothing and is zero")
     rows(weights_of(q, k, causal=True, mask=np.array([[0, 1, 1, 1]])))
+
+
+def beginnings():
+    """Two texts that begin alike: how far apart their rows are, word by word."""
+    ids = np.array([[5, 9, 7, 30, 2, 8], [5, 9, 7, 41, 2, 8]])
+    print("two texts that differ in word 3, the largest difference between their rows of words 0 to 5")
+    for case, key, what in (("clip", "text_model_output.last_hidden_state", "CLIP's text tower, which is causal"), ("bert", "last_hidden_state", "BERT, which sees both ways")):
+        x = forward(CASES / case / "model", {"input_ids": ids})[key]
+        print(what)
+        rows(np.abs(x[0] - x[1]).max(axis=1), digits=1)
 
 
 def positions():
@@ -211,7 +221,7 @@ def cache():
     print(f"kept for each position: {run('info', '--json', model)['cache_bytes_per_position']} bytes, all layers' keys and values")
 
 
-SHOWS = {f.__name__: f for f in (scale, heads, masks, positions, distance, norms, batch, clip, lora, dora, cache)}
+SHOWS = {f.__name__: f for f in (scale, heads, masks, beginnings, positions, distance, norms, batch, clip, lora, dora, cache)}
 if len(sys.argv) != 2 or sys.argv[1] not in SHOWS:
     sys.exit(f"usage: show.py {'|'.join(SHOWS)}")
 SHOWS[sys.argv[1]]()

@@ -58,7 +58,7 @@ typedef struct oc_options {
     float lora_scale;     /* multiplies the adapter's own scale; 0: 1 */
     uint64_t max_pixels;  /* pictures with more pixels are refused before memory is taken; 0: 178956970, Pillow's error limit */
     oc_dtype dtype;       /* of the weights in memory */
-    int max_batch;        /* rows a session takes at once, larger requests are cut into such pieces; 0: 32 */
+    int max_batch;        /* pictures, or texts of full length, that a session has memory for at once; larger requests are cut into passes; 0: 32 */
     bool enc_token;       /* BLIP: a text that is read beside a picture begins with [ENC], as it was trained, not with [CLS] as in transformers; of a
                            * BlipForPretraining it always does */
     bool fast_pixels;     /* oc_embed_files may decode a JPEG at 1/2, 1/4 or 1/8: faster, pixels not exactly Pillow's */

@@ -1657,6 +1657,60 @@ static void caches_are_read(void **state)
     }
 }
 
+/* Every position a page of its own. */
+static void page_by_page(kn_attn *a)
+{
+    kn_page *page = fence((size_t)a->tk * sizeof *page);
+    for (long i = 0; i < a->tk; i++)
+        page[i] = (kn_page){.k = a->k + i * a->k_row, .v = a->v + i * a->v_row};
+    a->pages = page, a->page_keys = 1, a->k = a->v = NULL;
+}
+
+/* Several of unlike length share out the threads, and every second finds its keys by pages: each has the bits that it has alone, few queries and more than an item of
+ * one takes. */
+static void check_each(const kn_table *t, kn_work *const w[4], int n, int form)
+{
+    static const long sizes[][2] = {{1, 1}, {4, 9}, {9, 9}, {1, 300}, {37, 290}, {530, 530}, {3, 3}};
+    kn_attn each[7];
+    scene s[7];
+    size_t room = 0;
+    for (int i = 0; i < n; i++) {
+        s[i] = new_scene(1, sizes[i][0], sizes[i][1], 20, 16, form);
+        each[i] = s[i].a;
+        if (i % 2)
+            page_by_page(&each[i]);
+        size_t needed = kn_attn_scratch(t, &each[i]);
+        room = room > needed ? room : needed;
+        run_forward(w[0], &s[i].a);
+    }
+    for (int k = 0; k < 4; k++) {
+        for (int i = 0; i < n; i++)
+            each[i].y = floats(s[i].ny), each[i].lse = floats(s[i].ns);
+        kn_attn_forward_each(w[k], each, n, fence(room * (size_t)bs_pool_threads(kn_work_pool(w[k]))));
+        for (int i = 0; i < n; i++) {
+            same_bits(t->name, "one of several", each[i].y, s[i].a.y, s[i].ny);
+            same_bits(t->name, "its log-sum-exp", each[i].lse, s[i].a.lse, s[i].ns);
+        }
+    }
+    unfence();
+}
+
+static void each_is_as_alone(void **state)
+{
+    (void)state;
+    const kn_table *t;
+    EACH_TIER (t) {
+        bs_pool *pool[4];
+        kn_work *w[4];
+        open_works(t, pool, w);
+        for (int n = 1; n <= 7; n += 3) {
+            check_each(t, w, n, SIDE_BY_SIDE);
+            check_each(t, w, n, SIDE_BY_SIDE | CAUSAL);
+        }
+        close_works(pool, w);
+    }
+}
+
 /* A lone key head that all heads of queries read, in shares or as one head of more queries, gives the bits of as many key heads at the same place. */
 static void a_lone_key_head_is_shared(void **state)
 {
@@ -2248,6 +2302,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(queries_keep_their_bits),
         cmocka_unit_test(hidden_blocks_add_nothing),
         cmocka_unit_test(caches_are_read),
+        cmocka_unit_test(each_is_as_alone),
         cmocka_unit_test(scratch_is_bounded),
         cmocka_unit_test(gradients_may_be_left_out),
         cmocka_unit_test(a_lone_key_head_is_shared),
@@ -2258,6 +2313,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(tiers_are_found),           cmocka_unit_test(gemm_keeps_its_bits),
         cmocka_unit_test(many_rows_keep_their_bits), cmocka_unit_test(pictures_have_the_same_bytes),
         cmocka_unit_test(attention_is_right),        cmocka_unit_test(caches_are_read),
+        cmocka_unit_test(each_is_as_alone),
     };
     if (ONLY_THREADS)
         return cmocka_run_group_tests_name("kernel, what uses threads", threaded, NULL, NULL);

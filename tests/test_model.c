@@ -247,7 +247,7 @@ static void embed_ids(oc_engine *e, bool whole, int threads, const int *ids, int
 static void texts_end_where_they_are_pooled(void **state)
 {
     (void)state;
-    enum { N = 64, LENGTH = 8, MOST = N * 1024 }; /* so many that those of like length go through in passes of their own */
+    enum { N = 64, LENGTH = 8, MOST = N * 1024 };
     static float whole[MOST], cut[MOST];
     oc_err err = {0};
     oc_engine *e = rn_engine_bare("tests/reference/clip/model", &(oc_options){.max_batch = N}, 0, &err);
@@ -264,7 +264,7 @@ static void texts_end_where_they_are_pooled(void **state)
     oc_engine_close(e);
 }
 
-/* Texts of three tokens, whose beginnings therefore meet, some of them twice, and as many that have nothing in common; a session of two takes several passes for them. */
+/* Texts over three ids and the end token, whose beginnings therefore meet, some of them twice, and as many that have nothing in common; a session of two takes several passes for them. */
 static void texts_that_begin_alike_keep_their_bits(void **state)
 {
     (void)state;
@@ -336,6 +336,24 @@ static void texts_that_are_not_filled_up_keep_their_bits(void **state)
         }
 }
 
+static void texts_of_other_lengths_are_refused(void **state)
+{
+    (void)state;
+    static const int ids[100];
+    static float rows[1024];
+    oc_err err = {0};
+    oc_engine *e = rn_engine_bare("tests/reference/clip/model", &(oc_options){.max_batch = 1}, 0, &err);
+    oc_session *s = e ? oc_session_open(e, &err) : NULL;
+    assert_true(s && e->sizes.max_tokens < 100);
+    assert_int_equal(rn_embed_ids(s, ids, 1, 0, rows, &err), -1);
+    assert_int_equal(rn_embed_ids(s, ids, 1, (int)e->sizes.max_tokens + 1, rows, &err), -1);
+    assert_non_null(strstr(err.text, "the model takes 1 to 77"));
+    assert_int_equal(rn_embed_ids(s, ids, 1, (int)e->sizes.max_tokens, rows, &err), 0);
+    assert_int_equal(rn_embed_ids(s, ids, 1, 1, rows, &err), 0);
+    oc_session_close(s);
+    oc_engine_close(e);
+}
+
 /* Multiply-adds of N texts that differ at one place. */
 static double work_of(oc_engine *e, int place)
 {
@@ -360,7 +378,7 @@ static void what_texts_begin_with_is_computed_once(void **state)
     oc_engine *e = rn_engine_bare("tests/reference/clip/model", &(oc_options){.threads = 1}, 0, &err);
     assert_non_null(e);
     double early = work_of(e, 0), late = work_of(e, 6);
-    assert_true(late < 0.5 * early); /* 22 rows in place of 128, but each text's last row goes through the last layer */
+    assert_true(late < 0.5 * early); /* 38 rows in place of 128; of the last layer each text's last row alone in both */
     oc_engine_close(e);
 }
 
@@ -601,6 +619,7 @@ int main(void)
         cmocka_unit_test(texts_that_begin_alike_keep_their_bits),
         cmocka_unit_test(texts_that_are_not_filled_up_keep_their_bits),
         cmocka_unit_test(what_texts_begin_with_is_computed_once),
+        cmocka_unit_test(texts_of_other_lengths_are_refused),
         cmocka_unit_test(names_of_other_layouts),
         cmocka_unit_test(adapters_come_back),
         cmocka_unit_test(adapters_that_cannot_be),

@@ -228,3 +228,31 @@ void kn_attn_forward(kn_work *w, const kn_attn *a, void *scratch)
     f.spans = (a->tq + f.span - 1) / f.span;
     bs_pool_for(w->pool, heads * f.spans, 1, forward_items, &f);
 }
+
+/* Items are (attention, head). Few queries go this way too: attention_few.c gives the same bits. */
+static void heads_of_each(void *arg, long begin, long end, int worker)
+{
+    const forward *f = arg;
+    const kn_table *t = f->w->t;
+    for (long item = begin; item < end; item++) {
+        const kn_attn *a = f->a + item / f->a->heads;
+        room r;
+        lay(t, a, &r, (float *)(void *)(f->scratch + (size_t)worker * f->each));
+        for (long first = 0; first < a->tq; first += SPAN)
+            one_span(t, a, kn_head_of(a, 0, item % a->heads), &r, first, kn_min(a->tq, first + SPAN));
+    }
+}
+
+void kn_attn_forward_each(kn_work *w, const kn_attn *a, long n, void *scratch)
+{
+    forward f = {.w = w, .a = a, .scratch = scratch};
+    if (n == 1) {
+        kn_attn_forward(w, a, scratch);
+        return;
+    }
+    for (long i = 0; i < n; i++) {
+        size_t needed = kn_attn_scratch(w->t, &a[i]);
+        f.each = f.each > needed ? f.each : needed;
+    }
+    bs_pool_for(w->pool, n * a->heads, 1, heads_of_each, &f);
+}

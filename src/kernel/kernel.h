@@ -278,6 +278,8 @@ typedef struct kn_attn {
  * the pool's threads. `pages` must already tell whether there are any. */
 size_t kn_attn_scratch(const kn_table *t, const kn_attn *a);
 void kn_attn_forward(kn_work *w, const kn_attn *a, void *scratch);
+/* n of them, each of a batch of one, all with as many heads: they share out the threads. scratch for the largest. */
+void kn_attn_forward_each(kn_work *w, const kn_attn *a, long n, void *scratch);
 /* dq, dk, dv (same strides as q, k, v; each may be NULL) += gradients for dy (y's strides), given y and lse of the forward.
  * dbias likewise, of the bias's shape. Pages are not looked at. */
 size_t kn_attn_backward_scratch(const kn_table *t, const kn_attn *a);

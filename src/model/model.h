@@ -43,8 +43,8 @@ typedef struct md_batch {
     int *token_types;        /* [B, T] of BERT's kinds of segments; NULL: all 0 */
     uint8_t *attention_mask; /* [B, T], 1 keeps; NULL keeps all */
     int *pool;               /* [B] position of the pooled token */
-    const tn_branches *
-        branches; /* what the context is told of texts of unlike length: B is 1, T all their rows, and pool has one for each; not owned. NULL: no such */
+    /* What a context is told of texts of unlike length: then texts is 1, length all their rows, and pool has one of each. Not owned; NULL: none. */
+    const tn_branches *branches;
     int *positions;          /* [B, T] where each token stands */
     long furthest;           /* no position is beyond this many */
     int *target;         /* [B] 0, 1, 2, ...: a pair's own partner; of a language model [B, T] the token that follows, or -100 */
@@ -96,7 +96,7 @@ typedef enum md_prompt {
     MD_PROMPT_READ    /* it is encoded and remembered; the answer begins with `start` */
 } md_prompt;
 
-/* Texts of a batch are filled up to one length behind their ends. */
+/* Texts that train or look at pictures are filled up to one length behind their ends; what of it is seen. */
 typedef enum md_padding {
     MD_PADDING_UNSEEN, /* nothing that counts looks behind an end: a causal model, pooled at its end token */
     MD_PADDING_HIDDEN, /* a mask hides what stands there */

@@ -50,7 +50,7 @@ md_model *rn_model_or_drawn(const char *folder, bool lean, uint64_t seed, oc_err
 size_t rn_plan_images(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int height, int width,
                       bool whole);
 size_t rn_plan_texts(const md_model *m, const md_lora *l, const kn_table *kn, int threads, int rows, int tokens, bool whole);
-/* How many texts are best given at once: more have more in common, or more of like length, and a pass takes what its memory holds; but progress is told between. */
+/* How many texts are best given at once: more have more in common, and a pass takes what its memory holds; but progress is told between. */
 int rn_texts_at_once(const oc_engine *e);
 /* The largest pass of texts in a session for `batch` of `tokens` ids, to be planned. */
 void rn_most_texts(int batch, long tokens, tn_branches *b);
@@ -72,7 +72,7 @@ int rn_embed_pixels(oc_session *s, const float *pixels, int n, int height, int w
  * errors[i] says why file i has no row (then it is zeros), "" when it has one; unread[i] (NULL: not asked for) that the file itself could not
  * be read. Fails only when the model does. */
 int rn_embed_files(oc_session *s, const char *const *paths, int n, float *rows, oc_err *errors, bool *unread, oc_err *err);
-/* The same of prepared texts [n, length], n <= max_batch, length <= max_tokens; what is behind a text's end has id 0 or any other. */
+/* The same of prepared texts [n, length], of any number, length 1 to max_tokens; what is behind a text's end has id 0 or any other. */
 int rn_embed_ids(oc_session *s, const int *ids, int n, int length, float *rows, oc_err *err);
 
 #endif

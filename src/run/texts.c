@@ -1,12 +1,18 @@
 /* texts.c - texts as rows of embeddings. No text is filled up to the length of another, and what the texts of a causal tower begin with is computed once: its rows
  * depend on nothing behind them. The bits are those that each text has by itself. */
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../model/reading.h"
 #include "engine.h"
 
-enum { SHORT = 8 }; /* texts of a pass, at most, for each of full length that a session has memory for */
+/* Texts of a pass, at most, for each of full length that a session has memory for. */
+static int short_texts(long batch)
+{
+    enum { SHORT = 8 };
+    return (int)(batch < INT_MAX / SHORT ? SHORT * batch : INT_MAX);
+}
 
 int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, tx_ids *ids, int *cut, oc_err *err)
 {
@@ -25,11 +31,11 @@ int rn_encode_text(const tx_tokenizer *t, const char *text, size_t n, long max, 
 
 int rn_pad(const tx_tokenizer *t) { return t ? tx_roles_of(t)->pad : -1; }
 
-int rn_texts_at_once(const oc_engine *e) { return SHORT * e->options.max_batch; }
+int rn_texts_at_once(const oc_engine *e) { return short_texts(e->options.max_batch); }
 
 void rn_most_texts(int batch, long tokens, tn_branches *b)
 {
-    long rows = batch * tokens, texts = (long)SHORT * batch;
+    long rows = batch * tokens, texts = short_texts(batch);
     *b = (tn_branches){.n = (int)(rows < texts ? rows : texts), .longest = tokens, .rows = rows};
 }
 
@@ -176,7 +182,9 @@ static int embed_ids(oc_session *s, const tx_ids *ids, int n, float *rows, oc_er
 
 int rn_embed_ids(oc_session *s, const int *ids, int n, int length, float *rows, oc_err *err)
 {
-    tx_ids *list = calloc((size_t)n, sizeof *list);
+    if (length < 1 || length > s->engine->sizes.max_tokens)
+        return bs_err(err, "texts of %d tokens, the model takes 1 to %ld", length, s->engine->sizes.max_tokens);
+    tx_ids *list = calloc((size_t)n + 1, sizeof *list);
     if (!list)
         return bs_err(err, "out of memory: a batch of texts");
     for (int i = 0; i < n; i++) /* only looked at */

@@ -4,12 +4,12 @@
 
 #include "ops.h"
 
-/* k, v [1, R, ..]; q of all rows, or one of each sequence, which sees all of it. */
+/* k, v [1, R, ..]; q of all rows, or one of each sequence, which sees all of it or, with last_key, so far. */
 tn_t tn_branches_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *args);
 tn_t tn_branches_add_positions(tn_ctx *cx, tn_t x, const tn_param *table);
 /* Position index[i] of sequence i (NULL: the first): [n, D]. */
 tn_t tn_branches_select(tn_ctx *cx, tn_t x, const int *index);
-/* The rows of sequence i as they lie in x, [1, length, D]; it shares none. */
+/* The rows of sequence i as they lie in x, [1, length, D]; it shares none. Not in PLAN. */
 tn_t tn_branches_part(tn_ctx *cx, tn_t x, int i);
 
 #endif

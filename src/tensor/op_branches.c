@@ -7,10 +7,12 @@
 /* x is all rows, and nothing learns. */
 static bool suits(tn_ctx *cx, const char *op, tn_t x)
 {
-    if (!cx->tape && x.rank == 3 && tn_rows(x) == cx->branches->rows)
-        return true;
-    tn_fail(cx, "%s: %ld rows where the sequences have %ld, which cannot learn so", op, tn_rows(x), cx->branches->rows);
-    return false;
+    bool all = x.rank == 3 && tn_rows(x) == cx->branches->rows;
+    if (!all)
+        tn_fail(cx, "%s: %ld rows where the sequences have %ld", op, tn_rows(x), cx->branches->rows);
+    else if (cx->tape)
+        tn_fail(cx, "%s: sequences of unlike length cannot learn", op);
+    return all && !cx->tape;
 }
 
 /* ---- attention ---------------------------------------------------------------------------------------------- */
@@ -32,37 +34,40 @@ static void count(tn_ctx *cx, const kn_attn *a, long queries, long keys)
 }
 
 /* The own rows of each, which see what it shares, too. */
-static void attend_each(tn_ctx *cx, const kn_attn *shape, kn_page *pages, void *scratch)
+static void attend_each(tn_ctx *cx, const kn_attn *shape, kn_attn *each, kn_page *pages, void *scratch)
 {
+    const tn_branches *all = cx->branches;
     long first = 0;
-    for (int i = 0; i < cx->branches->n; i++) {
-        const tn_branch *b = &cx->branches->branch[i];
-        kn_attn a = *shape;
-        a.tq = b->own;
-        a.tk = b->length;
-        a.q += first * a.q_row;
-        a.y += first * a.y_row;
-        if (in_a_row(b)) {
-            a.pages = NULL;
-            a.k += b->row[0] * a.k_row;
-            a.v += b->row[0] * a.v_row;
-        } else
-            put_pages(b, &a, shape->k, shape->v, pages);
-        kn_attn_forward(cx->work, &a, scratch);
-        count(cx, &a, b->own, b->length);
+    for (int i = 0; i < all->n; i++, pages += all->longest) {
+        const tn_branch *b = &all->branch[i];
+        kn_attn *a = &each[i];
+        *a = *shape;
+        a->tq = b->own;
+        a->tk = b->length;
+        a->q += first * a->q_row;
+        a->y += first * a->y_row;
+        a->pages = in_a_row(b) ? NULL : pages;
+        a->k += b->row[0] * a->k_row;
+        a->v += b->row[0] * a->v_row;
+        if (a->pages)
+            put_pages(b, a, shape->k, shape->v, pages);
+        count(cx, a, b->own, b->length);
         first += b->own;
     }
+    kn_attn_forward_each(cx->work, each, all->n, scratch);
 }
 
-/* One query of each, which sees all of it. */
-static void attend_pooled(tn_ctx *cx, const kn_attn *shape, kn_page *pages, int *keys, void *scratch)
+/* One query of each, which sees all of it, or what there is up to last_key. */
+static void attend_pooled(tn_ctx *cx, const kn_attn *shape, const int *last_key, int *keys, kn_page *pages, void *scratch)
 {
+    const tn_branches *all = cx->branches;
     kn_attn a = *shape;
-    for (int i = 0; i < cx->branches->n; i++) {
-        put_pages(&cx->branches->branch[i], &a, a.k, a.v, pages + i * a.tk);
-        keys[i] = (int)cx->branches->branch[i].length;
+    for (int i = 0; i < all->n; i++) {
+        put_pages(&all->branch[i], &a, a.k, a.v, pages + i * all->longest);
+        keys[i] = last_key ? last_key[i] + 1 : (int)all->branch[i].length;
         count(cx, &a, 1, keys[i]);
     }
+    a.batch = all->n;
     a.keys = keys;
     kn_attn_forward(cx->work, &a, scratch);
 }
@@ -79,41 +84,48 @@ static bool plain(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s
     return false;
 }
 
-tn_t tn_branches_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s)
+/* Of the sequence that takes most. */
+static kn_attn shape_of(const tn_branches *all, tn_t q, tn_t k, tn_t v, const tn_attention_args *s, bool pooled)
 {
-    const tn_branches *all = cx->branches;
-    bool pooled = tn_rows(q) != all->rows;
-    if (!suits(cx, "attention", k) || !suits(cx, "attention", v) || !plain(cx, q, k, v, s))
-        return (tn_t){0};
-    if (pooled && tn_rows(q) != all->n)
-        return tn_fail(cx, "attention: %ld queries of %d sequences with %ld rows", tn_rows(q), all->n, all->rows);
-    kn_attn a = {.batch = pooled ? all->n : 1,
-                 .heads = s->heads,
-                 .kv_heads = s->heads,
-                 .tq = pooled ? 1 : all->longest,
-                 .tk = all->longest,
-                 .dk = tn_last(q) / s->heads,
-                 .dv = tn_last(v) / s->heads,
-                 .causal = s->causal && !pooled,
-                 .page_keys = 1};
+    kn_attn a = {.batch = 1, .heads = s->heads, .kv_heads = s->heads, .tk = all->longest, .page_keys = 1};
+    a.tq = pooled ? 1 : all->longest;
+    a.causal = s->causal && !pooled;
+    a.dk = tn_last(q) / s->heads;
+    a.dv = tn_last(v) / s->heads;
     a.scale = s->scale != 0 ? s->scale : (float)(1 / sqrt((double)a.dk));
     a.q_row = a.k_row = a.q_batch = tn_last(q);
     a.v_row = a.y_row = a.y_batch = tn_last(v);
     a.q_head = a.k_head = a.dk;
     a.v_head = a.y_head = a.dv;
+    a.q = q.v;
+    a.k = k.v;
+    a.v = v.v;
+    return a;
+}
+
+tn_t tn_branches_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *s)
+{
+    const tn_branches *all = cx->branches;
+    bool pooled = s->last_key || tn_rows(q) != all->rows;
+    if (!suits(cx, "attention", k) || !suits(cx, "attention", v) || !plain(cx, q, k, v, s))
+        return (tn_t){0};
+    if (pooled && tn_rows(q) != all->n)
+        return tn_fail(cx, "attention: %ld queries of %d sequences with %ld rows", tn_rows(q), all->n, all->rows);
+    kn_attn a = shape_of(all, q, k, v, s, pooled);
     tn_t y = q;
     y.shape[2] = tn_last(v);
     y = tn_like(cx, y, false);
-    a.q = q.v, a.k = k.v, a.v = v.v, a.y = y.v;
+    a.y = y.v;
     tn_scope scope = tn_begin(cx);
-    kn_page *pages = tn_bytes(cx, (size_t)(a.batch * a.tk) * sizeof *pages);
-    int *keys = tn_bytes(cx, (size_t)a.batch * sizeof *keys);
+    kn_page *pages = tn_bytes(cx, (size_t)(all->n * all->longest) * sizeof *pages);
+    int *keys = tn_bytes(cx, (size_t)all->n * sizeof *keys);
+    kn_attn *each = tn_bytes(cx, (size_t)all->n * sizeof *each);
     a.pages = pages ? pages : (const kn_page *)&a; /* a plan has none, but will have */
     void *scratch = tn_bytes(cx, kn_attn_scratch(cx->kn, &a) * (size_t)cx->threads);
     if (tn_live(cx) && pooled)
-        attend_pooled(cx, &a, pages, keys, scratch);
+        attend_pooled(cx, &a, s->last_key, keys, pages, scratch);
     else if (tn_live(cx))
-        attend_each(cx, &a, pages, scratch);
+        attend_each(cx, &a, each, pages, scratch);
     cx->used = scope.used;
     return y;
 }
@@ -158,9 +170,6 @@ tn_t tn_branches_part(tn_ctx *cx, tn_t x, int i)
 {
     if (!suits(cx, "sequence", x))
         return (tn_t){0};
-    x.shape[1] = cx->branches->longest;
-    if (!tn_live(cx))
-        return x;
     const tn_branch *b = &cx->branches->branch[i];
     if (!in_a_row(b))
         return tn_fail(cx, "sequence %d shares its beginning: its rows do not lie together", i);

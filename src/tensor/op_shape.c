@@ -141,7 +141,7 @@ tn_t tn_add_positions(tn_ctx *cx, tn_t x, const tn_param *table)
     long width = table->shape[table->rank - 1], rows = table->shape[table->rank - 2];
     if (x.rank != 3 || tn_last(x) != width)
         return tn_fail(cx, "positions: a token is %ld wide, a position %ld", tn_last(x), width);
-    if (cx->branches && x.shape[1] == cx->branches->rows)
+    if (cx->branches && x.shape[0] == 1 && x.shape[1] == cx->branches->rows)
         return tn_branches_add_positions(cx, x, table);
     if (x.shape[1] > rows)
         return tn_fail(cx, "positions: %ld tokens, the model has %ld positions", x.shape[1], rows);
@@ -458,8 +458,8 @@ tn_t tn_pool(tn_ctx *cx, tn_t x, const uint8_t *mask, tn_pooling how)
 {
     if (cx->failed)
         return (tn_t){0};
-    if (x.rank != 3)
-        return tn_fail(cx, "pool: %d dimensions instead of 3", x.rank);
+    if (x.rank != 3 || (mask && cx->branches))
+        return tn_fail(cx, "pool: %s", x.rank != 3 ? "other than 3 dimensions" : "a mask of sequences that are not filled up");
     tn_t y = tn_new2(cx, x.grad, cx->branches ? cx->branches->n : x.shape[0], x.shape[2]);
     for (long b = 0; b < y.shape[0] && tn_live(cx); b++)
         if (cx->branches)

@@ -61,7 +61,7 @@ typedef struct tn_attention_args {
     tn_bias bias; /* for the distances of all these queries and keys, -(Tk - 1) to Tq - 1 */
 } tn_attention_args;
 /* softmax(scale q k^T + bias + mask) v; a row with every key hidden gives zeros. Where the context has steps and the args a layer, x's rows are those
- * of the steps, and each sees what its own sequence has before it. */
+ * of the steps, and each sees what its own sequence has before it. Where it has branches: branches.h. */
 tn_t tn_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attention_args *args);
 
 /* Keys and values [steps, T, ..] of what decoders attend to become layer `layer` (from 1) of the memories of the context's steps, of each as many rows as

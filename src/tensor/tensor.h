@@ -172,7 +172,7 @@ typedef struct tn_ctx {
     tn_table_fn *table;    /* who reads rows of tables that are not in memory; NULL: all are */
     void *packed_arg;      /* of both */
     const tn_steps *steps; /* NULL: every sequence begins here, and nothing is kept */
-    const tn_branches *branches; /* NULL: sequences share nothing */
+    const tn_branches *branches; /* NULL: sequences are of one length, [B, T, D] */
     tn_tap_fn *tap;        /* NULL: nobody listens */
     void *tap_arg;
 
