@@ -1204,6 +1204,73 @@ static void errors_stay(void **state)
     }
 }
 
+/* Sequences of unlike length, the second of which begins as the first does: what cannot be asked of their rows x [1, 5, 8]. */
+typedef tn_t branch_case(tn_ctx *cx, tn_t x, const tn_param *table);
+
+static tn_t attend_branches(tn_ctx *cx, tn_t x, tn_attention_args s) { return tn_attention(cx, x, x, x, &s); }
+
+static tn_t b_both_ways(tn_ctx *cx, tn_t x, const tn_param *p)
+{
+    return (void)p, attend_branches(cx, x, (tn_attention_args){.heads = 2});
+}
+static tn_t b_widths(tn_ctx *cx, tn_t x, const tn_param *p)
+{
+    return (void)p, attend_branches(cx, x, (tn_attention_args){.heads = 3, .causal = true});
+}
+static tn_t b_masked(tn_ctx *cx, tn_t x, const tn_param *p)
+{
+    return (void)p, attend_branches(cx, x, (tn_attention_args){.heads = 2, .causal = true, .key_mask = (const uint8_t[5]){1}});
+}
+static tn_t b_queries(tn_ctx *cx, tn_t x, const tn_param *p)
+{
+    tn_t q = tn_input(cx, x.v, false, 3, (long[]){1, 3, 8});
+    return (void)p, tn_attention(cx, q, x, x, &(tn_attention_args){.heads = 2, .causal = true});
+}
+static tn_t b_keys(tn_ctx *cx, tn_t x, const tn_param *p)
+{
+    tn_t k = tn_input(cx, x.v, false, 3, (long[]){1, 4, 8});
+    return (void)p, tn_attention(cx, x, k, k, &(tn_attention_args){.heads = 2, .causal = true});
+}
+static tn_t b_select(tn_ctx *cx, tn_t x, const tn_param *p) { return (void)p, tn_select(cx, x, (const int[2]){2, 4}); }
+static tn_t b_positions(tn_ctx *cx, tn_t x, const tn_param *p) { return tn_add_positions(cx, x, p); }
+static tn_t b_pool(tn_ctx *cx, tn_t x, const tn_param *p) { return (void)p, tn_pool(cx, x, NULL, TN_POOL_MEAN); }
+static tn_t b_pool_mask(tn_ctx *cx, tn_t x, const tn_param *p)
+{
+    return (void)p, tn_pool(cx, x, (const uint8_t[5]){1}, TN_POOL_MEAN);
+}
+
+static void what_branches_do_not_do_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *says;
+        branch_case *op;
+    } cases[] = {{"sees both ways", b_both_ways},  {"3 heads", b_widths},         {"take no mask", b_masked},
+                 {"3 queries of 2", b_queries},    {"4 rows where", b_keys},      {"row 4 of 4", b_select},
+                 {"the model has 3", b_positions}, {"sequence 1 shares", b_pool}, {"a mask of", b_pool_mask}};
+    static const int first[3] = {0, 1, 2}, second[4] = {0, 1, 3, 4};
+    static const tn_branch each[2] = {{first, 3, 3}, {second, 4, 2}};
+    static const tn_branches all = {each, 2, 4, 5};
+    static const float numbers[40], table[24];
+    const tn_param positions = {.v = (float *)(uintptr_t)table, .rank = 2, .shape = {3, 8}, .id = -1};
+    bench b;
+    start_bench(&b, best(), 1);
+    void *base = bs_alloc(1 << 20, "a test's arena", NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tn_run(&b.cx, b.work, base, 1 << 20, false);
+        b.cx.branches = &all;
+        cases[i].op(&b.cx, tn_input(&b.cx, numbers, false, 3, (long[]){1, 5, 8}), &positions);
+        if (!b.cx.failed || !strstr(b.cx.err.text, cases[i].says))
+            fail_msg("case %zu (%s): %s", i, cases[i].says, b.cx.failed ? b.cx.err.text : "no error");
+    }
+    tn_run(&b.cx, b.work, base, 1 << 20, true);
+    b.cx.branches = &all;
+    tn_select(&b.cx, tn_input(&b.cx, numbers, true, 3, (long[]){1, 5, 8}), NULL);
+    assert_non_null(strstr(b.cx.err.text, "cannot learn"));
+    bs_free(base);
+    stop_bench(&b);
+}
+
 static void wrong_ids_are_refused(void **state)
 {
     (void)state;
@@ -1575,6 +1642,7 @@ int main(void)
         cmocka_unit_test(wrong_shapes_are_named),
         cmocka_unit_test(errors_stay),
         cmocka_unit_test(wrong_ids_are_refused),
+        cmocka_unit_test(what_branches_do_not_do_is_refused),
         cmocka_unit_test(too_small_an_arena_is_refused),
         cmocka_unit_test(giant_shapes_are_refused),
         cmocka_unit_test(frozen_weights_record_nothing),

@@ -57,6 +57,14 @@ static void attend_each(tn_ctx *cx, const kn_attn *shape, kn_attn *each, kn_page
     kn_attn_forward_each(cx->work, each, all->n, scratch);
 }
 
+static bool shares(const tn_branches *all)
+{
+    bool any = false;
+    for (int i = 0; i < all->n; i++)
+        any |= all->branch[i].own < all->branch[i].length;
+    return any;
+}
+
 /* One query of each, which sees all of it, or what there is up to last_key. */
 static void attend_pooled(tn_ctx *cx, const kn_attn *shape, const int *last_key, int *keys, kn_page *pages, void *scratch)
 {
@@ -111,6 +119,8 @@ tn_t tn_branches_attention(tn_ctx *cx, tn_t q, tn_t k, tn_t v, const tn_attentio
         return (tn_t){0};
     if (pooled && tn_rows(q) != all->n)
         return tn_fail(cx, "attention: %ld queries of %d sequences with %ld rows", tn_rows(q), all->n, all->rows);
+    if (!s->causal && !s->last_key && tn_live(cx) && shares(all))
+        return tn_fail(cx, "attention: what sees both ways has no beginning in common with another");
     kn_attn a = shape_of(all, q, k, v, s, pooled);
     tn_t y = q;
     y.shape[2] = tn_last(v);
