@@ -1239,15 +1239,32 @@ static tn_t b_pool_mask(tn_ctx *cx, tn_t x, const tn_param *p)
     return (void)p, tn_pool(cx, x, (const uint8_t[5]){1}, TN_POOL_MEAN);
 }
 
+static tn_t b_rope(tn_ctx *cx, tn_t x, const tn_param *p) { return (void)p, tn_rope(cx, x, 10000, 0); }
+static tn_t b_sinusoid(tn_ctx *cx, tn_t x, const tn_param *p) { return (void)p, tn_add_sinusoid(cx, x); }
+static tn_t b_prepend(tn_ctx *cx, tn_t x, const tn_param *p)
+{
+    const tn_param first = {.v = p->v, .rank = 1, .shape = {8}, .id = -1};
+    return tn_prepend(cx, &first, x);
+}
+
 static void what_branches_do_not_do_is_refused(void **state)
 {
     (void)state;
     static const struct {
         const char *says;
         branch_case *op;
-    } cases[] = {{"sees both ways", b_both_ways},  {"3 heads", b_widths},         {"take no mask", b_masked},
-                 {"3 queries of 2", b_queries},    {"4 rows where", b_keys},      {"row 4 of 4", b_select},
-                 {"the model has 3", b_positions}, {"sequence 1 shares", b_pool}, {"a mask of", b_pool_mask}};
+    } cases[] = {{"sees both ways", b_both_ways},
+                 {"3 heads", b_widths},
+                 {"take no mask", b_masked},
+                 {"3 queries of 2", b_queries},
+                 {"4 rows where", b_keys},
+                 {"row 4 of 4", b_select},
+                 {"the model has 3", b_positions},
+                 {"sequence 1 shares", b_pool},
+                 {"a mask of", b_pool_mask},
+                 {"rope: sequences", b_rope},
+                 {"positions: sequences", b_sinusoid},
+                 {"prepend: sequences", b_prepend}};
     static const int first[3] = {0, 1, 2}, second[4] = {0, 1, 3, 4};
     static const tn_branch each[2] = {{first, 3, 3}, {second, 4, 2}};
     static const tn_branches all = {each, 2, 4, 5};

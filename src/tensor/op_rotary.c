@@ -87,6 +87,8 @@ tn_t tn_rope(tn_ctx *cx, tn_t x, float theta, long offset)
         return (tn_t){0};
     if (x.rank < 2 || tn_last(x) % 2)
         return tn_fail(cx, "rope: a width of %ld does not pair up", tn_last(x));
+    if (cx->branches)
+        return tn_fail(cx, "rope: sequences of unlike length are not known here");
     long half = tn_last(x) / 2, t = x.shape[x.rank - 2];
     int *positions = tn_bytes(cx, (size_t)t * sizeof *positions);
     double *frequency = tn_bytes(cx, (size_t)half * sizeof *frequency);
