@@ -578,37 +578,48 @@ static void close_works(bs_pool *pool[4], kn_work *w[4])
     }
 }
 
-static void gemm_keeps_its_bits(void **state)
+/* With every number of threads. */
+static void on_every_tier(void (*check)(const kn_table *t, kn_work *const w[4]))
 {
-    (void)state;
     const kn_table *t;
     EACH_TIER (t) {
         bs_pool *pool[4];
         kn_work *w[4];
         open_works(t, pool, w);
-        for (int s = 0; s < SHAPES; s++)
-            for (int form = 0; form < 4; form += EACH_FORM)
-                check_gemm_bits(t, w, 4, shapes[s][0], shapes[s][1], shapes[s][2], form + 4 * (int)bs_rng_below(&rng, 64));
-        for (int s = 0; s < SHAPES; s++)
-            for (int i = 0; i < (EACH_FORM > 1 ? 2 : 4); i++)
-                check_packed(t, w, 4, shapes[s][0], shapes[s][1], shapes[s][2], 4 * (int)bs_rng_below(&rng, 32) + (i & 1));
-        if (!SLOW_MACHINE && (!SANITIZED || t == tiers[tier_count - 1])) {
-            check_packed(t, w, 4, 500, 700, 1100, 4 + 64);
-            check_packed(t, w, 4, 3, 70, 6200, 4 + 8);
-            check_packed(t, w, 4, 1, 64, 6176, 16);
-            check_packed(t, w, 4, 1345, 64, 3072, 4 + 8); /* more rows than come together */
-            check_gemm_bits(t, w, 4, 33, 520, 95, 1);
-            check_gemm_bits(t, w, 4, 600, 2100, 1100, 2); /* more than one stretch of k */
-            check_gemm_bits(t, w, 4, 520, 4200, 300, 2);  /* more than one panel of B */
-            for (int form = 1 + 16 + 32; form < 256; form += 128) /* blocks of A that are packed as one; in bf16 too */
-                check_gemm_bits(t, w, 4, 1210, 133, 1296, form);
-            check_gemm_bits(t, w, 4, 300, 600, 5000, 1);
-            check_gemm_bits(t, w, 4, 40L * t->mc + 3, 70, 9, 2); /* many blocks of rows */
-        }
-        check_gemm_bits(t, w, 4, 290, 333, 800, 128 + 16 + 32);
-        check_gemm_bits(t, w, 4, 290, 333, 800, 128 + 16 + 2);
+        check(t, w);
         close_works(pool, w);
     }
+}
+
+static void gemm_keeps_its_bits_here(const kn_table *t, kn_work *const w[4])
+{
+    for (int s = 0; s < SHAPES; s++)
+        for (int form = 0; form < 4; form += EACH_FORM)
+            check_gemm_bits(t, w, 4, shapes[s][0], shapes[s][1], shapes[s][2], form + 4 * (int)bs_rng_below(&rng, 64));
+    for (int s = 0; s < SHAPES; s++)
+        for (int i = 0; i < (EACH_FORM > 1 ? 2 : 4); i++)
+            check_packed(t, w, 4, shapes[s][0], shapes[s][1], shapes[s][2], 4 * (int)bs_rng_below(&rng, 32) + (i & 1));
+    if (!SLOW_MACHINE && (!SANITIZED || t == tiers[tier_count - 1])) {
+        check_packed(t, w, 4, 500, 700, 1100, 4 + 64);
+        check_packed(t, w, 4, 3, 70, 6200, 4 + 8);
+        check_packed(t, w, 4, 1, 64, 6176, 16);
+        check_packed(t, w, 4, 1345, 64, 3072, 4 + 8); /* more rows than come together */
+        check_gemm_bits(t, w, 4, 33, 520, 95, 1);
+        check_gemm_bits(t, w, 4, 600, 2100, 1100, 2);         /* more than one stretch of k */
+        check_gemm_bits(t, w, 4, 520, 4200, 300, 2);          /* more than one panel of B */
+        for (int form = 1 + 16 + 32; form < 256; form += 128) /* blocks of A that are packed as one; in bf16 too */
+            check_gemm_bits(t, w, 4, 1210, 133, 1296, form);
+        check_gemm_bits(t, w, 4, 300, 600, 5000, 1);
+        check_gemm_bits(t, w, 4, 40L * t->mc + 3, 70, 9, 2); /* many blocks of rows */
+    }
+    check_gemm_bits(t, w, 4, 290, 333, 800, 128 + 16 + 32);
+    check_gemm_bits(t, w, 4, 290, 333, 800, 128 + 16 + 2);
+}
+
+static void gemm_keeps_its_bits(void **state)
+{
+    (void)state;
+    on_every_tier(gemm_keeps_its_bits_here);
 }
 
 /* ---- functions of one number -------------------------------------------------------------------------- */
@@ -1170,40 +1181,38 @@ static void narrowing_rounds(void **state)
 
 /* ---- sums over many rows ------------------------------------------------------------------------------ */
 
+static void many_rows_keep_their_bits_here(const kn_table *t, kn_work *const w[4])
+{
+    long rows = 700, n = 531;
+    float *x = integers(rows * n), *r = random_floats(rows * n, -1, 1), *y[4], *dw[4], *db[4], *wt = random_floats(n, -1, 1);
+    float *mean = random_floats(rows, -1, 1), *rstd = random_floats(rows, 0.5f, 1);
+    double squares[4];
+    for (int i = 0; i < 4; i++) {
+        y[i] = zeros(n), dw[i] = zeros(n), db[i] = zeros(n);
+        kn_column_sums(w[i], rows, n - 1, x, n, y[i]);
+        for (long j = 0; j < n; j++) {
+            double s = 0;
+            for (long k = 0; k < rows && j < n - 1; k++)
+                s += x[k * n + j];
+            near(t->name, "column sums", j, y[i][j], s, 0);
+        }
+        kn_layer_norm_backward(w[i], rows, n, x, wt, mean, rstd, r, NULL, dw[i], db[i]);
+        squares[i] = kn_sum_squares(w[i], rows * n, r);
+        same_bits(t->name, "dw by threads", dw[i], dw[0], n);
+        same_bits(t->name, "db by threads", db[i], db[0], n);
+        assert_memory_equal(&squares[i], &squares[0], sizeof *squares);
+    }
+    double s = 0;
+    for (long i = 0; i < rows * n; i++)
+        s += (double)r[i] * r[i];
+    near(t->name, "sum of squares", 0, squares[0], s, s * 1e-12);
+    unfence();
+}
+
 static void many_rows_keep_their_bits(void **state)
 {
     (void)state;
-    const kn_table *t;
-    EACH_TIER (t) {
-        bs_pool *pool[4];
-        kn_work *w[4];
-        open_works(t, pool, w);
-        long rows = 700, n = 531;
-        float *x = integers(rows * n), *r = random_floats(rows * n, -1, 1), *y[4], *dw[4], *db[4], *wt = random_floats(n, -1, 1);
-        float *mean = random_floats(rows, -1, 1), *rstd = random_floats(rows, 0.5f, 1);
-        double squares[4];
-        for (int i = 0; i < 4; i++) {
-            y[i] = zeros(n), dw[i] = zeros(n), db[i] = zeros(n);
-            kn_column_sums(w[i], rows, n - 1, x, n, y[i]);
-            for (long j = 0; j < n; j++) {
-                double s = 0;
-                for (long k = 0; k < rows && j < n - 1; k++)
-                    s += x[k * n + j];
-                near(t->name, "column sums", j, y[i][j], s, 0);
-            }
-            kn_layer_norm_backward(w[i], rows, n, x, wt, mean, rstd, r, NULL, dw[i], db[i]);
-            squares[i] = kn_sum_squares(w[i], rows * n, r);
-            same_bits(t->name, "dw by threads", dw[i], dw[0], n);
-            same_bits(t->name, "db by threads", db[i], db[0], n);
-            assert_memory_equal(&squares[i], &squares[0], sizeof *squares);
-        }
-        double s = 0;
-        for (long i = 0; i < rows * n; i++)
-            s += (double)r[i] * r[i];
-        near(t->name, "sum of squares", 0, squares[0], s, s * 1e-12);
-        unfence();
-        close_works(pool, w);
-    }
+    on_every_tier(many_rows_keep_their_bits_here);
 }
 
 static void check_cross_entropy(const kn_table *t, long n, float smoothing)
@@ -1457,9 +1466,8 @@ static void check_attention(const kn_table *t, kn_work *const w[4], scene *s)
     unfence();
 }
 
-static void attention_is_right(void **state)
+static void attention_is_right_here(const kn_table *t, kn_work *const w[4])
 {
-    (void)state;
     static const long sizes[][5] = {
         /* batch, tq, tk, dk, dv */
         {1, 1, 1, 1, 1},
@@ -1480,19 +1488,18 @@ static void attention_is_right(void **state)
         {2, 3, 0, 8, 8},
         {1, 20, 0, 8, 8},
     };
-    const kn_table *t;
-    EACH_TIER (t) {
-        bs_pool *pool[4];
-        kn_work *w[4];
-        open_works(t, pool, w);
-        uint32_t most = SLOW_MACHINE || SANITIZED ? 190 : t == tiers[0] ? 70 : 21; /* forms left out */
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-            for (int form = 0; form < FORMS; form += 1 + (int)bs_rng_below(&rng, most)) {
-                scene s = new_scene(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4], form);
-                check_attention(t, w, &s);
-            }
-        close_works(pool, w);
-    }
+    uint32_t most = SLOW_MACHINE || SANITIZED ? 190 : t == tiers[0] ? 70 : 21; /* forms left out */
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int form = 0; form < FORMS; form += 1 + (int)bs_rng_below(&rng, most)) {
+            scene s = new_scene(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4], form);
+            check_attention(t, w, &s);
+        }
+}
+
+static void attention_is_right(void **state)
+{
+    (void)state;
+    on_every_tier(attention_is_right_here);
 }
 
 /* A query's bits depend neither on the queries beside it nor, when causal, on the keys behind it; nothing hidden leaks in. With few
@@ -1515,21 +1522,19 @@ static void check_queries_alone(const kn_table *t, kn_work *w, long length, long
     unfence();
 }
 
+static void queries_keep_their_bits_here(const kn_table *t, kn_work *const w[4])
+{
+    for (int i = 0; i < 20; i++) {
+        long length = 7 + bs_rng_below(&rng, i % 5 ? 600 : 1400), count = 1 + bs_rng_below(&rng, 7);
+        check_queries_alone(t, w[i % 4], length, bs_rng_below(&rng, (uint32_t)(length - count + 1)), count,
+                            (i % 3 ? GQA : 0) | (i % 4 ? 0 : WINDOW) | (i % 5 == 1 ? BIAS | RELATIVE : 0));
+    }
+}
+
 static void queries_keep_their_bits(void **state)
 {
     (void)state;
-    const kn_table *t;
-    EACH_TIER (t) {
-        bs_pool *pool[4];
-        kn_work *w[4];
-        open_works(t, pool, w);
-        for (int i = 0; i < 20; i++) {
-            long length = 7 + bs_rng_below(&rng, i % 5 ? 600 : 1400), count = 1 + bs_rng_below(&rng, 7);
-            check_queries_alone(t, w[i % 4], length, bs_rng_below(&rng, (uint32_t)(length - count + 1)), count,
-                                (i % 3 ? GQA : 0) | (i % 4 ? 0 : WINDOW) | (i % 5 == 1 ? BIAS | RELATIVE : 0));
-        }
-        close_works(pool, w);
-    }
+    on_every_tier(queries_keep_their_bits_here);
 }
 
 /* Whole blocks of keys hidden at the front, in the middle, at the end; a row that sees one key; rows that see none. */
@@ -1622,9 +1627,8 @@ static void check_cache(const kn_table *t, kn_work *const w[4], kn_kv_type type,
     unfence();
 }
 
-static void caches_are_read(void **state)
+static void caches_are_read_here(const kn_table *t, kn_work *const w[4])
 {
-    (void)state;
     static const long sizes[][5] = {
         /* of a page, tq, tk, dk, dv */
         {1, 1, 7, 16, 8},
@@ -1644,17 +1648,15 @@ static void caches_are_read(void **state)
         {64, 37, 300, 88, 88},
         {128, 18, 513, 96, 96},
     };
-    const kn_table *t;
-    EACH_TIER (t) {
-        bs_pool *pool[4];
-        kn_work *w[4];
-        open_works(t, pool, w);
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-            for (kn_kv_type type = KN_KV_F32; type <= KN_KV_I8; type++)
-                check_cache(t, w, type, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4],
-                            (int)bs_rng_below(&rng, 32));
-        close_works(pool, w);
-    }
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (kn_kv_type type = KN_KV_F32; type <= KN_KV_I8; type++)
+            check_cache(t, w, type, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], sizes[i][4], (int)bs_rng_below(&rng, 32));
+}
+
+static void caches_are_read(void **state)
+{
+    (void)state;
+    on_every_tier(caches_are_read_here);
 }
 
 /* Every position a page of its own. */
@@ -1695,54 +1697,51 @@ static void check_each(const kn_table *t, kn_work *const w[4], int n, int form)
     unfence();
 }
 
-static void each_is_as_alone(void **state)
+static void each_is_as_alone_here(const kn_table *t, kn_work *const w[4])
 {
-    (void)state;
-    const kn_table *t;
-    EACH_TIER (t) {
-        bs_pool *pool[4];
-        kn_work *w[4];
-        open_works(t, pool, w);
-        for (int n = 1; n <= 7; n += 3) {
-            check_each(t, w, n, SIDE_BY_SIDE);
-            check_each(t, w, n, SIDE_BY_SIDE | CAUSAL);
-        }
-        close_works(pool, w);
+    for (int n = 1; n <= 7; n += 3) {
+        check_each(t, w, n, SIDE_BY_SIDE);
+        check_each(t, w, n, SIDE_BY_SIDE | CAUSAL);
     }
 }
 
-/* A lone key head that all heads of queries read, in shares or as one head of more queries, gives the bits of as many key heads at the same place. */
-static void a_lone_key_head_is_shared(void **state)
+static void each_is_as_alone(void **state)
 {
     (void)state;
+    on_every_tier(each_is_as_alone_here);
+}
+
+/* A lone key head that all heads of queries read, in shares or as one head of more queries, gives the bits of as many key heads at the same place. */
+static void a_lone_key_head_is_shared_here(const kn_table *t, kn_work *const w[4])
+{
     static const long sizes[][5] = {
         /* batch, heads, tq, tk, width */
         {1, 12, 1, 577, 96}, {3, 12, 1, 300, 33}, {1, 7, 2, 70, 20}, {2, 5, 4, 1100, 16}, {1, 12, 9, 577, 40}, {2, 3, 70, 290, 24}, {1, 130, 5, 9, 8},
         {1, 37, 1, 1030, 16}, {1, 33, 1, 1030, 20}, /* strips of queries, the last of five and of one */
     };
-    const kn_table *t;
-    EACH_TIER (t) {
-        bs_pool *pool[4];
-        kn_work *w[4];
-        open_works(t, pool, w);
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            long batch = sizes[i][0], heads = sizes[i][1], tq = sizes[i][2], tk = sizes[i][3], d = sizes[i][4], n = batch * heads * tq * d;
-            kn_attn a = {.batch = batch, .heads = heads, .kv_heads = 1, .tq = tq, .tk = tk, .dk = d, .dv = d, .scale = 0.3f};
-            a.q_row = a.y_row = heads * d, a.q_head = a.y_head = a.k_row = a.v_row = d;
-            a.q_batch = a.y_batch = heads * tq * d, a.k_batch = a.v_batch = tk * d;
-            a.q = random_floats(n, -1, 1), a.k = a.v = random_floats(batch * tk * d, -1, 1);
-            kn_attn apart = a;
-            apart.kv_heads = heads, apart.y = floats(n);
-            run_forward(w[0], &apart);
-            for (int k = 0; k < 4; k++) {
-                a.y = floats(n);
-                run_forward(w[k], &a);
-                same_bits(t->name, "a lone key head", a.y, apart.y, n);
-            }
-            unfence();
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        long batch = sizes[i][0], heads = sizes[i][1], tq = sizes[i][2], tk = sizes[i][3], d = sizes[i][4],
+             n = batch * heads * tq * d;
+        kn_attn a = {.batch = batch, .heads = heads, .kv_heads = 1, .tq = tq, .tk = tk, .dk = d, .dv = d, .scale = 0.3f};
+        a.q_row = a.y_row = heads * d, a.q_head = a.y_head = a.k_row = a.v_row = d;
+        a.q_batch = a.y_batch = heads * tq * d, a.k_batch = a.v_batch = tk * d;
+        a.q = random_floats(n, -1, 1), a.k = a.v = random_floats(batch * tk * d, -1, 1);
+        kn_attn apart = a;
+        apart.kv_heads = heads, apart.y = floats(n);
+        run_forward(w[0], &apart);
+        for (int k = 0; k < 4; k++) {
+            a.y = floats(n);
+            run_forward(w[k], &a);
+            same_bits(t->name, "a lone key head", a.y, apart.y, n);
         }
-        close_works(pool, w);
+        unfence();
     }
+}
+
+static void a_lone_key_head_is_shared(void **state)
+{
+    (void)state;
+    on_every_tier(a_lone_key_head_is_shared_here);
 }
 
 /* Rows of queries as few_scores reads them: turned. */
@@ -1814,42 +1813,40 @@ static void check_heads(const char *tier, const kn_heads *g)
         }
 }
 
-static void products_by_heads_are_right(void **state)
+static void products_by_heads_are_right_here(const kn_table *t, kn_work *const w[4])
 {
-    (void)state;
     static const long sizes[][4] = {
         /* heads, rows, columns, sum */
         {1, 1, 1, 1}, {12, 8, 96, 64}, {3, 1, 64, 300}, {4, 7, 10, 40}, {2, 33, 128, 16}, {5, 2, 65, 257}, {2, 300, 32, 1100},
     };
-    const kn_table *t;
-    EACH_TIER (t) {
-        bs_pool *pool[4];
-        kn_work *w[4];
-        open_works(t, pool, w);
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-            for (int form = 0; form < 8; form++) {
-                long heads = sizes[i][0], m = sizes[i][1], n = sizes[i][2], k = sizes[i][3];
-                kn_heads g = {.heads = heads, .m = m, .n = n, .k = k, .lda = heads * k + 1, .ldc = heads * n + 2, .turned = form & 1};
-                kn_packed weight = {.dtype = KN_F32, .n = heads * n, .k = k};
-                g.a = random_floats(m * g.lda, -1, 1), g.b = random_floats(heads * n * k, -1, 1);
-                g.bias = form & 2 ? random_floats(heads * n, -1, 1) : NULL;
-                if (g.turned && form & 4) {
-                    weight.data = fence(kn_packed_bytes(t, KN_F32, heads * n, k, 0));
-                    kn_pack_weight(w[0], &weight, g.b, k);
-                    g.packed = &weight;
-                }
-                float *first = g.c = zeros(m * g.ldc);
-                kn_heads_run(w[0], &g);
-                check_heads(t->name, &g);
-                for (int j = 1; j < 4; j++) {
-                    g.c = zeros(m * g.ldc);
-                    kn_heads_run(w[j], &g);
-                    same_bits(t->name, "products by heads, by threads", g.c, first, m * g.ldc);
-                }
-                unfence();
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int form = 0; form < 8; form++) {
+            long heads = sizes[i][0], m = sizes[i][1], n = sizes[i][2], k = sizes[i][3];
+            kn_heads g = {.heads = heads, .m = m, .n = n, .k = k, .lda = heads * k + 1, .ldc = heads * n + 2, .turned = form & 1};
+            kn_packed weight = {.dtype = KN_F32, .n = heads * n, .k = k};
+            g.a = random_floats(m * g.lda, -1, 1), g.b = random_floats(heads * n * k, -1, 1);
+            g.bias = form & 2 ? random_floats(heads * n, -1, 1) : NULL;
+            if (g.turned && form & 4) {
+                weight.data = fence(kn_packed_bytes(t, KN_F32, heads * n, k, 0));
+                kn_pack_weight(w[0], &weight, g.b, k);
+                g.packed = &weight;
             }
-        close_works(pool, w);
-    }
+            float *first = g.c = zeros(m * g.ldc);
+            kn_heads_run(w[0], &g);
+            check_heads(t->name, &g);
+            for (int j = 1; j < 4; j++) {
+                g.c = zeros(m * g.ldc);
+                kn_heads_run(w[j], &g);
+                same_bits(t->name, "products by heads, by threads", g.c, first, m * g.ldc);
+            }
+            unfence();
+        }
+}
+
+static void products_by_heads_are_right(void **state)
+{
+    (void)state;
+    on_every_tier(products_by_heads_are_right_here);
 }
 
 /* Neither direction holds anything of tq x tk, and a plan for many is a plan for few. */

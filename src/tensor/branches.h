@@ -11,5 +11,7 @@ tn_t tn_branches_add_positions(tn_ctx *cx, tn_t x, const tn_param *table);
 tn_t tn_branches_select(tn_ctx *cx, tn_t x, const int *index);
 /* The rows of sequence i as they lie in x, [1, length, D]; it shares none. Not in PLAN. */
 tn_t tn_branches_part(tn_ctx *cx, tn_t x, int i);
+/* Of an op that depends on places and knows nothing of branches: whether the context has some, which is an error. */
+bool tn_branches_refused(tn_ctx *cx, const char *op);
 
 #endif

@@ -15,6 +15,13 @@ static bool suits(tn_ctx *cx, const char *op, tn_t x)
     return all && !cx->tape;
 }
 
+bool tn_branches_refused(tn_ctx *cx, const char *op)
+{
+    if (cx->branches)
+        tn_fail(cx, "%s: sequences of unlike length are not known here", op);
+    return cx->branches != NULL;
+}
+
 /* ---- attention ---------------------------------------------------------------------------------------------- */
 
 /* Its keys lie one behind the other, as where nothing is shared. */

@@ -1,7 +1,7 @@
 /* op_rotary.c - rotary positions (Su et al. 2021): angles are computed once for all layers, in double; a layer turns its queries and keys by them. */
 #include <string.h>
 
-#include "ops.h"
+#include "branches.h"
 
 tn_angles tn_rotary(tn_ctx *cx, const int *positions, long rows, const double *frequency, long half, float factor)
 {
@@ -87,8 +87,8 @@ tn_t tn_rope(tn_ctx *cx, tn_t x, float theta, long offset)
         return (tn_t){0};
     if (x.rank < 2 || tn_last(x) % 2)
         return tn_fail(cx, "rope: a width of %ld does not pair up", tn_last(x));
-    if (cx->branches)
-        return tn_fail(cx, "rope: sequences of unlike length are not known here");
+    if (tn_branches_refused(cx, "rope"))
+        return (tn_t){0};
     long half = tn_last(x) / 2, t = x.shape[x.rank - 2];
     int *positions = tn_bytes(cx, (size_t)t * sizeof *positions);
     double *frequency = tn_bytes(cx, (size_t)half * sizeof *frequency);

@@ -154,8 +154,8 @@ tn_t tn_add_sinusoid(tn_ctx *cx, tn_t x)
         return (tn_t){0};
     if (x.rank < 2)
         return tn_fail(cx, "sinusoidal positions: one dimension has no time");
-    if (cx->branches)
-        return tn_fail(cx, "sinusoidal positions: sequences of unlike length are not known here");
+    if (tn_branches_refused(cx, "sinusoidal positions"))
+        return (tn_t){0};
     long d = tn_last(x), t = x.shape[x.rank - 2], rows = tn_rows(x);
     tn_t y = tn_like(cx, x, x.grad);
     if (tn_live(cx))
@@ -196,8 +196,8 @@ tn_t tn_prepend(tn_ctx *cx, const tn_param *p, tn_t x)
         return (tn_t){0};
     if (x.rank != 3 || tn_size(tn_weight(cx, p)) != x.shape[2])
         return tn_fail(cx, "prepend: a token is %ld wide, the one in front %ld", tn_last(x), tn_size(tn_weight(cx, p)));
-    if (cx->branches)
-        return tn_fail(cx, "prepend: sequences of unlike length are not known here");
+    if (tn_branches_refused(cx, "prepend"))
+        return (tn_t){0};
     long b = x.shape[0], t = x.shape[1], d = x.shape[2];
     tn_t y = tn_new(cx, x.grad || tn_grad_of(cx, p), 3, (long[]){b, t + 1, d});
     if (tn_live(cx))
