@@ -1668,6 +1668,27 @@ static void page_by_page(kn_attn *a)
     a->pages = page, a->page_keys = 1, a->k = a->v = NULL;
 }
 
+/* Their gradients together, dv of the first left out, have the bits that run_backward gives each. Pages are not looked at. */
+static void check_each_backward(const kn_table *t, kn_work *w, const scene *s, const gradients *alone, int n)
+{
+    kn_attn each[7];
+    kn_attn_grads g[7];
+    size_t room = 0;
+    for (int i = 0; i < n; i++) {
+        each[i] = s[i].a;
+        g[i] = (kn_attn_grads){s[i].dy, ones(s[i].nq), ones(s[i].nk), i ? ones(s[i].nv) : NULL};
+        size_t needed = kn_attn_backward_scratch(t, &each[i]);
+        room = room > needed ? room : needed;
+    }
+    kn_attn_backward_each(w, each, g, n, fence(room * (size_t)bs_pool_threads(kn_work_pool(w))));
+    for (int i = 0; i < n; i++) {
+        same_bits(t->name, "dq of several", g[i].dq, alone[i].dq, s[i].nq);
+        same_bits(t->name, "dk of several", g[i].dk, alone[i].dk, s[i].nk);
+        if (i)
+            same_bits(t->name, "dv of several", g[i].dv, alone[i].dv, s[i].nv);
+    }
+}
+
 /* Several of unlike length share out the threads, and every second finds its keys by pages: each has the bits that it has alone, few queries and more than an item of
  * one takes. */
 static void check_each(const kn_table *t, kn_work *const w[4], int n, int form)
@@ -1675,6 +1696,7 @@ static void check_each(const kn_table *t, kn_work *const w[4], int n, int form)
     static const long sizes[][2] = {{1, 1}, {4, 9}, {9, 9}, {1, 300}, {37, 290}, {530, 530}, {3, 3}};
     kn_attn each[7];
     scene s[7];
+    gradients alone[7];
     size_t room = 0;
     for (int i = 0; i < n; i++) {
         s[i] = new_scene(1, sizes[i][0], sizes[i][1], 20, 16, form);
@@ -1684,8 +1706,10 @@ static void check_each(const kn_table *t, kn_work *const w[4], int n, int form)
         size_t needed = kn_attn_scratch(t, &each[i]);
         room = room > needed ? room : needed;
         run_forward(w[0], &s[i].a);
+        alone[i] = run_backward(w[0], &s[i]);
     }
     for (int k = 0; k < 4; k++) {
+        check_each_backward(t, w[k], s, alone, n);
         for (int i = 0; i < n; i++)
             each[i].y = floats(s[i].ny), each[i].lse = floats(s[i].ns);
         kn_attn_forward_each(w[k], each, n, fence(room * (size_t)bs_pool_threads(kn_work_pool(w[k]))));

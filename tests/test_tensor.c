@@ -570,6 +570,111 @@ static tn_t op_distances_back(bench *b)
     return attend(b, args);
 }
 
+/* Sequences of 3, 1 and 5 rows, one behind the other; a context with branches knows them. */
+static const int unlike_rows[9] = {0, 1, 2, 3, 4, 5, 6, 7, 8}, unlike_places[3] = {2, 0, 3}, unlike_first[3] = {0, 3, 4};
+static const tn_branch unlike_branch[3] = {{unlike_rows, 3, 3}, {unlike_rows + 3, 1, 1}, {unlike_rows + 4, 5, 5}};
+static const tn_branches unlike = {unlike_branch, 3, 5, 9};
+
+static void set_unlike(bench *b)
+{
+    for (int i = 0; i < 3; i++)
+        input(b, 3, 1, 9, i == 2 ? 4 : 6, 0);
+    input(b, 3, 3, 1, 6, 0);
+    param(b, 2, 6, 6, 0, 0);
+}
+
+/* No two numbers are so near that a difference would make another the largest. */
+static void set_unlike_apart(bench *b)
+{
+    leaf *l = add_leaf(b, false, 3, 1, 9, 6, 0);
+    for (long i = 0; i < l->n; i++)
+        l->v[i] = (float)(i * 7 % l->n) / 8;
+}
+
+static tn_t attend_unlike(bench *b, tn_t q, tn_attention_args args)
+{
+    b->cx.branches = &unlike;
+    return tn_attention(&b->cx, q, b->x[1], b->x[2], &args);
+}
+
+static tn_t op_unlike(bench *b) { return attend_unlike(b, b->x[0], (tn_attention_args){.heads = 2}); }
+static tn_t op_unlike_causal(bench *b)
+{
+    return attend_unlike(b, b->x[0], (tn_attention_args){.heads = 1, .causal = true, .scale = 0.9f});
+}
+static tn_t op_unlike_one(bench *b) { return attend_unlike(b, b->x[3], (tn_attention_args){.heads = 2}); }
+static tn_t op_unlike_last(bench *b)
+{
+    return attend_unlike(b, b->x[3], (tn_attention_args){.heads = 2, .last_key = unlike_places});
+}
+
+static tn_t op_unlike_positions(bench *b)
+{
+    b->cx.branches = &unlike;
+    return tn_add_positions(&b->cx, b->x[0], P(b, 4));
+}
+
+static tn_t op_unlike_rows(bench *b)
+{
+    b->cx.branches = &unlike;
+    return tn_sum2(&b->cx, tn_select(&b->cx, b->x[0], unlike_places), 0.5f, tn_select(&b->cx, b->x[0], NULL), -2);
+}
+
+static tn_t op_unlike_mean(bench *b)
+{
+    b->cx.branches = &unlike;
+    return tn_pool(&b->cx, b->x[0], NULL, TN_POOL_MEAN);
+}
+
+static tn_t op_unlike_max(bench *b)
+{
+    b->cx.branches = &unlike;
+    return tn_pool(&b->cx, b->x[0], NULL, TN_POOL_MAX);
+}
+
+static void gradients_where_lengths_differ(void **state)
+{
+    (void)state;
+    RUN_CASES({"attention", set_unlike, op_unlike}, {"causal attention", set_unlike, op_unlike_causal},
+              {"attention of one row", set_unlike, op_unlike_one},
+              {"attention of one row up to a key", set_unlike, op_unlike_last}, {"positions", set_unlike, op_unlike_positions},
+              {"one row", set_unlike, op_unlike_rows}, {"mean", set_unlike, op_unlike_mean},
+              {"max", set_unlike_apart, op_unlike_max});
+}
+
+/* What a sequence has among others of other lengths is what it has alone, in the gradients too. */
+static void lengths_that_differ_change_no_bit(void **state)
+{
+    (void)state;
+    static const tn_attention_args how[] = {{.heads = 2}, {.heads = 2, .causal = true}};
+    bench b;
+    start_bench(&b, best(), 2);
+    set_unlike(&b);
+    void *base = bs_alloc(1 << 20, "a test's arena", NULL);
+    for (size_t h = 0; h < sizeof how / sizeof *how; h++) {
+        static float y[9 * 4], dk[9 * 6];
+        for (int i = -1; i < 3; i++) { /* -1: all */
+            const long first = i < 0 ? 0 : unlike_first[i], n = i < 0 ? 9 : unlike_branch[i].length;
+            tn_t x[3];
+            tn_run(&b.cx, b.work, base, 1 << 20, true);
+            b.cx.branches = i < 0 ? &unlike : NULL;
+            for (int k = 0; k < 3; k++)
+                x[k] = tn_input(&b.cx, b.leaf[k].v + first * (k == 2 ? 4 : 6), true, 3, (long[]){1, n, k == 2 ? 4 : 6});
+            tn_t out = tn_attention(&b.cx, x[0], x[1], x[2], &how[h]);
+            tn_seed(&b.cx, out, b.weight + first * 4);
+            assert_int_equal(tn_backward(&b.cx), 0);
+            if (i < 0) {
+                memcpy(y, out.v, sizeof y);
+                memcpy(dk, tn_gradient(&b.cx, x[1]), sizeof dk);
+            }
+            assert_memory_equal(y + first * 4, out.v, (size_t)n * 4 * sizeof *y);
+            assert_memory_equal(dk + first * 6, tn_gradient(&b.cx, x[1]), (size_t)n * 6 * sizeof *dk);
+        }
+    }
+    bs_free(base);
+    stop_bench(&b);
+}
+
 static void gradients_of_attention(void **state)
 {
     (void)state;
@@ -1282,8 +1387,8 @@ static void what_branches_do_not_do_is_refused(void **state)
     }
     tn_run(&b.cx, b.work, base, 1 << 20, true);
     b.cx.branches = &all;
-    tn_select(&b.cx, tn_input(&b.cx, numbers, true, 3, (long[]){1, 5, 8}), NULL);
-    assert_non_null(strstr(b.cx.err.text, "cannot learn"));
+    attend_branches(&b.cx, tn_input(&b.cx, numbers, true, 3, (long[]){1, 5, 8}), (tn_attention_args){.heads = 2, .causal = true});
+    assert_non_null(strstr(b.cx.err.text, "what learns has no beginning in common"));
     bs_free(base);
     stop_bench(&b);
 }
@@ -1659,6 +1764,8 @@ int main(void)
         cmocka_unit_test(wrong_shapes_are_named),
         cmocka_unit_test(errors_stay),
         cmocka_unit_test(wrong_ids_are_refused),
+        cmocka_unit_test(gradients_where_lengths_differ),
+        cmocka_unit_test(lengths_that_differ_change_no_bit),
         cmocka_unit_test(what_branches_do_not_do_is_refused),
         cmocka_unit_test(too_small_an_arena_is_refused),
         cmocka_unit_test(giant_shapes_are_refused),

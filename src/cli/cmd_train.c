@@ -242,8 +242,7 @@ static int open_sentences(job *j, oc_err *err)
         return -1;
     j->items = j->sentences.n;
     j->hash = j->sentences.hash;
-    tr_ranking_open(&j->ranking, &j->anchors, j->temperature > 0 ? j->temperature : 0.05f, &j->task);
-    return 0;
+    return tr_ranking_open(&j->ranking, &j->anchors, j->temperature > 0 ? j->temperature : 0.05f, &j->task, err);
 }
 
 static int open_grounded(job *j, oc_err *err)
@@ -313,6 +312,7 @@ static void close_all(job *j)
     if (j->log && j->log != stdout)
         fclose(j->log);
     tr_contrastive_close(&j->contrastive);
+    tr_ranking_close(&j->ranking);
     tr_grounded_close(j->ground);
     cl_texts_clear(&j->objectives.prompts);
     dt_loader_close(j->loader);

@@ -152,7 +152,15 @@ static void keys_block(const backward *f, const room *r, long b, long kv, long j
         }
 }
 
-/* dbias is summed over the batch: then an item is a key head of all batches, else of one. Nobody else writes its dK and dV. */
+/* All that hangs on key head kv of batch b; nobody else writes its dK and dV. */
+static void key_head(const backward *f, const room *r, long b, long kv)
+{
+    long keys = kn_min(kn_visible(f->a, b, f->a->tq - 1), kn_kept(f->a, b));
+    for (long j = 0; j < keys; j += KN_KEYS)
+        keys_block(f, r, b, kv, j, kn_min(KN_KEYS, keys - j));
+}
+
+/* dbias is summed over the batch: then an item is a key head of all batches, else of one. */
 static void backward_items(void *arg, long begin, long end, int worker)
 {
     const backward *f = arg;
@@ -161,11 +169,8 @@ static void backward_items(void *arg, long begin, long end, int worker)
     lay(f->w->t, a, &r, (float *)(void *)(f->scratch + (size_t)worker * f->each));
     for (long item = begin; item < end; item++) {
         long first = f->dbias ? 0 : item / a->kv_heads, stop = f->dbias ? a->batch : first + 1;
-        for (long b = first; b < stop; b++) {
-            long keys = kn_min(kn_visible(a, b, a->tq - 1), kn_kept(a, b));
-            for (long j = 0; j < keys; j += KN_KEYS)
-                keys_block(f, &r, b, item % a->kv_heads, j, kn_min(KN_KEYS, keys - j));
-        }
+        for (long b = first; b < stop; b++)
+            key_head(f, &r, b, item % a->kv_heads);
     }
 }
 
@@ -175,4 +180,38 @@ void kn_attn_backward(kn_work *w, const kn_attn *a, const float *dy, float *dq, 
         return;
     backward f = {w, a, dy, dq, dk, dv, dbias, scratch, kn_attn_backward_scratch(w->t, a)};
     bs_pool_for(w->pool, dbias ? a->kv_heads : a->batch * a->kv_heads, 1, backward_items, &f);
+}
+
+typedef struct backward_each {
+    kn_work *w;
+    const kn_attn *a;
+    const kn_attn_grads *g;
+    char *scratch;
+    size_t each;
+} backward_each;
+
+/* Items are (attention, key head). */
+static void heads_of_each(void *arg, long begin, long end, int worker)
+{
+    const backward_each *f = arg;
+    for (long item = begin; item < end; item++) {
+        long i = item / f->a->kv_heads;
+        const kn_attn_grads *g = &f->g[i];
+        backward one = {.w = f->w, .a = &f->a[i], .dy = g->dy, .dq = g->dq, .dk = g->dk, .dv = g->dv};
+        room r;
+        lay(f->w->t, one.a, &r, (float *)(void *)(f->scratch + (size_t)worker * f->each));
+        if (one.a->tq > 0)
+            key_head(&one, &r, 0, item % f->a->kv_heads);
+    }
+}
+
+void kn_attn_backward_each(kn_work *w, const kn_attn *a, const kn_attn_grads *g, long n, void *scratch)
+{
+    backward_each f = {w, a, g, scratch, 0};
+    for (long i = 0; i < n; i++) {
+        size_t needed = kn_attn_backward_scratch(w->t, &a[i]);
+        f.each = f.each > needed ? f.each : needed;
+    }
+    if (n > 0)
+        bs_pool_for(w->pool, n * a->kv_heads, 1, heads_of_each, &f);
 }

@@ -285,6 +285,12 @@ void kn_attn_forward_each(kn_work *w, const kn_attn *a, long n, void *scratch);
 size_t kn_attn_backward_scratch(const kn_table *t, const kn_attn *a);
 void kn_attn_backward(kn_work *w, const kn_attn *a, const float *dy, float *dq, float *dk, float *dv, float *dbias,
                       void *scratch);
+/* n of them as kn_attn_forward_each takes them, the gradients of each where it has its own; no bias. scratch for the largest. */
+typedef struct kn_attn_grads {
+    const float *dy;
+    float *dq, *dk, *dv;
+} kn_attn_grads;
+void kn_attn_backward_each(kn_work *w, const kn_attn *a, const kn_attn_grads *g, long n, void *scratch);
 
 /* The frequencies of rotary positions, theta^(-i / half), and the cosines and sines of (first + r) * frequency[i], each [rows, half]. */
 void kn_rotary_frequencies(long half, double theta, double *frequency);

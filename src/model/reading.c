@@ -192,3 +192,85 @@ md_batch md_plan_texts(const md_model *m, long texts)
                       .pool = &somewhere,
                       .attention_mask = s.padding == MD_PADDING_HIDDEN ? &something : NULL};
 }
+
+/* ---- texts that are not filled up ------------------------------------------------------------------------------------------ */
+
+int md_unfilled_open(md_unfilled *u, const md_model *m, long texts, oc_err *err)
+{
+    md_sizes s;
+    m->family->sizes(m->m, &s);
+    size_t n = (size_t)texts * (size_t)s.max_tokens;
+    *u = (md_unfilled){.branch = calloc((size_t)texts, sizeof *u->branch),
+                       .row = calloc(n, sizeof *u->row),
+                       .ids = calloc(n, sizeof *u->ids),
+                       .types = calloc(n, sizeof *u->types),
+                       .pool = calloc((size_t)texts, sizeof *u->pool)};
+    if (!u->branch || !u->row || !u->ids || !u->types || !u->pool) {
+        md_unfilled_close(u);
+        return bs_err(err, "out of memory: a batch of texts");
+    }
+    for (size_t i = 0; i < n; i++)
+        u->row[i] = (int)i;
+    return 0;
+}
+
+void md_unfilled_close(md_unfilled *u)
+{
+    free(u->branch);
+    free(u->row);
+    free(u->ids);
+    free(u->types);
+    free(u->pool);
+    *u = (md_unfilled){0};
+}
+
+/* Ids of text i that are seen, all in front; 0: they are not. */
+static long seen_in_front(const md_batch *b, md_padding padding, long i)
+{
+    const uint8_t *mask = b->attention_mask ? b->attention_mask + i * b->length : NULL;
+    long n = 0;
+    while (n < b->length && (!mask || mask[n]))
+        n++;
+    for (long k = n; k < b->length; k++)
+        if (mask[k])
+            return 0;
+    if (b->pool[i] >= n)
+        return 0;
+    return padding == MD_PADDING_UNSEEN ? b->pool[i] + 1 : n;
+}
+
+static bool lay_out(md_unfilled *u, md_padding padding, const md_batch *b)
+{
+    u->all = (tn_branches){.branch = u->branch, .n = (int)b->texts};
+    for (long i = 0; i < b->texts; i++) {
+        long n = seen_in_front(b, padding, i);
+        if (!n)
+            return false;
+        u->branch[i] = (tn_branch){u->row + u->all.rows, n, n};
+        memcpy(u->ids + u->all.rows, b->input_ids + i * b->length, (size_t)n * sizeof *u->ids);
+        if (b->token_types)
+            memcpy(u->types + u->all.rows, b->token_types + i * b->length, (size_t)n * sizeof *u->types);
+        u->pool[i] = b->pool[i];
+        u->all.rows += n;
+        u->all.longest = u->all.longest > n ? u->all.longest : n;
+    }
+    return true;
+}
+
+const md_batch *md_unfill(md_unfilled *u, const md_model *m, const md_batch *b)
+{
+    md_sizes s;
+    m->family->sizes(m->m, &s);
+    bool plan = !b->input_ids;
+    if (s.padding == MD_PADDING_READ || (!plan && !lay_out(u, s.padding, b)))
+        return b;
+    if (plan)
+        u->all = (tn_branches){.n = (int)b->texts, .longest = b->length, .rows = b->texts * b->length};
+    u->batch = (md_batch){.texts = 1,
+                          .length = u->all.rows,
+                          .input_ids = u->ids,
+                          .token_types = b->token_types ? u->types : NULL,
+                          .pool = u->pool,
+                          .branches = &u->all};
+    return &u->batch;
+}

@@ -43,4 +43,18 @@ void md_texts_put(md_batch *b, const md_model *m, const tx_ids *ids, long n, int
 /* Texts of the greatest length for a plan, which reads no values. Owns nothing. */
 md_batch md_plan_texts(const md_model *m, long texts);
 
+/* Texts one behind the other, none filled up: a batch of texts for a context with branches. */
+typedef struct md_unfilled {
+    md_batch batch; /* owns nothing */
+    tn_branches all;
+    tn_branch *branch;
+    int *row, *ids, *types, *pool;
+} md_unfilled;
+/* Room for `texts` texts of up to max_tokens ids. */
+int md_unfilled_open(md_unfilled *u, const md_model *m, long texts, oc_err *err);
+void md_unfilled_close(md_unfilled *u);
+/* b's texts (of a plan: the greatest that there may be) without what no place that counts sees; they are u's until the next. b itself where the model reads what texts are
+ * filled up with, or a mask hides ids in front of others. */
+const md_batch *md_unfill(md_unfilled *u, const md_model *m, const md_batch *b);
+
 #endif

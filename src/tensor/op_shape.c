@@ -406,25 +406,38 @@ typedef struct pool_record {
     tn_record head;
     tn_t x, y;
     const uint8_t *mask;
+    const tn_branches *branches;
     tn_pooling how;
 } pool_record;
 
-static bool kept(const uint8_t *mask, long row) { return !mask || mask[row]; }
+/* Rows [begin, end) of x, of which mask keeps n. */
+typedef struct kept_rows {
+    const uint8_t *mask;
+    long begin, end, n;
+} kept_rows;
 
-static long count_kept(const uint8_t *mask, long begin, long end)
+static bool kept(const kept_rows *s, long row) { return !s->mask || s->mask[row]; }
+
+/* Those of sequence b. */
+static kept_rows rows_of(const pool_record *r, long b)
 {
-    long n = 0;
-    for (long i = begin; i < end; i++)
-        n += kept(mask, i);
-    return n;
+    long t = r->x.shape[1];
+    kept_rows s = {.mask = r->mask, .begin = b * t, .end = (b + 1) * t};
+    if (r->branches) {
+        s.begin = r->branches->branch[b].row[0];
+        s.end = s.begin + r->branches->branch[b].length;
+    }
+    for (long i = s.begin; i < s.end; i++)
+        s.n += kept(&s, i);
+    return s;
 }
 
 /* The first row of those kept that has the largest value of column j. */
-static long largest(const float *x, const uint8_t *mask, long begin, long end, long d, long j)
+static long largest(const float *x, const kept_rows *s, long d, long j)
 {
     long best = -1;
-    for (long i = begin; i < end; i++)
-        if (kept(mask, i) && (best < 0 || x[i * d + j] > x[best * d + j]))
+    for (long i = s->begin; i < s->end; i++)
+        if (kept(s, i) && (best < 0 || x[i * d + j] > x[best * d + j]))
             best = i;
     return best;
 }
@@ -432,30 +445,32 @@ static long largest(const float *x, const uint8_t *mask, long begin, long end, l
 static void pool_backward(tn_ctx *cx, tn_record *self)
 {
     pool_record *r = (pool_record *)self;
-    long t = r->x.shape[1], d = r->x.shape[2];
+    long d = r->x.shape[2];
     float *dx = tn_gradient(cx, r->x);
-    for (long b = 0; b < r->x.shape[0]; b++) {
+    for (long b = 0; b < r->y.shape[0]; b++) {
         const float *dy = tn_gradient(cx, r->y) + b * d;
-        long n = count_kept(r->mask, b * t, (b + 1) * t);
-        for (long i = b * t; i < (b + 1) * t && r->how == TN_POOL_MEAN; i++)
-            if (kept(r->mask, i))
-                cx->kn->axpy(d, 1 / (float)n, dy, dx + i * d);
-        for (long j = 0; j < d && n && r->how == TN_POOL_MAX; j++)
-            dx[largest(r->x.v, r->mask, b * t, (b + 1) * t, d, j) * d + j] += dy[j];
+        kept_rows s = rows_of(r, b);
+        for (long i = s.begin; i < s.end && r->how == TN_POOL_MEAN; i++)
+            if (kept(&s, i))
+                cx->kn->axpy(d, 1 / (float)s.n, dy, dx + i * d);
+        for (long j = 0; j < d && s.n && r->how == TN_POOL_MAX; j++)
+            dx[largest(r->x.v, &s, d, j) * d + j] += dy[j];
     }
 }
 
-static void pool_rows(tn_ctx *cx, tn_t x, const uint8_t *mask, tn_pooling how, long b, float *y)
+static void pool_rows(tn_ctx *cx, const pool_record *r, long b)
 {
-    long t = x.shape[1], d = x.shape[2], n = count_kept(mask, b * t, (b + 1) * t);
+    kept_rows s = rows_of(r, b);
+    long d = r->x.shape[2];
+    float *y = r->y.v + b * d;
     memset(y, 0, (size_t)d * sizeof *y);
-    for (long i = b * t; i < (b + 1) * t && how == TN_POOL_MEAN; i++)
-        if (kept(mask, i))
-            cx->kn->add(d, y, x.v + i * d, y);
-    if (n && how == TN_POOL_MEAN)
-        cx->kn->scale(d, 1 / (float)n, y, y);
-    for (long j = 0; j < d && n && how == TN_POOL_MAX; j++)
-        y[j] = x.v[largest(x.v, mask, b * t, (b + 1) * t, d, j) * d + j];
+    for (long i = s.begin; i < s.end && r->how == TN_POOL_MEAN; i++)
+        if (kept(&s, i))
+            cx->kn->add(d, y, r->x.v + i * d, y);
+    if (s.n && r->how == TN_POOL_MEAN)
+        cx->kn->scale(d, 1 / (float)s.n, y, y);
+    for (long j = 0; j < d && s.n && r->how == TN_POOL_MAX; j++)
+        y[j] = r->x.v[largest(r->x.v, &s, d, j) * d + j];
 }
 
 tn_t tn_pool(tn_ctx *cx, tn_t x, const uint8_t *mask, tn_pooling how)
@@ -464,16 +479,18 @@ tn_t tn_pool(tn_ctx *cx, tn_t x, const uint8_t *mask, tn_pooling how)
         return (tn_t){0};
     if (x.rank != 3 || (mask && cx->branches))
         return tn_fail(cx, "pool: %s", x.rank != 3 ? "other than 3 dimensions" : "a mask of sequences that are not filled up");
-    tn_t y = tn_new2(cx, x.grad, cx->branches ? cx->branches->n : x.shape[0], x.shape[2]);
-    for (long b = 0; b < y.shape[0] && tn_live(cx); b++)
-        if (cx->branches)
-            pool_rows(cx, tn_branches_part(cx, x, (int)b), NULL, how, 0, y.v + b * x.shape[2]);
-        else
-            pool_rows(cx, x, mask, how, b, y.v + b * x.shape[2]);
-    pool_record *r = y.grad ? tn_push(cx, sizeof *r, pool_backward) : NULL;
-    if (r)
-        *r = (pool_record){r->head, x, y, mask, how};
-    return y;
+    if (cx->branches && !tn_branches_lie_together(cx, "pool", x))
+        return (tn_t){0};
+    pool_record r = {.x = x, .mask = mask, .branches = cx->branches, .how = how};
+    r.y = tn_new2(cx, x.grad, cx->branches ? cx->branches->n : x.shape[0], x.shape[2]);
+    for (long b = 0; b < r.y.shape[0] && tn_live(cx); b++)
+        pool_rows(cx, &r, b);
+    pool_record *to = r.y.grad ? tn_push(cx, sizeof *to, pool_backward) : NULL;
+    if (to) {
+        r.head = to->head;
+        *to = r;
+    }
+    return r.y;
 }
 
 /* ---- dimensions exchanged --------------------------------------------------------------------------------------- */

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../model/reading.h"
 #include "trainer.h"
 
 /* n pictures from `at` on, and their texts. */
@@ -32,10 +31,10 @@ typedef struct pair {
     tn_t image, text;
 } pair;
 
-static pair embed(tn_ctx *cx, const md_model *m, const md_batch *b)
+static pair embed(tn_ctx *cx, tr_contrastive *c, const md_batch *b)
 {
-    tn_t image = tn_l2_normalize(cx, m->family->embed_images(cx, m->m, b));
-    return (pair){image, tn_l2_normalize(cx, m->family->embed_texts(cx, m->m, b))};
+    tn_t image = tn_l2_normalize(cx, c->m->family->embed_images(cx, c->m->m, b));
+    return (pair){image, tr_embed_texts(cx, c->m, &c->unfilled, b)};
 }
 
 /* The loss of given features; their gradients stay in the context. */
@@ -49,11 +48,12 @@ static tn_t loss_of_features(tn_ctx *cx, const md_model *m, const md_batch *b, c
     return m->family->pair_loss(cx, m->m, inputs->image, inputs->text, b);
 }
 
-static size_t plan_part(const tr_pass *p, const kn_table *kn, int threads, const md_batch *b, bool train, bool loss)
+static size_t plan_part(tr_contrastive *c, const tr_pass *p, const kn_table *kn, int threads, const md_batch *b, bool train,
+                        bool loss)
 {
     tn_ctx cx;
     tr_begin_plan(p, kn, threads, &cx, train);
-    pair x = embed(&cx, p->m, b);
+    pair x = embed(&cx, c, b);
     if (loss)
         p->m->family->pair_loss(&cx, p->m->m, x.image, x.text, b);
     return cx.failed ? 0 : tn_plan_bytes(&cx);
@@ -62,7 +62,7 @@ static size_t plan_part(const tr_pass *p, const kn_table *kn, int threads, const
 /* Soft targets take the larger memory of the two losses by nothing: both keep one row. */
 static size_t plan(void *arg, const tr_pass *p, const kn_table *kn, int threads)
 {
-    const tr_contrastive *c = arg;
+    tr_contrastive *c = arg;
     md_sizes s;
     c->m->family->sizes(c->m->m, &s);
     md_batch b = md_plan_texts(c->m, c->micro * c->texts);
@@ -71,8 +71,8 @@ static size_t plan(void *arg, const tr_pass *p, const kn_table *kn, int threads)
     b.height = b.width = s.image_size;
     b.partner_weight = c->partners;
     if (c->micro == c->batch)
-        return plan_part(p, kn, threads, &b, true, true);
-    size_t run = plan_part(p, kn, threads, &b, false, false), train = plan_part(p, kn, threads, &b, true, false);
+        return plan_part(c, p, kn, threads, &b, true, true);
+    size_t run = plan_part(c, p, kn, threads, &b, false, false), train = plan_part(c, p, kn, threads, &b, true, false);
     tn_ctx cx;
     pair inputs;
     tr_begin_plan(p, kn, threads, &cx, true);
@@ -83,16 +83,16 @@ static size_t plan(void *arg, const tr_pass *p, const kn_table *kn, int threads)
     return loss > most ? loss : most;
 }
 
-static double whole(tn_ctx *cx, const md_model *m, const md_batch *b)
+static double whole(tn_ctx *cx, tr_contrastive *c, const md_batch *b)
 {
-    pair p = embed(cx, m, b);
-    tn_t loss = m->family->pair_loss(cx, m->m, p.image, p.text, b);
+    pair p = embed(cx, c, b);
+    tn_t loss = c->m->family->pair_loss(cx, c->m->m, p.image, p.text, b);
     tn_seed(cx, loss, NULL);
     return tn_backward(cx) ? (double)NAN : (double)loss.v[0];
 }
 
 typedef struct parts {
-    const tr_contrastive *c;
+    tr_contrastive *c;
     const tr_pass *p;
     const md_batch *b;
     long width;
@@ -105,7 +105,7 @@ static int collect_features(parts *k, tn_ctx *cx)
     for (long at = 0; at < k->b->images; at += k->c->micro) {
         md_batch b = part_of(k->b, at, k->c->micro);
         tr_begin(k->p, cx, false);
-        pair p = embed(cx, k->c->m, &b);
+        pair p = embed(cx, k->c, &b);
         if (cx->failed)
             return -1;
         memcpy(k->image + at * k->width, p.image.v, (size_t)b.images * row);
@@ -119,7 +119,7 @@ static int spread_gradients(parts *k, tn_ctx *cx)
     for (long at = 0; at < k->b->images; at += k->c->micro) {
         md_batch b = part_of(k->b, at, k->c->micro);
         tr_begin(k->p, cx, true);
-        pair p = embed(cx, k->c->m, &b);
+        pair p = embed(cx, k->c, &b);
         tn_seed(cx, p.image, k->image_grad + at * k->width);
         tn_seed(cx, p.text, k->text_grad + at * k->c->texts * k->width);
         if (tn_backward(cx))
@@ -161,7 +161,7 @@ double tr_checked(const tr_pass *p, const tn_ctx *cx, double loss, oc_err *err)
 
 static double gradients(void *arg, const tr_pass *p, const md_batch *b, oc_err *err)
 {
-    const tr_contrastive *c = arg;
+    tr_contrastive *c = arg;
     md_sizes s;
     tn_ctx cx;
     c->m->family->sizes(c->m->m, &s);
@@ -173,7 +173,7 @@ static double gradients(void *arg, const tr_pass *p, const md_batch *b, oc_err *
         k.text_grad = k.image_grad + b->images * k.width;
     }
     tr_begin(p, &cx, true);
-    double loss = c->micro == c->batch ? whole(&cx, c->m, b) : in_parts(&k, &cx);
+    double loss = c->micro == c->batch ? whole(&cx, c, b) : in_parts(&k, &cx);
     return tr_checked(p, &cx, loss, err);
 }
 
@@ -188,11 +188,14 @@ int tr_contrastive_open(tr_contrastive *c, dt_loader *loader, const md_model *m,
 {
     md_sizes s;
     m->family->sizes(m->m, &s);
-    *c = (tr_contrastive){loader, m, batch, micro > 0 ? micro : batch, texts, partners, NULL};
+    *c = (tr_contrastive){
+        .loader = loader, .m = m, .batch = batch, .micro = micro > 0 ? micro : batch, .texts = texts, .partners = partners};
     if (c->batch % c->micro)
         return bs_err(err, "a batch of %ld does not split into parts of %ld", c->batch, c->micro);
     size_t rows = 2 * (size_t)c->batch * (size_t)(1 + c->texts);
     if (c->micro < c->batch && !(c->features = bs_alloc(rows * (size_t)s.embedding * sizeof(float), "a batch's features", err)))
+        return -1;
+    if (md_unfilled_open(&c->unfilled, m, c->micro * texts, err))
         return -1;
     *task = (tr_task){.arg = c, .unit = "pairs", .units = batch, .next = next, .plan = plan, .gradients = gradients};
     return 0;
@@ -200,6 +203,7 @@ int tr_contrastive_open(tr_contrastive *c, dt_loader *loader, const md_model *m,
 
 void tr_contrastive_close(tr_contrastive *c)
 {
+    md_unfilled_close(&c->unfilled);
     bs_free(c->features);
     c->features = NULL;
 }

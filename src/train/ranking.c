@@ -2,13 +2,12 @@
  * cosine over a temperature (the multiple negatives ranking loss: Henderson 2017, as Reimers 2019's library trains sentence models). */
 #include <math.h>
 
-#include "../model/reading.h"
 #include "trainer.h"
 
-static tn_t loss_of(tn_ctx *cx, const tr_ranking *t, const md_batch *b)
+static tn_t loss_of(tn_ctx *cx, tr_ranking *t, const md_batch *b)
 {
     const dt_anchors *l = t->lines;
-    tn_t rows = tn_l2_normalize(cx, l->m->family->embed_texts(cx, l->m->m, b));
+    tn_t rows = tr_embed_texts(cx, l->m, &t->unfilled, b);
     tn_t anchors = tn_pick(cx, rows, l->rows, l->n), others = tn_pick(cx, rows, l->rows + l->n, b->texts - l->n);
     tn_t scores = tn_scale(cx, tn_matmul_nt(cx, anchors, others), 1 / t->temperature);
     return tn_soft_cross_entropy(cx, scores, l->target, false);
@@ -17,7 +16,7 @@ static tn_t loss_of(tn_ctx *cx, const tr_ranking *t, const md_batch *b)
 /* Texts as long as the longest there is, where the model does not fill them up to its own length. */
 static size_t plan(void *arg, const tr_pass *p, const kn_table *kn, int threads)
 {
-    const tr_ranking *t = arg;
+    tr_ranking *t = arg;
     const dt_sentences *s = t->lines->s;
     md_batch b = md_plan_texts(p->m, t->lines->n * s->sides);
     md_sizes sizes;
@@ -32,7 +31,7 @@ static size_t plan(void *arg, const tr_pass *p, const kn_table *kn, int threads)
 
 static double gradients(void *arg, const tr_pass *p, const md_batch *b, oc_err *err)
 {
-    const tr_ranking *t = arg;
+    tr_ranking *t = arg;
     tn_ctx cx;
     tr_begin(p, &cx, true);
     tn_t loss = loss_of(&cx, t, b);
@@ -53,9 +52,12 @@ bool tr_ranking_can(const md_model *m)
     return (md_can(m) & (MD_EMBEDS_IMAGES | MD_EMBEDS_TEXTS | MD_GENERATES)) == MD_EMBEDS_TEXTS;
 }
 
-void tr_ranking_open(tr_ranking *t, dt_anchors *lines, float temperature, tr_task *task)
+int tr_ranking_open(tr_ranking *t, dt_anchors *lines, float temperature, tr_task *task, oc_err *err)
 {
-    *t = (tr_ranking){lines, temperature};
-    *task = (tr_task){
-        .arg = t, .unit = "texts", .units = lines->n * lines->s->sides, .next = next, .plan = plan, .gradients = gradients};
+    long texts = lines->n * lines->s->sides;
+    *t = (tr_ranking){.lines = lines, .temperature = temperature};
+    *task = (tr_task){.arg = t, .unit = "texts", .units = texts, .next = next, .plan = plan, .gradients = gradients};
+    return md_unfilled_open(&t->unfilled, lines->m, texts, err);
 }
+
+void tr_ranking_close(tr_ranking *t) { md_unfilled_close(&t->unfilled); }

@@ -179,6 +179,15 @@ void tr_begin_plan(const tr_pass *p, const kn_table *kn, int threads, tn_ctx *cx
     attach(p, cx);
 }
 
+tn_t tr_embed_texts(tn_ctx *cx, const md_model *m, md_unfilled *u, const md_batch *b)
+{
+    b = md_unfill(u, m, b);
+    cx->branches = b->branches;
+    tn_t y = tn_l2_normalize(cx, m->family->embed_texts(cx, m->m, b));
+    cx->branches = NULL;
+    return y;
+}
+
 int tr_train(md_model *m, md_lora *lora, const tr_task *task, kn_work *work, const tr_options *o, oc_err *err)
 {
     run r = {.m = m, .lora = lora, .task = task, .work = work, .o = o};

@@ -7,6 +7,7 @@
 #include "../data/corpus.h"
 #include "../data/loader.h"
 #include "../data/sentences.h"
+#include "../model/reading.h"
 #include "checkpoint.h"
 #include "optimizer.h"
 
@@ -24,6 +25,9 @@ typedef struct tr_pass {
 /* tr_pass's context: begun over its arena, or counting. */
 void tr_begin(const tr_pass *p, tn_ctx *cx, bool train);
 void tr_begin_plan(const tr_pass *p, const kn_table *kn, int threads, tn_ctx *cx, bool train);
+
+/* b's texts embedded, rows of length 1 [texts, width]. None is filled up, where the model allows it; u, with room for them, lives as long as the tape. */
+tn_t tr_embed_texts(tn_ctx *cx, const md_model *m, md_unfilled *u, const md_batch *b);
 
 /* Fails where a batch has no others that one could be told apart from. */
 int tr_check_others(long batch, oc_err *err);
@@ -53,7 +57,8 @@ typedef struct tr_contrastive {
     long batch, micro;
     int texts;
     float partners;
-    float *features; /* own */
+    float *features;      /* own */
+    md_unfilled unfilled; /* the texts that run */
 } tr_contrastive;
 /* Fills `task`; c and the loader must live as long. */
 int tr_contrastive_open(tr_contrastive *c, dt_loader *loader, const md_model *m, long batch, long micro, int texts,
@@ -71,10 +76,12 @@ int tr_next_token_open(tr_next_token *n, dt_rows *rows, long micro, tr_task *tas
 typedef struct tr_ranking {
     dt_anchors *lines;
     float temperature;
+    md_unfilled unfilled; /* the texts that run */
 } tr_ranking;
 /* A model of texts alone, which embeds them and says nothing. */
 bool tr_ranking_can(const md_model *m);
-void tr_ranking_open(tr_ranking *t, dt_anchors *lines, float temperature, tr_task *task);
+int tr_ranking_open(tr_ranking *t, dt_anchors *lines, float temperature, tr_task *task, oc_err *err);
+void tr_ranking_close(tr_ranking *t);
 
 typedef struct tr_report {
     long step, steps;             /* done, of */
