@@ -71,13 +71,21 @@ def towers(model):
     return {"image": Image().eval(), "text": Text().eval()}
 
 
+def filled_up(rng, ids, most, end):
+    """Texts of 6 to `most` ids in place of ids' rows, filled up with the end token."""
+    import numpy as np
+    rows = len(ids)
+    own = rng.permutation(np.arange(rows) * (most - 5) // rows + 5)
+    return np.where(np.arange(ids.shape[1]) < own[:, None], ids, end)
+
+
 def inputs(size):
     """Rows of pixels; texts of 77 tokens; and captions of 6 to 24, filled up to 77 with the end token, as CLIP's own tokenizer does."""
     import numpy as np
     rng, rows = np.random.default_rng(1), SIZES[size]["rows"]
     ids = rng.integers(0, EOS - 1, (32, 77))
     ids[:, -1] = EOS
-    captions = np.where(np.arange(77) < rng.permutation(np.arange(32) * 19 // 32 + 5)[:, None], ids, EOS)
+    captions = filled_up(rng, ids, 24, EOS)
     return {"image": rng.standard_normal((rows, 3, 224, 224), dtype=np.float32), "text": ids, "caption": captions}
 
 
@@ -139,9 +147,9 @@ def trained_clip(size):
     return CLIPModel(CLIPConfig(vision_config=v, text_config=t, projection_dim=projection))
 
 
-def make_trained(size, work):
-    """work/train-SIZE: a model folder with random weights, and a batch of pairs."""
-    folder = work / f"train-{size}"
+def make_trained(size, work, captions):
+    """work/train-SIZE: a model folder with random weights, and a batch of pairs; or of captions of 6 to 24 tokens, filled up to the longest."""
+    folder = work / f"train-{'caption-' if captions else ''}{size}"
     if (folder / "in.safetensors").exists():
         return folder
     import numpy as np
@@ -152,6 +160,8 @@ def make_trained(size, work):
     rng, (vision, text, _) = np.random.default_rng(2), TRAINED[size]
     ids = rng.integers(0, text[4] - 2, (PAIRS, text[3]))
     ids[:, -1] = text[4] - 1
+    if captions:
+        ids = np.ascontiguousarray(filled_up(rng, ids, 24, text[4] - 1)[:, :24])
     pixels = rng.standard_normal((PAIRS, 3, vision[3], vision[3]), dtype=np.float32)
     save_file({"pixel_values": pixels, "input_ids": ids}, folder / "in.safetensors")
     return folder
@@ -487,9 +497,9 @@ class PeerTrain(Process):
         self.name = name
 
 
-def train_section(a, results, section, size):
+def train_section(a, results, section, size, captions=False):
     """The first three losses of every engine, and then one step at a time in turn."""
-    folder = make_trained(size, a.work)
+    folder = make_trained(size, a.work, captions)
     engines = [OcelliTrain(a, folder), PeerTrain(a, "torch", folder), PeerTrain(a, "torch.compile", folder)]
     for e in engines:
         results["versions"][e.name] = e.hear()["version"] if e.name != "ocelli" else results["ocelli"]
@@ -696,6 +706,8 @@ SECTIONS = {
     "clip-image-int8/l14": clip_of("image", "l14", (1, 8), INT8),
     "train-step/starter": lambda a, r, s: train_section(a, r, s, "starter"),
     "train-step/small": lambda a, r, s: train_section(a, r, s, "small"),
+    "train-caption/starter": lambda a, r, s: train_section(a, r, s, "starter", captions=True),
+    "train-caption/small": lambda a, r, s: train_section(a, r, s, "small", captions=True),
     "cold-start/b32": lambda a, r, s: cold_section(a, r, s, "b32"),
     "gemm/t1": lambda a, r, s: gemm_section(a, r, s, 1),
     "gemm/t2": lambda a, r, s: gemm_section(a, r, s, 2),
