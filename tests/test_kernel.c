@@ -1185,10 +1185,12 @@ static void many_rows_keep_their_bits_here(const kn_table *t, kn_work *const w[4
 {
     long rows = 700, n = 531;
     float *x = integers(rows * n), *r = random_floats(rows * n, -1, 1), *y[4], *dw[4], *db[4], *wt = random_floats(n, -1, 1);
-    float *mean = random_floats(rows, -1, 1), *rstd = random_floats(rows, 0.5f, 1);
+    float *mean = random_floats(rows, -1, 1), *rstd = random_floats(rows, 0.5f, 1), *sums[4];
     double squares[4];
     for (int i = 0; i < 4; i++) {
-        y[i] = zeros(n), dw[i] = zeros(n), db[i] = zeros(n);
+        y[i] = zeros(n), dw[i] = zeros(n), db[i] = zeros(n), sums[i] = zeros(n);
+        kn_column_sums(w[i], rows, n, r, n, sums[i]);
+        same_bits(t->name, "column sums by threads", sums[i], sums[0], n);
         kn_column_sums(w[i], rows, n - 1, x, n, y[i]);
         for (long j = 0; j < n; j++) {
             double s = 0;
@@ -1209,10 +1211,25 @@ static void many_rows_keep_their_bits_here(const kn_table *t, kn_work *const w[4
     unfence();
 }
 
+/* Partial sums that do not fit their room at once, or not at all: one row over and over. */
+static void long_rows_are_summed_here(const kn_table *t, kn_work *const w[4])
+{
+    static const long sizes[][2] = {{2500, 70001}, {70, (1 << 21) + 5}}; /* rows, numbers */
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes - SLOW_MACHINE; s++) {
+        long rows = sizes[s][0], n = sizes[s][1];
+        float *x = integers(n), *y = zeros(n);
+        kn_column_sums(w[1], rows, n, x, 0, y);
+        for (long j = 0; j < n; j++)
+            near(t->name, "sums of long rows", j, y[j], (double)rows * x[j], 0);
+        unfence();
+    }
+}
+
 static void many_rows_keep_their_bits(void **state)
 {
     (void)state;
     on_every_tier(many_rows_keep_their_bits_here);
+    on_every_tier(long_rows_are_summed_here);
 }
 
 static void check_cross_entropy(const kn_table *t, long n, float smoothing)

@@ -406,6 +406,55 @@ static void strips_at_once_keep_their_bits(void **state)
     bs_pool_close(pool);
 }
 
+enum { MANY = 7, BLOCKS = 23, CHUNKS = 112 };
+
+/* All items of a job as threads of one speed would take them in turn. */
+typedef struct taking {
+    kn_work *w;
+    kn_items of;
+    atomic_flag begun;
+    int times[BLOCKS][CHUNKS + MANY];
+    long blocks; /* how often a thread came to another block than its last */
+} taking;
+
+static void take_in_turn(void *arg, long begin, long end, int worker)
+{
+    taking *t = arg;
+    (void)begin, (void)end, (void)worker;
+    long last[MANY] = {-1, -1, -1, -1, -1, -1, -1}, all = t->of.blocks * t->of.spans * t->of.chunks;
+    if (atomic_flag_test_and_set(&t->begun))
+        return;
+    for (long i = 0; i < all; i++) {
+        kn_item item = kn_next_item(t->w, &t->w->worker[i % MANY], t->of);
+        t->times[item.block][item.chunk]++;
+        t->blocks += item.block != last[i % MANY];
+        last[i % MANY] = item.block;
+    }
+}
+
+/* Whatever there are of blocks and threads, every item is taken once, and nobody goes to and fro between blocks, each of which would be packed anew. */
+static void threads_stay_with_their_blocks(void **state)
+{
+    (void)state;
+    static const long sizes[][2] = {{1, 1},  {1, 112}, {2, 56}, {3, 38}, {3, 2},
+                                    {6, 19}, {7, 16},  {8, 14}, {23, 5}}; /* blocks, chunks */
+    bs_pool *pool = bs_pool_open(MANY, NULL);
+    kn_work *w = kn_work_open(tiers[0], pool, NULL);
+    assert_non_null(w);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        taking t = {.w = w, .of = kn_cut(sizes[i][0], sizes[i][1], MANY), .begun = ATOMIC_FLAG_INIT};
+        kn_share_out(w, t.of, take_in_turn, &t);
+        for (long b = 0; b < sizes[i][0]; b++)
+            for (long c = 0; c < sizes[i][1]; c++)
+                assert_int_equal(t.times[b][c], 1);
+        if (t.blocks > 2 * MANY + sizes[i][0])
+            fail_msg("%ld blocks of %ld chunks: %d threads came to another block %ld times", sizes[i][0], sizes[i][1], MANY,
+                     t.blocks);
+    }
+    kn_work_close(w);
+    bs_pool_close(pool);
+}
+
 /* The largest products of bytes there are, where 16 bits would saturate. */
 static void nothing_saturates(void **state)
 {
@@ -628,10 +677,15 @@ int main(int argc, char **argv)
         return run_bench(atoi(argv[2]), argc > 3 ? argv[3] : "");
     print_message("# seed %llu (OCELLI_SEED repeats it)\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(products_are_right),       cmocka_unit_test(integers_are_the_same_on_every_tier),
-        cmocka_unit_test(widened_weights_are_fp32), cmocka_unit_test(bits_are_kept),
-        cmocka_unit_test(nothing_saturates),        cmocka_unit_test(strange_rows),
-        cmocka_unit_test(quantising_is_to_nearest), cmocka_unit_test(strips_at_once_keep_their_bits),
+        cmocka_unit_test(products_are_right),
+        cmocka_unit_test(integers_are_the_same_on_every_tier),
+        cmocka_unit_test(widened_weights_are_fp32),
+        cmocka_unit_test(bits_are_kept),
+        cmocka_unit_test(nothing_saturates),
+        cmocka_unit_test(strange_rows),
+        cmocka_unit_test(quantising_is_to_nearest),
+        cmocka_unit_test(strips_at_once_keep_their_bits),
+        cmocka_unit_test(threads_stay_with_their_blocks),
     };
     return cmocka_run_group_tests_name("low", tests, NULL, NULL);
 }

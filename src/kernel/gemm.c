@@ -260,6 +260,14 @@ static long tile_height(const kn_micro *u, long m)
     return best;
 }
 
+/* More of them than rows ask for, where many threads would not find two items each among so few columns. */
+static long enough_blocks(long blocks, long strips, int threads)
+{
+    enum { EACH = 2 };
+    long wanted = (EACH * threads + strips - 1) / strips;
+    return threads > 1 && wanted > blocks ? wanted : blocks;
+}
+
 /* Rows in equal blocks of at most mc, or one of few, or of more where A is turned and every thread has one; columns in chunks small enough that every thread
  * finds work to the end. With one block every thread has a span of its own: weights that few rows meet come from memory, which is read fastest in a row. */
 static void cut(job *j, long columns)
@@ -271,16 +279,16 @@ static void cut(job *j, long columns)
     bool one = !j->g->packed && j->g->m <= FEW && (threads == 1 || j->g->m * j->g->k <= FEW_NUMBERS);
     bool turned = !one && j->g->ta && j->g->m >= threads * TURNED * (long)u->mc;
     long most = one ? FEW : turned ? TURNED * u->mc : u->mc;
-    long blocks = (j->g->m + most - 1) / most;
+    long products = kn_products(j->g), strips = (columns + u->nr - 1) / u->nr;
+    long blocks = enough_blocks((j->g->m + most - 1) / most, products * strips, threads);
     long tiles = (j->g->m + j->tall - 1) / j->tall;
     j->rows = (tiles + blocks - 1) / blocks * j->tall;
     j->at_once = turned ? kn_round_up(j->rows / TURNED, j->tall) : j->rows;
     j->n = columns;
-    long products = kn_products(j->g), parts = blocks * products;
+    long parts = blocks * products;
     long least = threads > 1 ? (ITEMS * threads + parts - 1) / parts : 1;
     long chunks = kn_max((columns + CHUNK - 1) / CHUNK, least);
-    j->chunk = kn_round_up((columns + chunks - 1) / chunks,
-                           kn_strips_of_chunk(strips_at_once(j), (columns + u->nr - 1) / u->nr, threads) * u->nr);
+    j->chunk = kn_round_up((columns + chunks - 1) / chunks, kn_strips_of_chunk(strips_at_once(j), strips, threads) * u->nr);
     j->each = (columns + j->chunk - 1) / j->chunk;
     j->items = kn_cut((j->g->m + j->rows - 1) / j->rows, products * j->each, threads);
 }

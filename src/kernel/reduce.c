@@ -12,26 +12,46 @@ enum {
     LOGITS = 1024,     /* logits whose exponentials are summed at once */
 };
 
+/* The sums of blocks of rows, [blocks, n], are added to y in order. */
+static void add_blocks(const kn_table *t, long blocks, long n, const float *sums, long ld, float *y)
+{
+    for (long i = 0; i < blocks; i++)
+        t->add(n, y, sums + i * ld, y);
+}
+
 typedef struct columns {
     const kn_table *t;
-    long rows, n;
+    long rows, n, first, parts; /* the first block of rows of this round; parts of a row */
     const float *x;
     long ld;
-    float *y;
+    float *partial;
 } columns;
 
-static void sum_columns(void *arg, long begin, long end, int worker)
+/* Items are (block of rows, part of its columns). */
+static void sum_blocks(void *arg, long begin, long end, int worker)
 {
     const columns *c = arg;
     (void)worker;
-    for (long r = 0; r < c->rows; r += SUM_ROWS)
-        c->t->add_rows(kn_min(SUM_ROWS, c->rows - r), end - begin, c->x + r * c->ld + begin, c->ld, c->y + begin);
+    for (long i = begin; i < end; i++) {
+        long at = i % c->parts * SUM_COLUMNS, r = (c->first + i / c->parts) * SUM_ROWS, n = kn_min(SUM_COLUMNS, c->n - at);
+        float *sums = c->partial + i / c->parts * c->n + at;
+        memset(sums, 0, (size_t)n * sizeof *sums);
+        c->t->add_rows(kn_min(SUM_ROWS, c->rows - r), n, c->x + r * c->ld + at, c->ld, sums);
+    }
 }
 
 void kn_column_sums(kn_work *w, long rows, long n, const float *x, long ld, float *y)
 {
-    columns c = {w->t, rows, n, x, ld, y};
-    bs_pool_for(w->pool, n, SUM_COLUMNS, sum_columns, &c);
+    long blocks = (rows + SUM_ROWS - 1) / SUM_ROWS, room = n > 0 ? KN_B_FLOATS / n : blocks;
+    columns c = {
+        .t = w->t, .rows = rows, .n = n, .parts = (n + SUM_COLUMNS - 1) / SUM_COLUMNS, .x = x, .ld = ld, .partial = w->b};
+    for (long r = 0; r < rows && room == 0; r += SUM_ROWS) /* a row of a million numbers */
+        w->t->add_rows(kn_min(SUM_ROWS, rows - r), n, x + r * ld, ld, y);
+    for (; c.first < blocks && room > 0; c.first += room) {
+        long now = kn_min(room, blocks - c.first);
+        bs_pool_for(w->pool, now * c.parts, (SUM_COLUMNS + n - 1) / kn_max(n, 1), sum_blocks, &c);
+        add_blocks(w->t, now, n, c.partial, n, y);
+    }
 }
 
 /* One backward of a norm: layer norm's when mean is given, else RMS norm's. */
@@ -81,12 +101,10 @@ static void norm_backward(kn_work *w, norm *c, float *dw, float *db)
     for (c->first = 0; c->first < blocks; c->first += room) {
         long now = kn_min(room, blocks - c->first);
         bs_pool_for(w->pool, now, 1, norm_blocks, c);
-        for (long i = 0; i < now; i++) {
-            if (dw)
-                w->t->add(c->d, dw, w->b + i * c->width, dw);
-            if (db)
-                w->t->add(c->d, db, w->b + (i + 1) * c->width - c->d, db);
-        }
+        if (dw)
+            add_blocks(w->t, now, c->d, w->b, c->width, dw);
+        if (db)
+            add_blocks(w->t, now, c->d, w->b + c->width - c->d, c->width, db);
     }
 }
 

@@ -6,7 +6,8 @@ enum { FEW = 1 << 15 }; /* numbers that are not worth waking threads for */
 
 kn_items kn_cut(long blocks, long chunks, int threads)
 {
-    long spans = blocks == 1 ? kn_min(threads, chunks) : 1;
+    long spans =
+        kn_min((threads + blocks - 1) / kn_max(blocks, 1), chunks); /* one for each thread, at least: it packs no second block */
     return (kn_items){blocks, spans, (chunks + spans - 1) / spans};
 }
 
@@ -79,13 +80,14 @@ static kn_worker *behind(const kn_work *w)
 
 kn_item kn_next_item(kn_work *w, kn_worker *me, kn_items of)
 {
-    place next = chunk_of(me);
+    place next = chunk_of(me->at);
     long spans = of.blocks * of.spans;
     while (next.chunk >= of.chunks) {
         long span = atomic_load(&w->next_span) < spans ? atomic_fetch_add(&w->next_span, 1) : spans;
         if (span < spans)
             atomic_store(&me->begun, (uint64_t)span << HALF);
-        next = chunk_of(span < spans ? me : behind(w));
+        me->at = span < spans ? me : behind(w);
+        next = chunk_of(me->at);
     }
     return (kn_item){next.span / of.spans, next.span % of.spans * of.chunks + next.chunk};
 }
@@ -93,7 +95,9 @@ kn_item kn_next_item(kn_work *w, kn_worker *me, kn_items of)
 void kn_share_out(kn_work *w, kn_items of, bs_work *run, void *arg)
 {
     atomic_store(&w->next_span, 0);
-    for (int i = 0; i < w->threads; i++)
+    for (int i = 0; i < w->threads; i++) {
+        w->worker[i].at = &w->worker[i];
         atomic_store(&w->worker[i].begun, UINT32_MAX / 2);
+    }
     bs_pool_for(w->pool, of.blocks * of.spans * of.chunks, 1, run, arg);
 }

@@ -13,14 +13,15 @@ enum { KN_GROUP = 4 };
 
 /* One thread's scratch. `job` and `block` say which rows of A lie packed in `a` (thirds.c: in its part of
  * the shared floats). `begun` is the span of the running job that this thread has begun,
- * in the upper half, and the next of its chunks: in one number, so that who takes a chunk knows whose it is. Padded to keep threads
- * off each other's lines. */
+ * in the upper half, and the next of its chunks: in one number, so that who takes a chunk knows whose it is. `at` is whose chunks this
+ * thread takes. Padded to keep threads off each other's lines. */
 typedef struct kn_worker {
     float *a, *strip; /* A_FLOATS; KN_KC * KN_GROUP * nr */
     unsigned long job;
     long block;
     _Atomic uint64_t begun;
-    char padding[24];
+    struct kn_worker *at;
+    char padding[16];
 } kn_worker;
 
 struct kn_work {
@@ -79,8 +80,8 @@ void kn_run_apart(kn_work *w, const kn_gemm *g);
 /* How many products g begins. */
 long kn_products(const kn_gemm *g);
 /* Calls run(arg, begin, end, worker) on all threads; it takes its end - begin items from kn_next_item(). A thread stays with the span that it has begun, whose
- * operands it has at hand, one chunk after another, then begins one that nobody has, then helps where most is left. There are as many calls as
- * items, so that each finds one. */
+ * operands it has at hand, one chunk after another, then begins one that nobody has, then helps where most is left, and stays there. There are as many calls
+ * as items, so that each finds one. */
 void kn_share_out(kn_work *w, kn_items of, bs_work *run, void *arg);
 kn_item kn_next_item(kn_work *w, kn_worker *me, kn_items of);
 
