@@ -22,8 +22,8 @@ def built(tree, work):
     shutil.copy(tree / "meson.build", copy)
     (copy / "tests" / "meson.build").write_text("")
     shutil.copy(HERE / "many_threads.c", copy / "src" / "base" / "pool.c")
-    if not build.exists():
-        subprocess.run(["meson", "setup", build, copy, "-Dbuildtype=release", "-Dc_link_args=-Wl,--wrap=bs_now"], check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(build, ignore_errors=True)  # another tree's files may be older than what was built of the last
+    subprocess.run(["meson", "setup", build, copy, "-Dbuildtype=release", "-Dc_link_args=-Wl,--wrap=bs_now"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["ninja", "-C", build, "ocelli"], check=True, stdout=subprocess.DEVNULL)
     return build / "ocelli"
 

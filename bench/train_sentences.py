@@ -80,7 +80,7 @@ def repeat(a, dump, rates, turns):
         times.append(time.perf_counter() - began)
         if step < len(rates) - 2:  # the last ends with what is written
             ours.append(turns.step())
-    return losses, times[1:], ours[1:], sum(filling) / len(filling)
+    return losses, times[1:len(ours) + 1], ours, sum(filling) / len(filling)  # Ocelli's first step was taken before: these are of the same batches
 
 
 def main():

@@ -443,6 +443,8 @@ static void threads_stay_with_their_blocks(void **state)
     assert_non_null(w);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         taking t = {.w = w, .of = kn_cut(sizes[i][0], sizes[i][1], MANY), .begun = ATOMIC_FLAG_INIT};
+        assert_true(t.of.spans == 1 || t.of.blocks * t.of.spans <= MANY); /* nobody has to begin two */
+        assert_true(t.of.spans > 1 || 2 * t.of.blocks > MANY || sizes[i][1] == 1);
         kn_share_out(w, t.of, take_in_turn, &t);
         for (long b = 0; b < sizes[i][0]; b++)
             for (long c = 0; c < sizes[i][1]; c++)

@@ -268,8 +268,9 @@ static long enough_blocks(long blocks, long strips, int threads)
     return threads > 1 && wanted > blocks ? wanted : blocks;
 }
 
-/* Rows in equal blocks of at most mc, or one of few, or of more where A is turned and every thread has one; columns in chunks small enough that every thread
- * finds work to the end. With one block every thread has a span of its own: weights that few rows meet come from memory, which is read fastest in a row. */
+/* Rows in equal blocks of at most mc, or one of few, or of more where A is turned and every thread has one, or of less where columns are too few for all threads;
+ * columns in chunks small enough that every thread finds work to the end. With one block every thread has a span of its own: weights that few rows meet come from
+ * memory, which is read fastest in a row. */
 static void cut(job *j, long columns)
 {
     const kn_micro *u = j->u;
@@ -304,7 +305,7 @@ static long stretch(const job *j)
 static long columns_at_hand(const job *j, long step)
 {
     long n = j->g->n, most = KN_B_FLOATS / kn_min(step, kn_round_up(j->g->k + 1, KN_KC)) / j->u->nr * j->u->nr;
-    long times = j->shared ? (n + most - 1) / most : 1;
+    long times = j->shared ? (n + most - 1) / kn_max(most, j->u->nr) : 1;
     return kn_round_up((n + times - 1) / times, j->u->nr);
 }
 

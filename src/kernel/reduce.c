@@ -45,7 +45,7 @@ void kn_column_sums(kn_work *w, long rows, long n, const float *x, long ld, floa
     long blocks = (rows + SUM_ROWS - 1) / SUM_ROWS, room = n > 0 ? KN_B_FLOATS / n : blocks;
     columns c = {
         .t = w->t, .rows = rows, .n = n, .parts = (n + SUM_COLUMNS - 1) / SUM_COLUMNS, .x = x, .ld = ld, .partial = w->b};
-    for (long r = 0; r < rows && room == 0; r += SUM_ROWS) /* a row of a million numbers */
+    for (long r = 0; r < rows && room == 0; r += SUM_ROWS) /* a row of millions of numbers */
         w->t->add_rows(kn_min(SUM_ROWS, rows - r), n, x + r * ld, ld, y);
     for (; c.first < blocks && room > 0; c.first += room) {
         long now = kn_min(room, blocks - c.first);

@@ -6,8 +6,7 @@ enum { FEW = 1 << 15 }; /* numbers that are not worth waking threads for */
 
 kn_items kn_cut(long blocks, long chunks, int threads)
 {
-    long spans =
-        kn_min((threads + blocks - 1) / kn_max(blocks, 1), chunks); /* one for each thread, at least: it packs no second block */
+    long spans = blocks < threads ? kn_min(threads / kn_max(blocks, 1), kn_max(chunks, 1)) : 1;
     return (kn_items){blocks, spans, (chunks + spans - 1) / spans};
 }
 

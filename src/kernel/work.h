@@ -63,7 +63,8 @@ typedef struct kn_items {
 typedef struct kn_item {
     long block, chunk; /* of all of the block's */
 } kn_item;
-/* A block alone is cut into a span for each thread, which reads what lies in a row; but a chunk alone wakes nobody. */
+/* Fewer blocks than threads are cut into spans, no more than there are threads: each begins one, packs that block and no other, and reads what lies in a row; who
+ * has none helps. But a chunk alone wakes nobody. */
 kn_items kn_cut(long blocks, long chunks, int threads);
 /* So many of `strips` are a chunk, at most `most`, halved until all threads find work to the end. */
 long kn_halved_chunk(long blocks, long strips, long most, int threads);

@@ -96,7 +96,7 @@ typedef enum md_prompt {
     MD_PROMPT_READ    /* it is encoded and remembered; the answer begins with `start` */
 } md_prompt;
 
-/* Texts that train or look at pictures are filled up to one length behind their ends; what of it is seen. */
+/* Texts that look at pictures are filled up to one length behind their ends, as those of files are; what of it is seen. */
 typedef enum md_padding {
     MD_PADDING_UNSEEN, /* nothing that counts looks behind an end: a causal model, pooled at its end token */
     MD_PADDING_HIDDEN, /* a mask hides what stands there */

@@ -204,7 +204,8 @@ int md_unfilled_open(md_unfilled *u, const md_model *m, long texts, oc_err *err)
                        .row = calloc(n, sizeof *u->row),
                        .ids = calloc(n, sizeof *u->ids),
                        .types = calloc(n, sizeof *u->types),
-                       .pool = calloc((size_t)texts, sizeof *u->pool)};
+                       .pool = calloc((size_t)texts, sizeof *u->pool),
+                       .room = (long)n};
     if (!u->branch || !u->row || !u->ids || !u->types || !u->pool) {
         md_unfilled_close(u);
         return bs_err(err, "out of memory: a batch of texts");
@@ -244,7 +245,7 @@ static bool lay_out(md_unfilled *u, md_padding padding, const md_batch *b)
     u->all = (tn_branches){.branch = u->branch, .n = (int)b->texts};
     for (long i = 0; i < b->texts; i++) {
         long n = seen_in_front(b, padding, i);
-        if (!n)
+        if (!n || u->all.rows + n > u->room)
             return false;
         u->branch[i] = (tn_branch){u->row + u->all.rows, n, n};
         memcpy(u->ids + u->all.rows, b->input_ids + i * b->length, (size_t)n * sizeof *u->ids);

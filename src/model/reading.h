@@ -49,12 +49,13 @@ typedef struct md_unfilled {
     tn_branches all;
     tn_branch *branch;
     int *row, *ids, *types, *pool;
+    long room; /* rows */
 } md_unfilled;
 /* Room for `texts` texts of up to max_tokens ids. */
 int md_unfilled_open(md_unfilled *u, const md_model *m, long texts, oc_err *err);
 void md_unfilled_close(md_unfilled *u);
 /* b's texts (of a plan: the greatest that there may be) without what no place that counts sees; they are u's until the next. b itself where the model reads what texts are
- * filled up with, or a mask hides ids in front of others. */
+ * filled up with, a mask hides ids in front of others, or they are more than there is room for. */
 const md_batch *md_unfill(md_unfilled *u, const md_model *m, const md_batch *b);
 
 #endif

@@ -1,5 +1,5 @@
 /* branches.h - the ops that look at sequences, in a context with branches (tensor.h): ops.h's own names come here. What learns shares nothing, and its
- * branches must live as long as the tape. Inside tensor/ only. */
+ * branches must live as long as the tape, as places that are given do. Inside tensor/ only. */
 #ifndef TN_BRANCHES_H
 #define TN_BRANCHES_H
 
