@@ -11,11 +11,9 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
-from statistics import median
 
-from train_language import Turns, rate, run_engine
+from train_language import compare, take_steps
 
 TEMPERATURE = 0.05
 
@@ -56,31 +54,18 @@ def ranking_loss(model, x):
 
 
 def repeat(a, dump, rates, turns):
-    """Losses, times of a step by both, and what share of the ids was filling."""
     import torch
-    from safetensors.torch import load_file
     from transformers import BertModel
     torch.set_num_threads(a.threads)
     model = BertModel.from_pretrained(dump, attn_implementation="sdpa", dtype=torch.float32, add_pooling_layer=False).eval()  # no dropout
-    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1}, {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
-    losses, times, ours, filling = [], [], [], []
-    for step, lr in enumerate(rates):
-        x = load_file(dump / f"step-{step + 1:06d}.safetensors")
-        filling.append(1 - x["attention_mask"].float().mean().item())
-        began = time.perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.zero_grad()
-        loss = ranking_loss(model, x)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        times.append(time.perf_counter() - began)
-        if step < len(rates) - 2:  # the last ends with what is written
-            ours.append(turns.step())
-    return losses, times[1:len(ours) + 1], ours, sum(filling) / len(filling)  # Ocelli's first step was taken before: these are of the same batches
+    return take_steps(dump, rates, turns, model, lambda x: ranking_loss(model, x))
+
+
+def filling(dump, steps):
+    """The share of the batches' ids that only fills them up."""
+    from safetensors.numpy import load_file
+    shares = [1 - load_file(x)["attention_mask"].mean() for x in sorted(dump.glob("step-*.safetensors"))[:steps]]
+    return round(float(sum(shares) / len(shares)), 3)
 
 
 def main():
@@ -96,14 +81,7 @@ def main():
     a.work.mkdir(parents=True, exist_ok=True)
     a.data = a.data or descriptions(a.work / "descriptions.jsonl")
     a.model = widened(a.model, a.work) if a.wide else a.model
-    dump, ours = run_engine(a)
-    turns = Turns(a)
-    losses, times, own, filling = repeat(a, dump, [rate(s, a.steps, a.warmup, a.lr) for s in range(a.steps)], turns)
-    turns.end()
-    worst = max(abs(m["loss"] - t) / t for m, t in zip(ours, losses))
-    print(json.dumps({"steps": a.steps, "worst_relative": worst, "first": [ours[0]["loss"], losses[0]], "last": [ours[-1]["loss"], losses[-1]], "filling": round(filling, 3),
-                      "ocelli_s": round(median(own), 4), "torch_s": round(median(times), 4), "ratio": round(median(t / o for t, o in zip(times, own)), 3)}))
-    sys.exit(worst > 1e-3)
+    sys.exit(compare(a, repeat, filling=lambda: filling(a.work / "dump", a.steps)) > 1e-3)
 
 
 if __name__ == "__main__":
